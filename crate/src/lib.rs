@@ -1,0 +1,6 @@
+//! A research lab for low-bit sequence models.
+
+pub mod error;
+pub mod progress;
+
+pub use error::{Error, Result};
