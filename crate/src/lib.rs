@@ -1,6 +1,8 @@
 //! A research lab for low-bit sequence models.
 
 pub mod error;
+pub mod kernel;
+pub mod layer;
 pub mod progress;
 
 pub use error::{Error, Result};

@@ -1,0 +1,305 @@
+//! Y[m, n] = X[m, k] W[n, k]ᵀ with W in f32, bf16 or f16, always summed in f32; and the gradients for training.
+//!
+//! Few rows (decoding) read every weight once: bandwidth rules, and narrow weights are widened in registers. Many
+//! rows (prefill, training) are the crate `gemm`'s; narrow weights are widened a panel at a time.
+
+use super::simd::{Lanes, dispatch};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Up to this many rows the weights are streamed instead of packed.
+const FEW_ROWS: usize = 4;
+/// Weight rows of one task when streaming.
+const STREAM_ROWS: usize = 32;
+/// Weight rows widened at a time.
+const PANEL_ROWS: usize = 1024;
+
+/// A weight matrix [n, k] by its storage.
+#[derive(Clone, Copy)]
+pub enum Weight<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+    /// Half precision.
+    F16(&'a [f16]),
+}
+
+impl Weight<'_> {
+    fn rows(self, first: usize, rows: usize, k: usize) -> Self {
+        let range = first * k..(first + rows) * k;
+        match self {
+            Self::F32(w) => Weight::F32(&w[range]),
+            Self::Bf16(w) => Weight::Bf16(&w[range]),
+            Self::F16(w) => Weight::F16(&w[range]),
+        }
+    }
+}
+
+/// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
+pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    if m <= FEW_ROWS {
+        return stream(m, k, n, x, w, y);
+    }
+    match w {
+        Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),
+        Weight::Bf16(_) | Weight::F16(_) => {
+            let mut wide = vec![0.0; PANEL_ROWS.min(n) * k];
+            for first in (0..n).step_by(PANEL_ROWS) {
+                let rows = PANEL_ROWS.min(n - first);
+                let panel = &mut wide[..rows * k];
+                panel.par_chunks_mut(STREAM_ROWS * k).enumerate().for_each(|(i, wide)| {
+                    widen(w.rows(first + i * STREAM_ROWS, wide.len() / k, k), wide);
+                });
+                product(m, k, rows, x, (k, 1), panel, (1, k), &mut y[first..], n);
+            }
+        }
+    }
+}
+
+/// dx = dy W: `dy` [m, n], `w` [n, k], `dx` [m, k], overwritten.
+pub fn input_grad(m: usize, k: usize, n: usize, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+    product(m, n, k, dy, (n, 1), w, (k, 1), dx, k);
+}
+
+/// dw = dyᵀ x: `dy` [m, n], `x` [m, k], `dw` [n, k], overwritten.
+pub fn weight_grad(m: usize, k: usize, n: usize, dy: &[f32], x: &[f32], dw: &mut [f32]) {
+    product(n, m, k, dy, (1, n), x, (k, 1), dw, k);
+}
+
+/// out[m, n] = a[m, k] b[k, n]; `a` and `b` by (row, column) strides, rows of `out` `out_row` apart.
+fn product(
+    m: usize,
+    k: usize,
+    n: usize,
+    a: &[f32],
+    (a_row, a_col): (usize, usize),
+    b: &[f32],
+    (b_row, b_col): (usize, usize),
+    out: &mut [f32],
+    out_row: usize,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    let end = |rows: usize, row: usize, cols: usize, col: usize| (rows - 1) * row + (cols - 1) * col;
+    assert!(k > 0 && a.len() > end(m, a_row, k, a_col) && b.len() > end(k, b_row, n, b_col));
+    assert!(out.len() > end(m, out_row, n, 1));
+    let threads = rayon::current_num_threads();
+    let parallelism = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
+    // SAFETY: the assertions keep every access in bounds; `out` is not read (read_dst = false) and is exclusive.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            out_row as isize,
+            false,
+            a.as_ptr(),
+            a_col as isize,
+            a_row as isize,
+            b.as_ptr(),
+            b_col as isize,
+            b_row as isize,
+            0.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// Every weight is read once and used for all (few) rows of x.
+fn stream(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
+    let out = super::Scatter::new(y);
+    let block = |first: usize| {
+        let rows = STREAM_ROWS.min(n - first);
+        let mut dots = [0.0; STREAM_ROWS * FEW_ROWS];
+        let dots = &mut dots[..rows * m];
+        match w.rows(first, rows, k) {
+            Weight::F32(w) => stream_f32(m, k, x, w, dots),
+            Weight::Bf16(w) => stream_bf16(m, k, x, w, dots),
+            Weight::F16(w) => stream_f16(m, k, x, w, dots),
+        }
+        for row in 0..m {
+            // SAFETY: block `first` owns columns first .. first + rows of every row.
+            let y = unsafe { out.slice(row * n + first, rows) };
+            for (j, y) in y.iter_mut().enumerate() {
+                *y = dots[j * m + row];
+            }
+        }
+    };
+    let starts = n.div_ceil(STREAM_ROWS);
+    if n * k < 1 << 16 {
+        (0..starts).for_each(|i| block(i * STREAM_ROWS));
+    } else {
+        (0..starts).into_par_iter().with_min_len(4).for_each(|i| block(i * STREAM_ROWS));
+    }
+}
+
+dispatch! { fn stream_f32(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) = stream_f32_body; }
+dispatch! { fn stream_bf16(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) = stream_bf16_body; }
+dispatch! { fn stream_f16(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) = stream_f16_body; }
+
+#[inline(always)]
+fn stream_f32_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) {
+    stream_body::<V, f32>(m, k, x, w, dots, |w| V::load(w), |w| w);
+}
+
+#[inline(always)]
+fn stream_bf16_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) {
+    stream_body::<V, bf16>(m, k, x, w, dots, |w| V::load_bf16(w), |w| w.to_f32());
+}
+
+#[inline(always)]
+fn stream_f16_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) {
+    stream_body::<V, f16>(m, k, x, w, dots, |w| V::load_f16(w), |w| w.to_f32());
+}
+
+#[inline(always)]
+fn stream_body<V: Lanes, T: Copy>(
+    m: usize,
+    k: usize,
+    x: &[f32],
+    w: &[T],
+    dots: &mut [f32],
+    load: impl Fn(&[T]) -> V,
+    widen: impl Fn(T) -> f32,
+) {
+    // Four weight rows at a time: four streams from memory, and each piece of x is loaded once for them.
+    let mut j = 0;
+    let rows = w.len() / k;
+    while j < rows {
+        let four = if j + 4 <= rows { 4 } else { 1 };
+        for row in 0..m {
+            let x = &x[row * k..][..k];
+            if four == 4 {
+                let sums = dot_rows::<V, T, 4>(x, &w[j * k..], &load, &widen);
+                for (i, sum) in sums.into_iter().enumerate() {
+                    dots[(j + i) * m + row] = sum;
+                }
+            } else {
+                dots[j * m + row] = dot_rows::<V, T, 1>(x, &w[j * k..], &load, &widen)[0];
+            }
+        }
+        j += four;
+    }
+}
+
+#[inline(always)]
+fn dot_rows<V: Lanes, T: Copy, const R: usize>(
+    x: &[f32],
+    w: &[T],
+    load: &impl Fn(&[T]) -> V,
+    widen: &impl Fn(T) -> f32,
+) -> [f32; R] {
+    let k = x.len();
+    let rows: [&[T]; R] = std::array::from_fn(|r| &w[r * k..][..k]);
+    let mut sums = [[V::splat(0.0); 2]; R];
+    let mut i = 0;
+    while i + 2 * V::N <= k {
+        let (a, b) = (V::load(&x[i..]), V::load(&x[i + V::N..]));
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            sum[0] = load(&row[i..]).fma(a, sum[0]);
+            sum[1] = load(&row[i + V::N..]).fma(b, sum[1]);
+        }
+        i += 2 * V::N;
+    }
+    std::array::from_fn(|r| {
+        let rest: f32 = rows[r][i..].iter().zip(&x[i..]).map(|(w, x)| widen(*w) * x).sum();
+        sums[r][0].add(sums[r][1]).sum() + rest
+    })
+}
+
+fn widen(w: Weight<'_>, to: &mut [f32]) {
+    match w {
+        Weight::F32(w) => to.copy_from_slice(w),
+        Weight::Bf16(w) => widen_bf16(w, to),
+        Weight::F16(w) => widen_f16(w, to),
+    }
+}
+
+dispatch! { fn widen_bf16(w: &[bf16], to: &mut [f32]) = widen_bf16_body; }
+dispatch! { fn widen_f16(w: &[f16], to: &mut [f32]) = widen_f16_body; }
+
+#[inline(always)]
+fn widen_bf16_body<V: Lanes>(w: &[bf16], to: &mut [f32]) {
+    widen_body::<V, bf16>(w, to, |w| V::load_bf16(w), |w| w.to_f32());
+}
+
+#[inline(always)]
+fn widen_f16_body<V: Lanes>(w: &[f16], to: &mut [f32]) {
+    widen_body::<V, f16>(w, to, |w| V::load_f16(w), |w| w.to_f32());
+}
+
+#[inline(always)]
+fn widen_body<V: Lanes, T: Copy>(w: &[T], to: &mut [f32], load: impl Fn(&[T]) -> V, one: impl Fn(T) -> f32) {
+    let whole = to.len() / V::N * V::N;
+    for i in (0..whole).step_by(V::N) {
+        load(&w[i..]).store(&mut to[i..]);
+    }
+    for i in whole..to.len() {
+        to[i] = one(w[i]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| (((i + seed) * 7919 + 13) % 257) as f32 / 128.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn every_storage_and_row_count_is_the_definition() {
+        for (m, k, n) in [(1, 1, 1), (1, 37, 70), (3, 64, 33), (4, 100, 5), (5, 48, 1030), (17, 33, 7)] {
+            let (x, w) = (values(m * k, 1), values(n * k, 2));
+            let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+            let half: Vec<f16> = w.iter().map(|w| f16::from_f32(*w)).collect();
+            let as_f32 = [
+                w.clone(),
+                narrow.iter().map(|w| w.to_f32()).collect(),
+                half.iter().map(|w| w.to_f32()).collect(),
+            ];
+            let stored = [Weight::F32(&w), Weight::Bf16(&narrow), Weight::F16(&half)];
+            for (stored, w) in stored.into_iter().zip(as_f32) {
+                let mut y = vec![0.0; m * n];
+                forward(m, k, n, &x, stored, &mut y);
+                for (ij, y) in y.iter().enumerate() {
+                    let (i, j) = (ij / n, ij % n);
+                    let expected: f32 = (0..k).map(|p| x[i * k + p] * w[j * k + p]).sum();
+                    assert!((y - expected).abs() < 1e-4, "{m}×{k}×{n} at {i},{j}: {y} instead of {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_the_transposed_products() {
+        let (m, k, n) = (5, 7, 3);
+        let (x, w, dy) = (values(m * k, 1), values(n * k, 2), values(m * n, 3));
+        let (mut dx, mut dw) = (vec![0.0; m * k], vec![0.0; n * k]);
+        input_grad(m, k, n, &dy, &w, &mut dx);
+        weight_grad(m, k, n, &dy, &x, &mut dw);
+        for i in 0..m {
+            for p in 0..k {
+                let expected: f32 = (0..n).map(|j| dy[i * n + j] * w[j * k + p]).sum();
+                assert!((dx[i * k + p] - expected).abs() < 1e-5);
+            }
+        }
+        for j in 0..n {
+            for p in 0..k {
+                let expected: f32 = (0..m).map(|i| dy[i * n + j] * x[i * k + p]).sum();
+                assert!((dw[j * k + p] - expected).abs() < 1e-5);
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The hot arithmetic, on plain slices: nothing here knows a tensor, a layer or a model.
+//!
+//! | file | computes |
+//! |---|---|
+//! | [`linear`] | Y = X Wᵀ for f32, bf16 and f16 weights, and its two gradients |
+//! | [`conv`] | causal depthwise convolution with SiLU |
+//! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
+//! | [`scan_grad`] | its gradient |
+//! | [`norm`] | RMSNorm, plain and gated |
+//! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
+//!
+//! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
+//! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512` forces a lower level (for tests).
+
+pub mod conv;
+pub mod linear;
+pub mod norm;
+pub mod scan;
+pub mod scan_grad;
+pub mod simd;
+pub mod tile;
+
+/// A mutable buffer that parallel tasks write at places that do not overlap.
+#[derive(Clone, Copy)]
+pub(crate) struct Scatter<'a> {
+    start: *mut f32,
+    len: usize,
+    owner: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only access is `slice`, whose contract forbids overlap between tasks.
+unsafe impl Send for Scatter<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Scatter<'_> {}
+
+impl<'a> Scatter<'a> {
+    pub(crate) fn new(data: &'a mut [f32]) -> Self {
+        Self { start: data.as_mut_ptr(), len: data.len(), owner: std::marker::PhantomData }
+    }
+
+    /// The `len` values from `offset` on.
+    ///
+    /// # Safety
+    /// No two live slices of one buffer may overlap.
+    pub(crate) unsafe fn slice(self, offset: usize, len: usize) -> &'a mut [f32] {
+        assert!(offset + len <= self.len, "scatter out of bounds");
+        // SAFETY: in bounds by the assertion, exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
+    }
+}

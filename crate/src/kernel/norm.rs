@@ -1,0 +1,211 @@
+//! RMSNorm (Zhang & Sennrich 2019), plain and with Mamba2's gate, and their gradients.
+//!
+//! Plain: y = x / √(mean x² + ε) · w. Gated: u = x · SiLU(z) first, then the norm of u over each group of channels.
+
+use super::Scatter;
+use super::simd::{Lanes, dispatch};
+use rayon::prelude::*;
+
+/// Rows a task handles at once: large enough to be worth a task, small enough to share.
+const ROWS: usize = 64;
+
+/// y = RMSNorm(x) · w for rows of `w.len()` values.
+pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+    let width = w.len();
+    each_block(y, width, |first, y| norm_rows(&x[first * width..][..y.len()], w, eps, width, y));
+}
+
+/// Gradients of [`rms_norm`]: `dx` is overwritten, `dw` added to.
+pub fn rms_norm_grad(x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+    let width = w.len();
+    let parts: Vec<Vec<f32>> = dx
+        .par_chunks_mut(ROWS * width)
+        .enumerate()
+        .map(|(i, dx)| {
+            let at = i * ROWS * width;
+            let mut dw = vec![0.0; width];
+            norm_rows_grad(&x[at..][..dx.len()], w, eps, width, &dy[at..][..dx.len()], dx, &mut dw);
+            dw
+        })
+        .collect();
+    sum_into(parts, dw);
+}
+
+/// y = RMSNorm per group (x · SiLU(z)) · w.
+///
+/// `x` and `y` are [rows, C]; the rows of `z` start `z_row` apart; each row has C / `group` groups.
+pub fn gated_rms_norm(x: &[f32], z: &[f32], z_row: usize, w: &[f32], group: usize, eps: f32, y: &mut [f32]) {
+    let width = w.len();
+    each_block(y, width, |first, y| {
+        for (r, y) in y.chunks_mut(width).enumerate() {
+            let row = first + r;
+            gate(&x[row * width..][..width], &z[row * z_row..][..width], y);
+            norm_rows_in_place(w, eps, group, y);
+        }
+    });
+}
+
+/// Gradients of [`gated_rms_norm`]: `dx` and `dz` (rows `z_row` apart) are overwritten, `dw` added to.
+pub fn gated_rms_norm_grad(
+    x: &[f32],
+    z: &[f32],
+    z_row: usize,
+    w: &[f32],
+    group: usize,
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    dz: &mut [f32],
+    dw: &mut [f32],
+) {
+    let width = w.len();
+    let dz = Scatter::new(dz);
+    let parts: Vec<Vec<f32>> = dx
+        .par_chunks_mut(ROWS * width)
+        .enumerate()
+        .map(|(i, dx)| {
+            let (mut dw, mut u, mut du) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
+            for (r, dx) in dx.chunks_mut(width).enumerate() {
+                let row = i * ROWS + r;
+                let (x, z) = (&x[row * width..][..width], &z[row * z_row..][..width]);
+                gate(x, z, &mut u);
+                norm_rows_grad(&u, w, eps, group, &dy[row * width..][..width], &mut du, &mut dw);
+                // SAFETY: every row is written by one task.
+                gate_grad(x, z, &du, dx, unsafe { dz.slice(row * z_row, width) });
+            }
+            dw
+        })
+        .collect();
+    sum_into(parts, dw);
+}
+
+fn each_block(y: &mut [f32], width: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
+    if y.len() <= ROWS * width {
+        run(0, y);
+    } else {
+        y.par_chunks_mut(ROWS * width).enumerate().for_each(|(i, y)| run(i * ROWS, y));
+    }
+}
+
+/// Adds the parts in their order, so that the sum does not depend on scheduling.
+fn sum_into(parts: Vec<Vec<f32>>, sum: &mut [f32]) {
+    for part in parts {
+        for (sum, part) in sum.iter_mut().zip(part) {
+            *sum += part;
+        }
+    }
+}
+
+dispatch! { fn norm_rows(x: &[f32], w: &[f32], eps: f32, group: usize, y: &mut [f32]) = norm_rows_body; }
+
+#[inline(always)]
+fn norm_rows_body<V: Lanes>(x: &[f32], w: &[f32], eps: f32, group: usize, y: &mut [f32]) {
+    for (i, (x, y)) in x.chunks(group).zip(y.chunks_mut(group)).enumerate() {
+        let scale = 1.0 / (dot_body::<V>(x, x) / group as f32 + eps).sqrt();
+        let w = &w[i * group % w.len()..];
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = x * scale * w;
+        }
+    }
+}
+
+dispatch! { fn norm_rows_in_place(w: &[f32], eps: f32, group: usize, y: &mut [f32]) = norm_in_place_body; }
+
+#[inline(always)]
+fn norm_in_place_body<V: Lanes>(w: &[f32], eps: f32, group: usize, y: &mut [f32]) {
+    for (i, y) in y.chunks_mut(group).enumerate() {
+        let scale = 1.0 / (dot_body::<V>(y, y) / group as f32 + eps).sqrt();
+        for (y, w) in y.iter_mut().zip(&w[i * group % w.len()..]) {
+            *y *= scale * w;
+        }
+    }
+}
+
+dispatch! {
+    /// With r = 1/√(mean x² + ε), x̂ = r x and g = dy · w: dw += dy · x̂, dx = r (g − x̂ · mean(g · x̂)).
+    fn norm_rows_grad(x: &[f32], w: &[f32], eps: f32, group: usize, dy: &[f32], dx: &mut [f32], dw: &mut [f32]) = norm_rows_grad_body;
+}
+
+#[inline(always)]
+fn norm_rows_grad_body<V: Lanes>(
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    group: usize,
+    dy: &[f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
+    let width = w.len();
+    for (i, ((x, dy), dx)) in x.chunks(group).zip(dy.chunks(group)).zip(dx.chunks_mut(group)).enumerate() {
+        let at = i * group % width;
+        let (w, dw) = (&w[at..][..group], &mut dw[at..][..group]);
+        let scale = 1.0 / (dot_body::<V>(x, x) / group as f32 + eps).sqrt();
+        for c in 0..group {
+            dx[c] = dy[c] * w[c];
+            dw[c] += dy[c] * x[c] * scale;
+        }
+        let mean = dot_body::<V>(dx, x) * scale * scale / group as f32;
+        for c in 0..group {
+            dx[c] = scale * (dx[c] - x[c] * mean);
+        }
+    }
+}
+
+#[inline(always)]
+fn dot_body<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sum = V::splat(0.0);
+    let (a, b) = (a.chunks_exact(V::N), b.chunks_exact(V::N));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        sum = V::load(a).fma(V::load(b), sum);
+    }
+    sum.sum() + rest
+}
+
+dispatch! {
+    /// u = x · SiLU(z)
+    fn gate(x: &[f32], z: &[f32], u: &mut [f32]) = gate_body;
+}
+
+#[inline(always)]
+fn gate_body<V: Lanes>(x: &[f32], z: &[f32], u: &mut [f32]) {
+    let whole = u.len() / V::N * V::N;
+    for i in (0..whole).step_by(V::N) {
+        let z = V::load(&z[i..]);
+        V::load(&x[i..]).mul(z).mul(z.sigmoid()).store(&mut u[i..]);
+    }
+    if whole < u.len() {
+        let z = V::load_part(&z[whole..u.len()]);
+        V::load_part(&x[whole..u.len()]).mul(z).mul(z.sigmoid()).store_part(&mut u[whole..]);
+    }
+}
+
+dispatch! {
+    /// dx = du · SiLU(z), dz = du · x · SiLU′(z)
+    fn gate_grad(x: &[f32], z: &[f32], du: &[f32], dx: &mut [f32], dz: &mut [f32]) = gate_grad_body;
+}
+
+#[inline(always)]
+fn gate_grad_body<V: Lanes>(x: &[f32], z: &[f32], du: &[f32], dx: &mut [f32], dz: &mut [f32]) {
+    let grads = |x: V, z: V, du: V| {
+        let (one, sigma) = (V::splat(1.0), z.sigmoid());
+        (du.mul(z).mul(sigma), du.mul(x).mul(sigma).mul(z.mul(one.sub(sigma)).add(one)))
+    };
+    let (len, whole) = (dx.len(), dx.len() / V::N * V::N);
+    for i in (0..whole).step_by(V::N) {
+        let (gx, gz) = grads(V::load(&x[i..]), V::load(&z[i..]), V::load(&du[i..]));
+        gx.store(&mut dx[i..]);
+        gz.store(&mut dz[i..]);
+    }
+    if whole < len {
+        let rest = whole..len;
+        let (gx, gz) = grads(
+            V::load_part(&x[rest.clone()]),
+            V::load_part(&z[rest.clone()]),
+            V::load_part(&du[rest.clone()]),
+        );
+        gx.store_part(&mut dx[rest.clone()]);
+        gz.store_part(&mut dz[rest]);
+    }
+}

@@ -1,0 +1,289 @@
+//! The gradient of the chunked scan, from a zero initial state.
+//!
+//! Per chunk, with M = (C Bᵀ) ∘ L, E_t = e^{a_t}, W_t = e^{a_Q − a_t}, h the state before the chunk, and dh the gradient of the state after
+//! it (walking backwards through the chunks):
+//!
+//! - du = Mᵀ dY + W ∘ (B dh),  dM = dY uᵀ,
+//! - dC += E ∘ (dY hᵀ) + (Σ_heads dM ∘ L) B,  dB += W ∘ (u dhᵀ) + (Σ_heads dM ∘ L)ᵀ C,
+//! - da_t = dY_t · y_t − u_t · du_t, and ⟨dh, h after⟩ for the chunk's end, where y excludes the skip D x,
+//! - dh ← e^{a_Q} dh + Σ_t E_t C_t ⊗ dY_t.
+//!
+//! The third line follows from every path through a_t passing once through y_t (forward decay) or u_t (backward).
+
+use super::Scatter;
+use super::scan::{CHUNK, Chunk, Room, Shape, masked, next_state, scale_rows, score_block, scores};
+use super::tile::{View, matmul_add, transpose};
+use rayon::prelude::*;
+
+/// Where [`scan_grad`] leaves its results.
+pub struct Gradients<'a> {
+    /// [B, T, row], overwritten.
+    pub xbc: &'a mut [f32],
+    /// [B, T, H], overwritten.
+    pub dt: &'a mut [f32],
+    /// [H], added to.
+    pub a: &'a mut [f32],
+    /// [H], added to.
+    pub d: &'a mut [f32],
+}
+
+/// Gradients of [`scan`](super::scan::scan) from a zero state; `y` [B, T, H, P] is its output and `dy` the output's gradient.
+pub fn scan_grad(
+    shape: Shape,
+    xbc: &[f32],
+    dt: &[f32],
+    a: &[f32],
+    d: &[f32],
+    y: &[f32],
+    dy: &[f32],
+    grads: Gradients<'_>,
+) {
+    let scores = scores(shape, xbc);
+    let inputs = Inputs { shape, xbc, dt, a, d, y, dy, scores: &scores };
+    grads.xbc.fill(0.0);
+    let (dxbc, ddt) = (Scatter::new(grads.xbc), Scatter::new(grads.dt));
+    // A group's heads share dB and dC, so a group of one sequence is one task.
+    let parts: Vec<_> = (0..shape.batch * shape.groups)
+        .into_par_iter()
+        .map(|index| group_grad(&inputs, index / shape.groups, index % shape.groups, dxbc, ddt))
+        .collect();
+    for (index, part) in parts.into_iter().enumerate() {
+        let per_group = shape.heads / shape.groups;
+        for (i, (da, dd)) in part.into_iter().enumerate() {
+            let head = index % shape.groups * per_group + i;
+            grads.a[head] += da;
+            grads.d[head] += dd;
+        }
+    }
+}
+
+struct Inputs<'a> {
+    shape: Shape,
+    xbc: &'a [f32],
+    dt: &'a [f32],
+    a: &'a [f32],
+    d: &'a [f32],
+    y: &'a [f32],
+    dy: &'a [f32],
+    scores: &'a [f32],
+}
+
+/// All heads of one group of one sequence; returns (dA, dD) of each head.
+fn group_grad(
+    inputs: &Inputs<'_>,
+    b: usize,
+    group: usize,
+    dxbc: Scatter<'_>,
+    ddt: Scatter<'_>,
+) -> Vec<(f32, f32)> {
+    let shape = inputs.shape;
+    let Shape { time, state, .. } = shape;
+    let (row, per_group) = (shape.row(), shape.heads / shape.groups);
+    let chunks = time.div_ceil(CHUNK);
+    let mut dscores = vec![0.0; chunks * CHUNK * CHUNK];
+    let (mut db, mut dc) = (vec![0.0; time * state], vec![0.0; time * state]);
+    let mut work = HeadWork::new(shape);
+    let sums = (0..per_group)
+        .map(|i| work.run(inputs, b, group * per_group + i, &mut dscores, &mut db, &mut dc, dxbc, ddt))
+        .collect();
+    for (chunk, dscores) in dscores.chunks(CHUNK * CHUNK).enumerate() {
+        let first = chunk * CHUNK;
+        let len = CHUNK.min(time - first);
+        let rows = &inputs.xbc[(b * time + first) * row..];
+        let (b_rows, c_rows) = (&rows[shape.b_at(group)..], &rows[shape.c_at(group)..]);
+        let (dc, db) = (&mut dc[first * state..], &mut db[first * state..]);
+        matmul_add(len, len, state, View::rows(dscores, CHUNK), b_rows, row, dc, state);
+        matmul_add(len, len, state, View::transposed(dscores, CHUNK), c_rows, row, db, state);
+    }
+    for t in 0..time {
+        let at = (b * time + t) * row;
+        // SAFETY: B and C of a group belong to this task alone.
+        unsafe {
+            dxbc.slice(at + shape.b_at(group), state).copy_from_slice(&db[t * state..][..state]);
+            dxbc.slice(at + shape.c_at(group), state).copy_from_slice(&dc[t * state..][..state]);
+        }
+    }
+    sums
+}
+
+/// Working memory of one head's backward walk.
+struct HeadWork {
+    room: Room,
+    /// States before each chunk, [chunks + 1, N, P].
+    states: Vec<f32>,
+    /// Gradient of the state, [N, P], and its transpose.
+    dh: Vec<f32>,
+    turned: Vec<f32>,
+    /// dY of the chunk, [Q, P]; du, [Q, P]; uᵀ, [P, Q]; dM, [Q, Q]; products with N columns, [Q, N].
+    dy: Vec<f32>,
+    du: Vec<f32>,
+    u_turned: Vec<f32>,
+    dmixing: Vec<f32>,
+    wide: Vec<f32>,
+    da: Vec<f32>,
+    ones: Vec<f32>,
+    decays: Vec<f32>,
+}
+
+impl HeadWork {
+    fn new(shape: Shape) -> Self {
+        let (p, n) = (shape.head_dim, shape.state);
+        let chunks = shape.time.div_ceil(CHUNK);
+        Self {
+            room: Room::new(shape),
+            states: vec![0.0; (chunks + 1) * n * p],
+            dh: vec![0.0; n * p],
+            turned: vec![0.0; n * p],
+            dy: vec![0.0; CHUNK * p],
+            du: vec![0.0; CHUNK * p],
+            u_turned: vec![0.0; CHUNK * p],
+            dmixing: vec![0.0; CHUNK * CHUNK],
+            wide: vec![0.0; CHUNK * n],
+            da: vec![0.0; CHUNK],
+            ones: vec![1.0; CHUNK * CHUNK],
+            decays: vec![0.0; CHUNK * CHUNK],
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn run(
+        &mut self,
+        inputs: &Inputs<'_>,
+        b: usize,
+        head: usize,
+        dscores: &mut [f32],
+        db: &mut [f32],
+        dc: &mut [f32],
+        dxbc: Scatter<'_>,
+        ddt: Scatter<'_>,
+    ) -> (f32, f32) {
+        let Inputs { shape, xbc, dt, a, d, .. } = *inputs;
+        let Shape { time, heads, head_dim: p, state: n, .. } = shape;
+        let (row, group, rate) = (shape.row(), shape.group_of(head), a[head]);
+        let chunks = time.div_ceil(CHUNK);
+        self.states[..n * p].fill(0.0);
+        for chunk in 0..chunks {
+            let first = chunk * CHUNK;
+            let sizes = Chunk::read(shape, xbc, dt, rate, b, head, first, &mut self.room);
+            let (before, after) = self.states.split_at_mut((chunk + 1) * n * p);
+            after[..n * p].copy_from_slice(&before[chunk * n * p..]);
+            let b_rows = &xbc[(b * time + first) * row + shape.b_at(group)..];
+            let Room { to_end, u, scaled, .. } = &mut self.room;
+            next_state(shape, sizes, b_rows, to_end, u, scaled, &mut after[..n * p]);
+        }
+        self.dh.fill(0.0);
+        let (mut d_rate, mut d_skip) = (0.0, 0.0);
+        for chunk in (0..chunks).rev() {
+            let first = chunk * CHUNK;
+            let Chunk { len, decay } = Chunk::read(shape, xbc, dt, rate, b, head, first, &mut self.room);
+            let rows = &xbc[(b * time + first) * row..];
+            let (b_rows, c_rows) = (&rows[shape.b_at(group)..], &rows[shape.c_at(group)..]);
+            let room = &mut self.room;
+            for t in 0..len {
+                let at = ((b * time + first + t) * heads + head) * p;
+                self.dy[t * p..][..p].copy_from_slice(&inputs.dy[at..][..p]);
+            }
+            let (before, after) =
+                (&self.states[chunk * n * p..][..n * p], &self.states[(chunk + 1) * n * p..][..n * p]);
+
+            // du
+            let du = &mut self.du[..len * p];
+            du.fill(0.0);
+            scale_rows(len, n, b_rows, row, &room.to_end, &mut room.scaled);
+            matmul_add(len, n, p, View::rows(&room.scaled, n), &self.dh, p, du, p);
+            masked(
+                len,
+                score_block(shape, inputs.scores, b, group, first),
+                &room.cumulative,
+                &mut room.mixing,
+            );
+            matmul_upper(len, p, &room.mixing, &self.dy, du);
+
+            // Σ_heads dM ∘ L
+            transpose(len, p, &room.u, p, &mut self.u_turned);
+            self.dmixing.fill(0.0);
+            matmul_add(len, p, len, View::rows(&self.dy, p), &self.u_turned, len, &mut self.dmixing, CHUNK);
+            masked(len, &self.ones, &room.cumulative, &mut self.decays);
+            let dscores = &mut dscores[chunk * CHUNK * CHUNK..][..len * CHUNK];
+            for ((sum, dm), l) in dscores.iter_mut().zip(&self.dmixing).zip(&self.decays) {
+                *sum += dm * l;
+            }
+
+            // dC += E ∘ (dY hᵀ), dB += W ∘ (u dhᵀ)
+            transpose(n, p, before, p, &mut self.turned);
+            self.wide.fill(0.0);
+            matmul_add(len, p, n, View::rows(&self.dy, p), &self.turned, n, &mut self.wide, n);
+            add_scaled_rows(len, n, &self.wide, &room.from_start, &mut dc[first * n..]);
+            transpose(n, p, &self.dh, p, &mut self.turned);
+            self.wide.fill(0.0);
+            matmul_add(len, p, n, View::rows(&room.u, p), &self.turned, n, &mut self.wide, n);
+            add_scaled_rows(len, n, &self.wide, &room.to_end, &mut db[first * n..]);
+
+            // da, and through it and u the gradients of Δ, A, x and D
+            let mut later = dot(&self.dh, after);
+            for t in 0..len {
+                let at = ((b * time + first + t) * heads + head) * p;
+                let (dy, y) = (&self.dy[t * p..][..p], &inputs.y[at..][..p]);
+                let x = &rows[t * row + shape.x_at(head)..][..p];
+                let skip = dot(dy, x);
+                d_skip += skip;
+                self.da[t] = dot(dy, y) - d[head] * skip - dot(&room.u[t * p..][..p], &du[t * p..][..p]);
+            }
+            for t in (0..len).rev() {
+                later += self.da[t];
+                let token = b * time + first + t;
+                let step = dt[token * heads + head];
+                d_rate += later * step;
+                let x = &rows[t * row + shape.x_at(head)..][..p];
+                let du = &du[t * p..][..p];
+                // SAFETY: Δ and x of (b, t, head) belong to this head alone.
+                unsafe {
+                    ddt.slice(token * heads + head, 1)[0] = dot(x, du) + rate * later;
+                    let dx = dxbc.slice(token * row + shape.x_at(head), p);
+                    for ((dx, du), dy) in dx.iter_mut().zip(du).zip(&self.dy[t * p..]) {
+                        *dx = step * du + d[head] * dy;
+                    }
+                }
+            }
+
+            // dh before the chunk
+            for dh in &mut self.dh {
+                *dh *= decay;
+            }
+            scale_rows(len, n, c_rows, row, &room.from_start, &mut room.scaled);
+            matmul_add(n, len, p, View::transposed(&room.scaled, n), &self.dy, p, &mut self.dh, p);
+        }
+        (d_rate, d_skip)
+    }
+}
+
+/// du += Mᵀ dY for a lower-triangular M: each band of rows needs only the tokens from its own start on.
+fn matmul_upper(len: usize, width: usize, mixing: &[f32], dy: &[f32], du: &mut [f32]) {
+    const BAND: usize = 18;
+    for first in (0..len).step_by(BAND) {
+        let rows = BAND.min(len - first);
+        let m = View::transposed(&mixing[first * CHUNK + first..], CHUNK);
+        matmul_add(rows, len - first, width, m, &dy[first * width..], width, &mut du[first * width..], width);
+    }
+}
+
+fn add_scaled_rows(len: usize, width: usize, from: &[f32], factor: &[f32], to: &mut [f32]) {
+    for t in 0..len {
+        for (to, from) in to[t * width..][..width].iter_mut().zip(&from[t * width..]) {
+            *to += from * factor[t];
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    // Eight sums, so that the compiler may use vectors.
+    let mut sums = [0.0; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
