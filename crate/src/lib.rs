@@ -1,5 +1,6 @@
 //! A research lab for low-bit sequence models.
 
+pub mod corpus;
 pub mod error;
 pub mod kernel;
 pub mod layer;
