@@ -2,5 +2,7 @@
 
 pub mod error;
 pub mod progress;
+pub mod record;
+pub mod stats;
 
 pub use error::{Error, Result};
