@@ -5,5 +5,7 @@ pub mod error;
 pub mod kernel;
 pub mod layer;
 pub mod progress;
+pub mod record;
+pub mod stats;
 
 pub use error::{Error, Result};

@@ -1,0 +1,35 @@
+//! Hands the crate what only the build knows: library versions, compiler, profile and commit.
+
+use std::process::Command;
+use std::{env, fs};
+
+/// Version of `package` in the text of a `Cargo.lock`.
+fn locked_version(lock: &str, package: &str) -> Option<String> {
+    let entry = lock.split("[[package]]").find(|e| e.contains(&format!("name = \"{package}\"")))?;
+    let version = entry.lines().find_map(|line| line.strip_prefix("version = "))?;
+    Some(version.trim_matches('"').to_string())
+}
+
+fn main() {
+    let lock_path = "../Cargo.lock";
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={lock_path}");
+    println!("cargo::rerun-if-env-changed=LOWBIT_GIT_COMMIT");
+
+    // A build from a registry has no lock file beside it; then the record says "unknown".
+    let lock = fs::read_to_string(lock_path).unwrap_or_default();
+    let candle = locked_version(&lock, "candle-core").unwrap_or_else(|| "unknown".into());
+    println!("cargo::rustc-env=LOWBIT_CANDLE_VERSION={candle}");
+
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let version = Command::new(rustc).arg("--version").output().ok();
+    let version = version.and_then(|out| String::from_utf8(out.stdout).ok()).unwrap_or_default();
+    let version = version.split_whitespace().nth(1).unwrap_or("unknown");
+    println!("cargo::rustc-env=LOWBIT_RUSTC={version}");
+
+    let profile = env::var("PROFILE").unwrap_or_else(|_| "unknown".into());
+    println!("cargo::rustc-env=LOWBIT_PROFILE={profile}");
+    if let Ok(commit) = env::var("LOWBIT_GIT_COMMIT") {
+        println!("cargo::rustc-env=LOWBIT_GIT_COMMIT={commit}");
+    }
+}

@@ -1,0 +1,83 @@
+//! A reading with its subject and its provenance, as one flat JSON line.
+//!
+//! A measurement gives [`Reading`]s: what was measured ([`Subject`]), under which settings ([`Conditions`]),
+//! and the measured values. A [`Run`] adds the [`Provenance`] (machine, commit, library versions) and appends
+//! each reading as one line of `metrics.jsonl`. The schema is flat: every column is a key of the line.
+//!
+//! **Units of work.** All rows of one unit (a perplexity, one length of a passkey sweep) share a
+//! [`fingerprint`] and are recorded by one append, the row named `summary` last. A unit without its summary
+//! was cut short: readers drop its rows, and a resumed run measures it again.
+//!
+//! **Numbers that are not finite** have no spelling in JSON. A value that is NaN or infinite is written as
+//! `null`, and the column `<name>_nonfinite` beside it says what it was (`"NaN"`, `"inf"`, `"-inf"`; for a
+//! list `"3: NaN, 7: inf"` with positions counted from 0).
+//!
+//! **Versions.** Each line carries [`SCHEMA_VERSION`]. A new column does not change it; a changed meaning does.
+
+mod fingerprint;
+mod journal;
+mod lines;
+mod provenance;
+mod reading;
+mod run;
+mod timing;
+
+pub use fingerprint::{config_hash, fingerprint};
+pub use lines::{Lines, Row, read_lines};
+pub use provenance::Provenance;
+pub use reading::{Conditions, IntoValue, Reading, Subject};
+pub use run::{Record, Run, runs_folder};
+pub use timing::{TIMING_FIELDS, is_timing_field, without_timing};
+
+/// Version of the meaning of the columns, written into every line.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Name of the row that closes a unit of work.
+pub const SUMMARY: &str = "summary";
+
+/// The columns that every record has, in the order in which they are written; values follow them.
+pub const COLUMNS: &[&str] = &[
+    "schema_version",
+    "run_id",
+    "timestamp",
+    "measure",
+    "measure_version",
+    "row",
+    "fingerprint",
+    "model",
+    "model_revision",
+    "model_hash",
+    "family",
+    "parameters",
+    "weight_bytes",
+    "dtype",
+    "device",
+    "scheme",
+    "w_bits",
+    "a_bits",
+    "group_size",
+    "per_channel",
+    "quant_backend",
+    "calib_method",
+    "batch_size",
+    "seq_len",
+    "stride",
+    "gen_len",
+    "seed",
+    "threads",
+    "notes",
+    "git_commit",
+    "git_dirty",
+    "host",
+    "os",
+    "cpu_model",
+    "cpu_threads",
+    "cpu_features",
+    "memory_bytes",
+    "gpu",
+    "driver",
+    "lowbit_version",
+    "candle_version",
+    "rustc",
+    "profile",
+];

@@ -1,0 +1,49 @@
+//! Which columns may differ between two runs of the same thing on the same machine.
+
+use super::Row;
+
+/// Columns that hold time, or what follows from it: `*` stands for any text.
+///
+/// Everything else of two identical runs on one machine and commit is equal byte for byte.
+pub const TIMING_FIELDS: &[&str] =
+    &["run_id", "timestamp", "*_s", "*_per_s", "*_per_s_*", "*peak_bytes", "*peak_rss_bytes"];
+
+/// Whether `column` matches one of [`TIMING_FIELDS`].
+pub fn is_timing_field(column: &str) -> bool {
+    TIMING_FIELDS.iter().any(|pattern| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (None, _) => column == *pattern,
+        (Some(end), None) => column.ends_with(end),
+        (Some(part), Some(_)) => column.contains(part.trim_end_matches('*')),
+    })
+}
+
+/// The row without its timing fields, for comparing two runs.
+pub fn without_timing(row: &Row) -> Row {
+    row.iter().filter(|(column, _)| !is_timing_field(column)).map(|(c, v)| (c.clone(), v.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_from_results() {
+        for column in [
+            "runtime_s",
+            "tokens_per_s",
+            "tokens_per_s_min",
+            "first_call_s",
+            "peak_bytes",
+            "run_id",
+            "timestamp",
+        ] {
+            assert!(is_timing_field(column), "{column}");
+        }
+        for column in
+            ["ppl", "state_bytes", "weight_bytes", "bits_per_byte", "n_tokens", "window_tokens", "accuracy"]
+        {
+            assert!(!is_timing_field(column), "{column}");
+        }
+        assert!(super::super::COLUMNS.iter().filter(|c| is_timing_field(c)).eq([&"run_id", &"timestamp"]));
+    }
+}
