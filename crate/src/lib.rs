@@ -2,10 +2,16 @@
 
 pub mod corpus;
 pub mod error;
+pub mod family;
 pub mod kernel;
 pub mod layer;
+pub mod measure;
+pub mod memory;
+pub mod model;
 pub mod progress;
 pub mod record;
 pub mod stats;
+pub mod study;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -181,31 +181,25 @@ dispatch! { fn silu_all(y: &mut [f32]) = silu_body; }
 fn silu_body<V: Lanes>(y: &mut [f32]) {
     let mut chunks = y.chunks_exact_mut(V::N);
     for y in &mut chunks {
-        let s = V::load(y);
-        s.mul(s.sigmoid()).store(y);
+        V::load(y).silu().store(y);
     }
     let rest = chunks.into_remainder();
-    let s = V::load_part(rest);
-    s.mul(s.sigmoid()).store_part(rest);
+    V::load_part(rest).silu().store_part(rest);
 }
 
 dispatch! {
-    /// Replaces each s by dy · SiLU′(s), SiLU′(s) = σ(s) (1 + s (1 − σ(s))).
+    /// Replaces each s by dy · SiLU′(s).
     fn silu_grad(s: &mut [f32], dy: &[f32]) = silu_grad_body;
 }
 
 #[inline(always)]
 fn silu_grad_body<V: Lanes>(s: &mut [f32], dy: &[f32]) {
-    let grad = |s: V, dy: V| {
-        let (one, sigma) = (V::splat(1.0), s.sigmoid());
-        dy.mul(sigma).mul(s.mul(one.sub(sigma)).add(one))
-    };
     let (mut s, mut dy) = (s.chunks_exact_mut(V::N), dy.chunks_exact(V::N));
     for (s, dy) in (&mut s).zip(&mut dy) {
-        grad(V::load(s), V::load(dy)).store(s);
+        V::load(dy).mul(V::load(s).silu_slope()).store(s);
     }
     let (s, dy) = (s.into_remainder(), dy.remainder());
-    grad(V::load_part(s), V::load_part(dy)).store_part(s);
+    V::load_part(dy).mul(V::load_part(s).silu_slope()).store_part(s);
 }
 
 dispatch! { fn mul_add(a: &[f32], b: &[f32], sum: &mut [f32]) = mul_add_body; }

@@ -144,78 +144,89 @@ fn stream(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32])
     }
 }
 
-dispatch! { fn stream_f32(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) = stream_f32_body; }
-dispatch! { fn stream_bf16(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) = stream_bf16_body; }
-dispatch! { fn stream_f16(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) = stream_f16_body; }
-
-#[inline(always)]
-fn stream_f32_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) {
-    stream_body::<V, f32>(m, k, x, w, dots, |w| V::load(w), |w| w);
+/// A storage type of weights.
+trait Stored: Copy {
+    fn one(self) -> f32;
+    fn vector<V: Lanes>(from: &[Self]) -> V;
 }
 
-#[inline(always)]
-fn stream_bf16_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) {
-    stream_body::<V, bf16>(m, k, x, w, dots, |w| V::load_bf16(w), |w| w.to_f32());
+impl Stored for f32 {
+    #[inline(always)]
+    fn one(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn vector<V: Lanes>(from: &[Self]) -> V {
+        V::load(from)
+    }
 }
 
-#[inline(always)]
-fn stream_f16_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) {
-    stream_body::<V, f16>(m, k, x, w, dots, |w| V::load_f16(w), |w| w.to_f32());
+impl Stored for bf16 {
+    #[inline(always)]
+    fn one(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn vector<V: Lanes>(from: &[Self]) -> V {
+        V::load_bf16(from)
+    }
 }
 
+impl Stored for f16 {
+    #[inline(always)]
+    fn one(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn vector<V: Lanes>(from: &[Self]) -> V {
+        V::load_f16(from)
+    }
+}
+
+dispatch! { fn stream_f32(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) = stream_body; }
+dispatch! { fn stream_bf16(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) = stream_body; }
+dispatch! { fn stream_f16(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) = stream_body; }
+
 #[inline(always)]
-fn stream_body<V: Lanes, T: Copy>(
-    m: usize,
-    k: usize,
-    x: &[f32],
-    w: &[T],
-    dots: &mut [f32],
-    load: impl Fn(&[T]) -> V,
-    widen: impl Fn(T) -> f32,
-) {
+fn stream_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[impl Stored], dots: &mut [f32]) {
     // Four weight rows at a time: four streams from memory, and each piece of x is loaded once for them.
-    let mut j = 0;
     let rows = w.len() / k;
-    while j < rows {
-        let four = if j + 4 <= rows { 4 } else { 1 };
+    let mut j = 0;
+    while j + 4 <= rows {
         for row in 0..m {
-            let x = &x[row * k..][..k];
-            if four == 4 {
-                let sums = dot_rows::<V, T, 4>(x, &w[j * k..], &load, &widen);
-                for (i, sum) in sums.into_iter().enumerate() {
-                    dots[(j + i) * m + row] = sum;
-                }
-            } else {
-                dots[j * m + row] = dot_rows::<V, T, 1>(x, &w[j * k..], &load, &widen)[0];
+            let sums: [f32; 4] = dot_rows::<V, _, 4>(&x[row * k..][..k], &w[j * k..]);
+            for (i, sum) in sums.into_iter().enumerate() {
+                dots[(j + i) * m + row] = sum;
             }
         }
-        j += four;
+        j += 4;
+    }
+    for j in j..rows {
+        for row in 0..m {
+            dots[j * m + row] = dot_rows::<V, _, 1>(&x[row * k..][..k], &w[j * k..])[0];
+        }
     }
 }
 
 #[inline(always)]
-fn dot_rows<V: Lanes, T: Copy, const R: usize>(
-    x: &[f32],
-    w: &[T],
-    load: &impl Fn(&[T]) -> V,
-    widen: &impl Fn(T) -> f32,
-) -> [f32; R] {
+fn dot_rows<V: Lanes, T: Stored, const R: usize>(x: &[f32], w: &[T]) -> [f32; R] {
     let k = x.len();
-    let rows: [&[T]; R] = std::array::from_fn(|r| &w[r * k..][..k]);
     let mut sums = [[V::splat(0.0); 2]; R];
-    let mut i = 0;
-    while i + 2 * V::N <= k {
+    let whole = k / (2 * V::N) * 2 * V::N;
+    for i in (0..whole).step_by(2 * V::N) {
         let (a, b) = (V::load(&x[i..]), V::load(&x[i + V::N..]));
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            sum[0] = load(&row[i..]).fma(a, sum[0]);
-            sum[1] = load(&row[i + V::N..]).fma(b, sum[1]);
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let row = &w[r * k..][..k];
+            sum[0] = T::vector::<V>(&row[i..]).fma(a, sum[0]);
+            sum[1] = T::vector::<V>(&row[i + V::N..]).fma(b, sum[1]);
         }
-        i += 2 * V::N;
     }
-    std::array::from_fn(|r| {
-        let rest: f32 = rows[r][i..].iter().zip(&x[i..]).map(|(w, x)| widen(*w) * x).sum();
-        sums[r][0].add(sums[r][1]).sum() + rest
-    })
+    let mut dots = [0.0; R];
+    for (r, dot) in dots.iter_mut().enumerate() {
+        let rest: f32 = w[r * k..][whole..k].iter().zip(&x[whole..]).map(|(w, x)| w.one() * x).sum();
+        *dot = sums[r][0].add(sums[r][1]).sum() + rest;
+    }
+    dots
 }
 
 fn widen(w: Weight<'_>, to: &mut [f32]) {
@@ -226,27 +237,17 @@ fn widen(w: Weight<'_>, to: &mut [f32]) {
     }
 }
 
-dispatch! { fn widen_bf16(w: &[bf16], to: &mut [f32]) = widen_bf16_body; }
-dispatch! { fn widen_f16(w: &[f16], to: &mut [f32]) = widen_f16_body; }
+dispatch! { fn widen_bf16(w: &[bf16], to: &mut [f32]) = widen_body; }
+dispatch! { fn widen_f16(w: &[f16], to: &mut [f32]) = widen_body; }
 
 #[inline(always)]
-fn widen_bf16_body<V: Lanes>(w: &[bf16], to: &mut [f32]) {
-    widen_body::<V, bf16>(w, to, |w| V::load_bf16(w), |w| w.to_f32());
-}
-
-#[inline(always)]
-fn widen_f16_body<V: Lanes>(w: &[f16], to: &mut [f32]) {
-    widen_body::<V, f16>(w, to, |w| V::load_f16(w), |w| w.to_f32());
-}
-
-#[inline(always)]
-fn widen_body<V: Lanes, T: Copy>(w: &[T], to: &mut [f32], load: impl Fn(&[T]) -> V, one: impl Fn(T) -> f32) {
+fn widen_body<V: Lanes>(w: &[impl Stored], to: &mut [f32]) {
     let whole = to.len() / V::N * V::N;
     for i in (0..whole).step_by(V::N) {
-        load(&w[i..]).store(&mut to[i..]);
+        Stored::vector::<V>(&w[i..]).store(&mut to[i..]);
     }
     for i in whole..to.len() {
-        to[i] = one(w[i]);
+        to[i] = w[i].one();
     }
 }
 

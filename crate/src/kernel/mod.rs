@@ -7,6 +7,7 @@
 //! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
 //! | [`scan_grad`] | its gradient |
 //! | [`norm`] | RMSNorm, plain and gated |
+//! | [`softmax`] | negative log-likelihood and its gradient |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
 //!
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
@@ -18,6 +19,7 @@ pub mod norm;
 pub mod scan;
 pub mod scan_grad;
 pub mod simd;
+pub mod softmax;
 pub mod tile;
 
 /// A mutable buffer that parallel tasks write at places that do not overlap.

@@ -172,13 +172,10 @@ dispatch! {
 fn gate_body<V: Lanes>(x: &[f32], z: &[f32], u: &mut [f32]) {
     let whole = u.len() / V::N * V::N;
     for i in (0..whole).step_by(V::N) {
-        let z = V::load(&z[i..]);
-        V::load(&x[i..]).mul(z).mul(z.sigmoid()).store(&mut u[i..]);
+        V::load(&x[i..]).mul(V::load(&z[i..]).silu()).store(&mut u[i..]);
     }
-    if whole < u.len() {
-        let z = V::load_part(&z[whole..u.len()]);
-        V::load_part(&x[whole..u.len()]).mul(z).mul(z.sigmoid()).store_part(&mut u[whole..]);
-    }
+    let rest = whole..u.len();
+    V::load_part(&x[rest.clone()]).mul(V::load_part(&z[rest.clone()]).silu()).store_part(&mut u[rest]);
 }
 
 dispatch! {
@@ -188,24 +185,15 @@ dispatch! {
 
 #[inline(always)]
 fn gate_grad_body<V: Lanes>(x: &[f32], z: &[f32], du: &[f32], dx: &mut [f32], dz: &mut [f32]) {
-    let grads = |x: V, z: V, du: V| {
-        let (one, sigma) = (V::splat(1.0), z.sigmoid());
-        (du.mul(z).mul(sigma), du.mul(x).mul(sigma).mul(z.mul(one.sub(sigma)).add(one)))
-    };
-    let (len, whole) = (dx.len(), dx.len() / V::N * V::N);
+    let whole = dx.len() / V::N * V::N;
     for i in (0..whole).step_by(V::N) {
-        let (gx, gz) = grads(V::load(&x[i..]), V::load(&z[i..]), V::load(&du[i..]));
-        gx.store(&mut dx[i..]);
-        gz.store(&mut dz[i..]);
+        let (x, z, du) = (V::load(&x[i..]), V::load(&z[i..]), V::load(&du[i..]));
+        du.mul(z.silu()).store(&mut dx[i..]);
+        du.mul(x).mul(z.silu_slope()).store(&mut dz[i..]);
     }
-    if whole < len {
-        let rest = whole..len;
-        let (gx, gz) = grads(
-            V::load_part(&x[rest.clone()]),
-            V::load_part(&z[rest.clone()]),
-            V::load_part(&du[rest.clone()]),
-        );
-        gx.store_part(&mut dx[rest.clone()]);
-        gz.store_part(&mut dz[rest]);
-    }
+    let rest = whole..dx.len();
+    let (x, z, du) =
+        (V::load_part(&x[rest.clone()]), V::load_part(&z[rest.clone()]), V::load_part(&du[rest.clone()]));
+    du.mul(z.silu()).store_part(&mut dx[rest.clone()]);
+    du.mul(x).mul(z.silu_slope()).store_part(&mut dz[rest]);
 }

@@ -1,8 +1,8 @@
 //! Vectors of f32 of the width that the processor has, behind one small trait.
 //!
 //! A kernel is written once, generic over [`Lanes`], and [`dispatch!`](crate::kernel::simd) compiles it for AVX-512, AVX2 and
-//! plain code. Closures do not inherit the instruction set, so a kernel is dispatched inside a parallel task,
-//! never around it.
+//! plain code. Closures do not inherit the instruction set (not even those given to `array::from_fn`): a kernel's body
+//! has none around vectors, and it is dispatched inside a parallel task, never around it.
 
 use std::sync::OnceLock;
 
@@ -116,6 +116,19 @@ pub trait Lanes: Copy {
             p = p.fma(r, Self::splat(c));
         }
         p.mul(r).fma(r, r.add(Self::splat(1.0))).scale2(n)
+    }
+
+    /// x · σ(x).
+    #[inline(always)]
+    fn silu(self) -> Self {
+        self.mul(self.sigmoid())
+    }
+
+    /// The derivative of SiLU: σ(x) (1 + x (1 − σ(x))).
+    #[inline(always)]
+    fn silu_slope(self) -> Self {
+        let (one, sigma) = (Self::splat(1.0), self.sigmoid());
+        self.mul(one.sub(sigma)).add(one).mul(sigma)
     }
 
     /// 1 / (1 + e^−x).

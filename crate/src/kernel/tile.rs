@@ -105,10 +105,11 @@ fn block<V: Lanes, const MR: usize, const NV: usize>(
     assert!(b.len() >= (k - 1) * b_row + NV * V::N);
     let mut sums = [[V::splat(0.0); NV]; MR];
     for p in 0..k {
-        // SAFETY: the assertions above cover every index of the loop.
-        let b_vectors: [V; NV] = std::array::from_fn(|v| {
-            V::load(unsafe { b.get_unchecked(p * b_row + v * V::N..p * b_row + (v + 1) * V::N) })
-        });
+        let mut b_vectors = [V::splat(0.0); NV];
+        for (v, vector) in b_vectors.iter_mut().enumerate() {
+            // SAFETY: the assertions above cover every index of the loop.
+            *vector = V::load(unsafe { b.get_unchecked(p * b_row + v * V::N..p * b_row + (v + 1) * V::N) });
+        }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
             let factor = V::splat(unsafe { *a.data.get_unchecked((i + r) * a.row + p * a.col) });

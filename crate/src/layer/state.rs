@@ -1,7 +1,7 @@
 //! What a recurrent model carries from token to token.
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, bail};
-use std::cell::RefCell;
+use super::in_place;
+use candle_core::{DType, Device, Result, Tensor};
 
 /// The state of one layer. Cloning copies the values: a clone and its origin go on independently.
 #[derive(Debug)]
@@ -71,32 +71,5 @@ impl State {
             norm += f64::from(b.recurrent.sqr()?.sum_all()?.to_scalar::<f32>()?);
         }
         Ok(if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() })
-    }
-}
-
-fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-    let op = InPlace { f: RefCell::new(Some(f)), out: RefCell::new(None) };
-    tensor.inplace_op1(&op)?;
-    op.out.into_inner().ok_or_else(|| candle_core::Error::Msg("the tensor was not changed".into()))
-}
-
-struct InPlace<F, R> {
-    f: RefCell<Option<F>>,
-    out: RefCell<Option<R>>,
-}
-
-impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for InPlace<F, R> {
-    fn name(&self) -> &'static str {
-        "state-update"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        match (storage, layout.contiguous_offsets(), self.f.borrow_mut().take()) {
-            (CpuStorage::F32(values), Some((start, end)), Some(f)) => {
-                *self.out.borrow_mut() = Some(f(&mut values[start..end]));
-                Ok(())
-            }
-            _ => bail!("a state must be a contiguous f32 tensor"),
-        }
     }
 }

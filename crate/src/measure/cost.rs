@@ -1,0 +1,187 @@
+//! What a model costs: prefill and decode speed, and peak memory, against context length.
+//!
+//! Each length gives two rows, `phase` "prefill" and "decode". The first call is timed apart (it warms caches and
+//! allocates), then one call is thrown away, then the repetitions are timed: minimum, median and maximum are kept.
+//! Prompts are seeded random tokens; nothing of the cost depends on what they say.
+
+use super::{Measure, subject};
+use crate::error::{Error, Result};
+use crate::memory;
+use crate::model::Model;
+use crate::model::init::stream;
+use crate::progress::Progress;
+use crate::record::{Conditions, Reading, fingerprint};
+use crate::stats::Summary;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Which lengths, and how often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cost {
+    /// Prompt lengths in tokens.
+    pub lengths: Vec<usize>,
+    /// Tokens decoded in a repetition.
+    pub gen_len: usize,
+    /// Timed repetitions.
+    pub repetitions: usize,
+    /// Threads; all of the current pool's by default.
+    pub threads: Option<usize>,
+    /// Seed of the prompts.
+    pub seed: u64,
+}
+
+impl Default for Cost {
+    fn default() -> Self {
+        Self { lengths: vec![256, 512, 1024, 2048, 4096], gen_len: 64, repetitions: 5, threads: None, seed: 7 }
+    }
+}
+
+/// Times of one phase.
+struct Timed {
+    first: f64,
+    each: Vec<f64>,
+    peak: Option<u64>,
+    before: Option<u64>,
+}
+
+impl Cost {
+    /// The cost at these prompt lengths, in tokens.
+    pub fn lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
+        Self { lengths: lengths.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Pins the number of threads.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Sets the number of timed repetitions.
+    #[must_use]
+    pub fn repetitions(mut self, repetitions: usize) -> Self {
+        self.repetitions = repetitions;
+        self
+    }
+
+    /// Runs `call` 2 + repetitions times; each returns its seconds.
+    fn time(&self, progress: &Progress, mut call: impl FnMut() -> Result<f64>) -> Result<Timed> {
+        // Where the peak cannot be reset, no number is better than one that belongs to another segment.
+        let resets = memory::reset_peak();
+        let before = memory::resident();
+        let first = call()?;
+        progress.tick(1)?;
+        call()?;
+        progress.tick(1)?;
+        let mut each = Vec::with_capacity(self.repetitions);
+        for _ in 0..self.repetitions {
+            each.push(call()?);
+            progress.tick(1)?;
+        }
+        Ok(Timed { first, each, peak: memory::peak().filter(|_| resets), before })
+    }
+
+    fn measure_length(&self, model: &Model, length: usize) -> Result<Vec<Reading>> {
+        let mut rng = stream(self.seed, &format!("cost {length}"));
+        let vocab = model.config.vocab_size() as u32;
+        let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocab)).collect();
+        let progress = Progress::new(&format!("cost {length}"), 2 * (self.repetitions as u64 + 2), "calls");
+
+        let mut read = model.state(1)?;
+        let prefill = self.time(&progress, || {
+            let mut state = model.state(1)?;
+            let clock = Instant::now();
+            model.prefill(&ids, &mut state)?;
+            let seconds = clock.elapsed().as_secs_f64();
+            read = state;
+            Ok(seconds)
+        })?;
+        let decode = self.time(&progress, || {
+            let mut state = read.clone();
+            let clock = Instant::now();
+            for i in 0..self.gen_len {
+                model.step(ids[i % length], &mut state)?;
+            }
+            Ok(clock.elapsed().as_secs_f64())
+        })?;
+
+        let identity = Self { lengths: vec![length], ..self.clone() }.fingerprint(model)?;
+        let conditions = Conditions {
+            batch_size: Some(1),
+            seq_len: Some(length as u64),
+            gen_len: Some(self.gen_len as u64),
+            seed: Some(self.seed),
+            threads: Some(rayon::current_num_threads() as u64),
+            ..Conditions::default()
+        };
+        let row = |phase: &str, tokens: usize, timed: Timed| -> Result<Reading> {
+            let speeds: Vec<f64> = timed.each.iter().map(|seconds| tokens as f64 / seconds).collect();
+            let speed = Summary::of(&speeds).ok_or_else(|| Error::internal("nothing was timed"))?;
+            let added = timed.peak.zip(timed.before).map(|(peak, before)| peak.saturating_sub(before));
+            Ok(Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)
+                .fingerprint(&identity)
+                .value("phase", phase)
+                .value("context_length", length)
+                .value("tokens_per_s", speed.median)
+                .value("tokens_per_s_min", speed.min)
+                .value("tokens_per_s_max", speed.max)
+                .value("first_call_s", timed.first)
+                .value("repetitions", self.repetitions)
+                .value("peak_bytes", timed.peak)
+                .value("added_peak_bytes", added)
+                .value("state_bytes", read.bytes()))
+        };
+        Ok(vec![row("prefill", length, prefill)?, row("decode", self.gen_len, decode)?])
+    }
+}
+
+impl Measure for Cost {
+    const NAME: &'static str = "cost";
+    const VERSION: u32 = 1;
+
+    fn units(&self) -> Vec<Self> {
+        self.lengths.iter().map(|length| Self { lengths: vec![*length], ..self.clone() }).collect()
+    }
+
+    fn fingerprint(&self, model: &Model) -> Result<String> {
+        fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &())
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        if self.lengths.is_empty() || self.lengths.contains(&0) || self.repetitions == 0 || self.gen_len == 0 {
+            return Err(Error::input("cost needs lengths, repetitions and gen_len of at least 1"));
+        }
+        let all = || self.lengths.iter().map(|length| self.measure_length(model, *length)).collect::<Result<Vec<_>>>();
+        let rows = match self.threads {
+            None => all()?,
+            Some(threads) => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                pool.map_err(|error| Error::unavailable(format!("cannot start {threads} threads: {error}")))?.install(all)?
+            }
+        };
+        Ok(rows.concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_phases_are_reported_for_every_length() {
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let cost = Cost { lengths: vec![16, 40], gen_len: 2, repetitions: 3, threads: Some(1), ..Cost::default() };
+        let rows = cost.measure(&model).unwrap();
+        let told: Vec<_> = rows.iter().map(|row| format!("{} {}", row.values["phase"], row.values["context_length"])).collect();
+        assert_eq!(told, ["\"prefill\" 16", "\"decode\" 16", "\"prefill\" 40", "\"decode\" 40"]);
+        for row in rows {
+            let [low, mid, high] = ["tokens_per_s_min", "tokens_per_s", "tokens_per_s_max"].map(|n| row.number(n).unwrap());
+            assert!(0.0 < low && low <= mid && mid <= high);
+            assert_eq!(row.conditions.threads, Some(1));
+            let (kept, taps) = (8 * 64 * 64 * 8, 640 * 4 * 8);
+            assert_eq!(row.number("state_bytes"), Some(4.0 * f64::from(kept + taps)));
+        }
+    }
+}

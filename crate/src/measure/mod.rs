@@ -1,0 +1,64 @@
+//! The instruments. Each is an owned config, plain data with a default, that turns a model into readings.
+//!
+//! | file | measures |
+//! |---|---|
+//! | [`perplexity`] | how well the model predicts a text |
+//! | [`passkey`] | whether it recalls a key from far back |
+//! | [`cost`] | speed and memory against length |
+
+pub mod cost;
+pub mod passkey;
+pub mod perplexity;
+
+use crate::error::Result;
+use crate::model::Model;
+use crate::record::{Reading, Run, Subject};
+use serde::Serialize;
+
+/// A measurement of a model.
+pub trait Measure: Serialize + Sized {
+    /// Its name in records.
+    const NAME: &'static str;
+    /// Raised when readings are no longer comparable with earlier ones.
+    const VERSION: u32;
+
+    /// The measurement cut into parts that are recorded one by one, and skipped one by one when a run is resumed.
+    fn units(&self) -> Vec<Self>;
+
+    /// Identifies what this measurement of this model will read: equal fingerprints, equal readings.
+    fn fingerprint(&self, model: &Model) -> Result<String>;
+
+    /// Measures. The rows of a unit share its fingerprint, its summary comes last.
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>>;
+
+    /// Measures what the run does not hold yet, recording each unit as it is done.
+    fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        for unit in self.units() {
+            if !run.has(&unit.fingerprint(model)?) {
+                run.record(&unit.measure(model)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The model as records name it.
+pub fn subject(model: &Model) -> Subject {
+    let dtype = model.dtype.as_str().to_string();
+    Subject {
+        model: model.name.clone(),
+        model_revision: model.revision.clone(),
+        model_hash: model.hash.clone(),
+        family: model.config.family().to_string(),
+        parameters: model.parameters() as u64,
+        weight_bytes: model.bytes() as u64,
+        scheme: dtype.clone(),
+        dtype,
+        device: match model.device().location() {
+            candle_core::DeviceLocation::Cpu => "cpu".to_string(),
+            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        },
+        ..Subject::default()
+    }
+}

@@ -1,0 +1,100 @@
+//! Reading a prompt, continuing it greedily, and scoring given tokens.
+
+use super::{Model, Positions};
+use crate::error::{Error, Result};
+use crate::kernel::softmax;
+use crate::layer::state::State;
+use crate::layer::with_floats;
+use crate::progress::check_interrupt;
+use candle_core::Tensor;
+
+/// Prompts are read in pieces of this many tokens, so that memory does not grow with their length.
+const PIECE: usize = 2048;
+/// Logits are made for at most this many values at a time: a large vocabulary never fills the memory.
+const LOGIT_VALUES: usize = 1 << 24;
+
+impl Model {
+    /// Token ids as a tensor [1, T], held to the vocabulary.
+    pub fn tokens(&self, ids: &[u32]) -> Result<Tensor> {
+        let vocab = self.config.vocab_size();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+            return Err(Error::input(format!("token {id} lies outside the model's vocabulary of {vocab}"))
+                .hint("the tokenizer belongs to another model"));
+        }
+        if ids.is_empty() {
+            return Err(Error::input("there are no tokens to read"));
+        }
+        Ok(Tensor::from_slice(ids, (1, ids.len()), self.device())?)
+    }
+
+    /// Reads a prompt, moving `state` on, and returns the logits after its last token.
+    pub fn prefill(&self, ids: &[u32], state: &mut State) -> Result<Vec<f32>> {
+        let mut pieces = self.tokens(ids)?;
+        while pieces.dim(1)? > PIECE {
+            self.hidden(&pieces.narrow(1, 0, PIECE)?, Some(state))?;
+            pieces = pieces.narrow(1, PIECE, pieces.dim(1)? - PIECE)?;
+            check_interrupt()?;
+        }
+        Ok(self.forward(&pieces, Some(state), Positions::Last)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Reads one token and returns the logits after it.
+    pub fn step(&self, id: u32, state: &mut State) -> Result<Vec<f32>> {
+        self.prefill(&[id], state)
+    }
+
+    /// The `count` most likely tokens after `ids`, each fed back in; ties go to the lowest id.
+    pub fn continue_greedily(&self, ids: &[u32], count: usize) -> Result<Vec<u32>> {
+        let mut state = self.state(1)?;
+        let mut logits = self.prefill(ids, &mut state)?;
+        let mut out = Vec::with_capacity(count);
+        while out.len() < count {
+            let best = argmax(&logits);
+            out.push(best);
+            if out.len() < count {
+                logits = self.step(best, &mut state)?;
+            }
+            check_interrupt()?;
+        }
+        Ok(out)
+    }
+
+    /// The greedy continuation of a text by `count` tokens.
+    pub fn generate(&self, prompt: &str, count: usize) -> Result<String> {
+        let ids = self.tokenizer.encode(prompt)?;
+        self.tokenizer.decode(&self.continue_greedily(&ids, count)?)
+    }
+
+    /// −ln p of each of the last `scored` tokens of `ids`, given all tokens before it. The first token of `ids` has
+    /// nothing before it and cannot be scored.
+    pub fn nll(&self, ids: &[u32], scored: usize) -> Result<Vec<f32>> {
+        if scored >= ids.len() {
+            let (all, most) = (ids.len(), ids.len().saturating_sub(1));
+            return Err(Error::input(format!("at most {most} of {all} tokens have one before them, not {scored}")));
+        }
+        let read = ids.len() - 1;
+        let hidden = self.hidden(&self.tokens(&ids[..read])?, None)?; // [1, T − 1, hidden]
+        self.tokens(&ids[read - scored + 1..])?; // targets are held to the vocabulary too
+        let rows = (LOGIT_VALUES / self.config.vocab_size()).max(1);
+        let mut nll = Vec::with_capacity(scored);
+        for first in (read - scored..read).step_by(rows) {
+            let count = rows.min(read - first);
+            let logits = self.head(&hidden.narrow(1, first, count)?)?.to_device(&candle_core::Device::Cpu)?;
+            let targets = &ids[first + 1..=first + count];
+            nll.extend(with_floats(&logits, |x| Ok(softmax::nll(x, x.len() / count, targets)))?);
+            check_interrupt()?;
+        }
+        Ok(nll)
+    }
+}
+
+/// The first of the largest values.
+pub fn argmax(values: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = i;
+        }
+    }
+    best as u32
+}

@@ -1,0 +1,111 @@
+//! What a model is trained on: windows of a corpus, mixed with passkey prompts. A batch is a function of seed and
+//! step alone, so a resumed run sees what the whole one would have seen.
+
+use crate::model::init::stream;
+use crate::corpus::{Corpus, passkey};
+use crate::error::{Error, Result};
+use crate::model::tokenizer::Tokenizer;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// How batches are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mixture {
+    /// Sequences of a step.
+    pub batch_size: usize,
+    /// Tokens of a sequence: the training length.
+    pub seq_len: usize,
+    /// Share of sequences made of passkey prompts.
+    pub passkey: f64,
+    /// Digits of a key.
+    pub digits: usize,
+    /// Loss weight of the key's tokens after the question. They are few, and the rest of a prompt is soon known by heart.
+    pub key_weight: f32,
+    /// Loss weight of all other tokens of a passkey sequence.
+    pub filler_weight: f32,
+}
+
+impl Default for Mixture {
+    fn default() -> Self {
+        Self { batch_size: 4, seq_len: 1024, passkey: 0.2, digits: 5, key_weight: 10.0, filler_weight: 0.1 }
+    }
+}
+
+/// One step's sequences, flattened [batch · seq_len].
+pub struct Batch {
+    /// Input tokens.
+    pub inputs: Vec<u32>,
+    /// The token after each input.
+    pub targets: Vec<u32>,
+    /// Loss weight of each target.
+    pub weights: Vec<f32>,
+}
+
+/// A tokenized corpus and the recipe of its batches.
+pub struct Data {
+    mixture: Mixture,
+    tokens: Vec<u32>,
+    tokenizer: Tokenizer,
+    seed: u64,
+}
+
+impl Data {
+    /// Tokenizes a corpus for training.
+    pub fn new(mixture: Mixture, corpus: &Corpus, tokenizer: Tokenizer, seed: u64) -> Result<Self> {
+        let tokens = tokenizer.encode(&corpus.joined())?;
+        if tokens.len() <= mixture.seq_len {
+            return Err(Error::input(format!(
+                "{} tokens are too few for sequences of {}",
+                tokens.len(),
+                mixture.seq_len
+            ))
+            .at(&corpus.name));
+        }
+        Ok(Self { mixture, tokens, tokenizer, seed })
+    }
+
+    /// The batch of one step.
+    pub fn batch(&self, step: u64) -> Result<Batch> {
+        let Mixture { batch_size, seq_len, passkey, .. } = self.mixture;
+        let mut batch = Batch { inputs: vec![], targets: vec![], weights: vec![] };
+        for row in 0..batch_size {
+            let mut rng = stream(self.seed, &format!("step {step} row {row}"));
+            let (tokens, weights) = if rng.random_bool(passkey) {
+                self.passkeys(&mut rng)?
+            } else {
+                let start = rng.random_range(0..self.tokens.len() - seq_len);
+                (self.tokens[start..=start + seq_len].to_vec(), vec![1.0; seq_len + 1])
+            };
+            batch.inputs.extend(&tokens[..seq_len]);
+            batch.targets.extend(&tokens[1..=seq_len]);
+            batch.weights.extend(&weights[1..=seq_len]);
+        }
+        Ok(batch)
+    }
+
+    /// Prompts of random lengths until the sequence is full; what is left over is corpus text.
+    fn passkeys(&self, rng: &mut ChaCha8Rng) -> Result<(Vec<u32>, Vec<f32>)> {
+        let Mixture { seq_len, digits, key_weight, filler_weight, .. } = self.mixture;
+        let (mut tokens, mut weights) = (vec![], vec![]);
+        let count = |text: &str| Ok(self.tokenizer.encode(text)?.len());
+        let ending = count(&format!(" {}.\n", "0".repeat(digits)))?;
+        let room = |tokens: &Vec<u32>| (seq_len + 1).saturating_sub(tokens.len());
+        while let Some(prompt) = passkey::training_prompt(rng, room(&tokens), ending, digits, &count)? {
+            let answer = self.tokenizer.encode(&format!("{}.\n", prompt.answer()))?;
+            let prompt = self.tokenizer.encode(&prompt.text)?;
+            weights.extend(std::iter::repeat_n(filler_weight, prompt.len()));
+            weights.extend(std::iter::repeat_n(key_weight, answer.len()));
+            tokens.extend(prompt);
+            tokens.extend(answer);
+        }
+        tokens.truncate(seq_len + 1); // a tokenizer may spell another key longer
+        weights.truncate(seq_len + 1);
+        let rest = (seq_len + 1).saturating_sub(tokens.len());
+        let start = rng.random_range(0..self.tokens.len() - rest);
+        tokens.extend(&self.tokens[start..start + rest]);
+        weights.extend(std::iter::repeat_n(1.0, rest));
+        Ok((tokens, weights))
+    }
+}

@@ -1,0 +1,262 @@
+//! Training: a seeded model, a mixture of text and prompts, AdamW, and checkpoints that resume exactly.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`data`] | batches, a function of seed and step |
+//! | [`loss`] | weighted cross-entropy |
+//! | [`adamw`] | the optimizer |
+//! | [`schedule`] | the learning rate over a run |
+
+pub mod adamw;
+pub mod data;
+pub mod loss;
+pub mod schedule;
+
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::family::{Config, Network};
+use crate::kernel::softmax;
+use crate::layer::with_floats;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::init;
+use crate::model::safetensors::save_safetensors;
+use crate::model::tokenizer::Tokenizer;
+use crate::progress::Progress;
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Everything that a training run depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Training {
+    /// The model.
+    pub model: Config,
+    /// Folder with the splits `train` and `valid`.
+    pub corpus: PathBuf,
+    /// Updates in all.
+    pub steps: u64,
+    /// Seed of weights and batches.
+    pub seed: u64,
+    /// What a batch is made of.
+    pub mixture: data::Mixture,
+    /// The learning rate over the run.
+    pub schedule: schedule::Schedule,
+    /// The optimizer.
+    pub optimizer: adamw::AdamW,
+    /// Parameters with settings of their own.
+    pub groups: Vec<adamw::Group>,
+    /// Steps between validations.
+    pub validate_every: u64,
+    /// Windows of `seq_len` that a validation scores.
+    pub validate_windows: usize,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            model: Config::Mamba2(crate::family::mamba2::Config::default()),
+            corpus: PathBuf::from("data/corpus"),
+            steps: 3600,
+            seed: 0,
+            mixture: data::Mixture::default(),
+            schedule: schedule::Schedule::default(),
+            optimizer: adamw::AdamW::default(),
+            groups: vec![],
+            validate_every: 250,
+            validate_windows: 64,
+            checkpoint_every: 100,
+        }
+    }
+}
+
+/// What a finished run reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Updates made in all, before and after any resumption.
+    pub steps: u64,
+    /// Bits per byte on the validation windows.
+    pub valid_bits_per_byte: f64,
+    /// Tokens per second of this process's steps.
+    pub tokens_per_s: f64,
+    /// The trained weights, f32, as a checkpoint folder.
+    pub model: PathBuf,
+}
+
+impl Training {
+    /// Trains in `folder`, going on from its last checkpoint if there is one.
+    ///
+    /// The folder gets `training.yaml`, `log.jsonl`, `checkpoint.safetensors` and, at the end, `model/`. A run that
+    /// was killed and resumed ends with the same weights as one that was not.
+    pub fn run(&self, folder: &Path) -> Result<Outcome> {
+        crate::memory::keep_large_buffers();
+        fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+        self.claim(folder)?;
+        let tokenizer = Tokenizer::Bytes;
+        let train = Corpus::split(&self.corpus, "train")?;
+        let valid = Validation::new(&Corpus::split(&self.corpus, "valid")?, &tokenizer, self)?;
+        let data = data::Data::new(self.mixture.clone(), &train, tokenizer, self.seed)?;
+        let weights = init::initialize(&self.model, self.seed)?;
+        let mut optimizer = adamw::Optimizer::new(self.optimizer.clone(), &self.groups, &weights)?;
+        let checkpoint = folder.join("checkpoint.safetensors");
+        if checkpoint.exists() {
+            resume(&mut optimizer, &checkpoint)?;
+        }
+        let mut log = Log::open(&folder.join("log.jsonl"), optimizer.steps)?;
+        let started = (Instant::now(), optimizer.steps);
+        let progress = Progress::new("train", self.steps, "steps");
+        progress.tick(optimizer.steps)?;
+        let mut bits = None;
+        while optimizer.steps < self.steps {
+            let (step, clock) = (optimizer.steps, Instant::now());
+            let rate = self.schedule.rate(step, self.steps);
+            let network = Network::new(&self.model, &optimizer.tensors())?;
+            let loss = self.loss(&network, &data.batch(step)?)?;
+            let norm = optimizer.update(&loss.backward()?, rate)?;
+            let loss = loss.to_scalar::<f32>()?;
+            let done = optimizer.steps;
+            let tokens = self.mixture.batch_size * self.mixture.seq_len;
+            let speed = tokens as f64 / clock.elapsed().as_secs_f64();
+            log.write(&json!({
+                "step": done, "tokens": done * tokens as u64, "loss": loss, "lr": rate, "grad_norm": norm,
+                "tokens_per_s": speed.round(), "elapsed_s": (started.0.elapsed().as_secs_f64() * 1e3).round() / 1e3,
+            }))?;
+            let last = done == self.steps;
+            if done % self.validate_every == 0 || last {
+                let found = valid.bits_per_byte(&Network::new(&self.model, &optimizer.tensors())?)?;
+                log.write(&json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found}))?;
+                bits = Some(found);
+            }
+            if done % self.checkpoint_every == 0 || last {
+                let metadata = BTreeMap::from([("steps".to_string(), done.to_string())]);
+                save_safetensors(&checkpoint, &optimizer.save()?, &metadata)?;
+            }
+            let shown = bits.map_or(String::new(), |bits| format!("  valid {bits:.3} bits/byte"));
+            progress.message(format!("loss {loss:.3}  {speed:.0} tokens/s{shown}"));
+            progress.tick(1)?;
+        }
+        let model = folder.join("model");
+        let tensors = optimizer.tensors();
+        fs::create_dir_all(&model).map_err(|error| Error::io(&model, &error))?;
+        save_safetensors(&model.join("model.safetensors"), &tensors, &BTreeMap::new())?;
+        let config = serde_json::to_string_pretty(&self.model).map_err(Error::internal)?;
+        write_file(&model.join("config.json"), &config)?;
+        let bits = match bits {
+            Some(bits) => bits,
+            None => valid.bits_per_byte(&Network::new(&self.model, &tensors)?)?,
+        };
+        let tokens = (optimizer.steps - started.1) as f64 * (self.mixture.batch_size * self.mixture.seq_len) as f64;
+        let tokens_per_s = tokens / started.0.elapsed().as_secs_f64();
+        Ok(Outcome { steps: optimizer.steps, valid_bits_per_byte: bits, tokens_per_s, model })
+    }
+
+    fn loss(&self, network: &Network, batch: &data::Batch) -> Result<Tensor> {
+        let data::Mixture { batch_size, seq_len, .. } = self.mixture;
+        let tokens = Tensor::from_slice(&batch.inputs, (batch_size, seq_len), &Device::Cpu)?;
+        let logits = network.logits(&network.hidden(&tokens, None)?)?;
+        Ok(loss::cross_entropy(&logits, &batch.targets, &batch.weights)?)
+    }
+
+    /// Writes the settings, or refuses a folder that belongs to other settings. More steps are welcome: the run then
+    /// goes on, on a schedule for the new total.
+    fn claim(&self, folder: &Path) -> Result<()> {
+        let path = folder.join("training.yaml");
+        if path.exists() {
+            let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
+            let before: Self = serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))?;
+            if (Self { steps: self.steps, ..before.clone() }) != *self {
+                return Err(Error::input("this folder holds a run with other settings")
+                    .at(path.display())
+                    .hint("choose another --out folder, or repeat the run's own settings"));
+            }
+        }
+        write_file(&path, &serde_saphyr::to_string(self).map_err(Error::internal)?)
+    }
+}
+
+fn resume(optimizer: &mut adamw::Optimizer, path: &Path) -> Result<()> {
+    let saved = Checkpoint::open(&path.to_string_lossy(), None)?;
+    let steps = saved.metadata.get("steps").and_then(|steps| steps.parse().ok());
+    let steps = steps.ok_or_else(|| Error::input("not a training checkpoint: no step count").at(path.display()))?;
+    optimizer.restore(&saved.tensors, steps).map_err(|error| error.at(path.display()))
+}
+
+/// Writes through a temporary neighbour, so that a crash leaves the old file or the new one.
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    let draft = path.with_extension("tmp");
+    fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)).map_err(|error| Error::io(path, &error))
+}
+
+/// Windows of held-out text, scored as they stand.
+struct Validation {
+    inputs: Tensor,
+    targets: Vec<u32>,
+    bytes: usize,
+}
+
+impl Validation {
+    fn new(corpus: &Corpus, tokenizer: &Tokenizer, training: &Training) -> Result<Self> {
+        let tokens = tokenizer.encode(&corpus.joined())?;
+        let len = training.mixture.seq_len;
+        let available = tokens.len().saturating_sub(1) / len;
+        if available == 0 {
+            return Err(Error::input(format!("fewer than {len} tokens")).at(&corpus.name));
+        }
+        // Spread over the whole split, so that every document counts.
+        let windows = training.validate_windows.clamp(1, available);
+        let starts: Vec<_> = (0..windows).map(|i| i * available / windows * len).collect();
+        let inputs: Vec<_> = starts.iter().flat_map(|s| &tokens[*s..s + len]).copied().collect();
+        let targets: Vec<_> = starts.iter().flat_map(|s| &tokens[s + 1..=s + len]).copied().collect();
+        let bytes = tokenizer.decode(&targets)?.len();
+        Ok(Self { inputs: Tensor::from_vec(inputs, (windows, len), &Device::Cpu)?, targets, bytes })
+    }
+
+    fn bits_per_byte(&self, network: &Network) -> Result<f64> {
+        let (windows, len) = self.inputs.dims2()?;
+        let mut sum = 0.0;
+        for first in (0..windows).step_by(8) {
+            let count = 8.min(windows - first);
+            let hidden = network.hidden(&self.inputs.narrow(0, first, count)?, None)?.detach();
+            let logits = network.logits(&hidden)?;
+            let targets = &self.targets[first * len..][..count * len];
+            let nll = with_floats(&logits, |x| Ok(softmax::nll(x, x.len() / targets.len(), targets)))?;
+            sum += nll.iter().map(|x| f64::from(*x)).sum::<f64>();
+        }
+        Ok(sum / std::f64::consts::LN_2 / self.bytes as f64)
+    }
+}
+
+/// The JSONL log: one flushed line an event. Lines after the checkpoint that a run resumes from are dropped.
+struct Log {
+    file: File,
+    path: PathBuf,
+}
+
+impl Log {
+    fn open(path: &Path, steps: u64) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::io(path, &error);
+        if path.exists() {
+            let text = fs::read_to_string(path).map_err(failed)?;
+            let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
+            let kept: String = text
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n') && step(line).is_some_and(|step| step <= steps))
+                .collect();
+            write_file(path, &kept)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        Ok(Self { file, path: path.to_path_buf() })
+    }
+
+    fn write(&mut self, event: &serde_json::Value) -> Result<()> {
+        let written = self.file.write_all(format!("{event}\n").as_bytes()).and_then(|()| self.file.flush());
+        written.map_err(|error| Error::io(&self.path, &error))
+    }
+}

@@ -1,0 +1,79 @@
+//! The floors of the house: a lower one never imports a higher one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the ground up, on the two staircases; `measure` is where they meet.
+const FLOORS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("progress", &["error"]),
+    ("memory", &[]),
+    ("kernel", &[]),
+    ("stats", &[]),
+    ("corpus", &["error", "progress"]),
+    ("layer", &["error", "kernel"]),
+    ("family", &["error", "kernel", "layer"]),
+    ("model", &["error", "progress", "kernel", "layer", "family"]),
+    ("train", &["error", "progress", "memory", "kernel", "layer", "family", "model", "corpus"]),
+    ("record", &["error"]),
+    ("frame", &["error", "record", "stats"]),
+    ("figure", &["error", "record", "stats", "frame"]),
+    ("measure", &["error", "progress", "memory", "kernel", "layer", "family", "model", "corpus", "record", "stats"]),
+    ("study", &["error", "progress", "model", "corpus", "record", "measure", "stats"]),
+];
+
+fn files(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_path_buf()];
+    }
+    let mut all: Vec<_> = fs::read_dir(path).unwrap().flat_map(|entry| files(&entry.unwrap().path())).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_lower_floor_never_imports_a_higher_one() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut broken = vec![];
+    for (floor, below) in FLOORS {
+        let folder = source.join(floor);
+        let path = if folder.is_dir() { folder } else { source.join(format!("{floor}.rs")) };
+        for file in files(&path) {
+            for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                for (at, _) in code.match_indices("crate::") {
+                    let name: String =
+                        code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    if name != *floor && !below.contains(&name.as_str()) && FLOORS.iter().any(|(f, _)| *f == name) {
+                        broken.push(format!("{}:{}: {floor} imports {name}", file.display(), number + 1));
+                    }
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn every_module_has_a_floor() {
+    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    for name in source.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')) {
+        assert!(name == "prelude" || FLOORS.iter().any(|(floor, _)| *floor == name), "{name} has no floor");
+    }
+}
+
+#[test]
+fn models_know_no_frames_and_figures_know_no_tensors() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (floors, forbidden) in [
+        (&["kernel", "layer", "family", "model", "train", "measure"][..], &["polars", "plotters"][..]),
+        (&["record", "frame", "figure"][..], &["candle_core", "candle_nn"][..]),
+    ] {
+        for file in floors.iter().flat_map(|floor| files(&source.join(floor))) {
+            let text = fs::read_to_string(&file).unwrap();
+            for name in forbidden {
+                assert!(!text.contains(&format!("{name}::")), "{} names {name}", file.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The model against numbers from elsewhere: a Hugging Face fixture, and the reference in plain loops.
+
+use super::reference;
+use candle_core::{DType, Device, Tensor};
+use lowbit::family::{Config, mamba2};
+use lowbit::model::{Loading, Model, Positions, init};
+use std::collections::HashMap;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/mamba2-tiny");
+
+fn golden() -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(format!("{FIXTURE}/golden.safetensors"), &Device::Cpu).unwrap()
+}
+
+fn far(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+fn ids(tensor: &Tensor) -> Tensor {
+    tensor.to_dtype(DType::U32).unwrap()
+}
+
+#[test]
+fn the_hugging_face_fixture_is_reproduced() {
+    let (model, golden) = (Model::load(FIXTURE).unwrap(), golden());
+    let mut state = model.state(2).unwrap();
+    let logits = model.forward(&ids(&golden["input_ids"]), Some(&mut state), Positions::All).unwrap();
+    let error = far(&logits, &golden["logits"]);
+    assert!(error < 1e-4, "logits differ by {error}");
+    for (i, layer) in state.layers.iter().enumerate() {
+        let error = far(&layer.recurrent, &golden["ssm_states"].get(i).unwrap());
+        assert!(error < 1e-4, "ssm state of layer {i} differs by {error}");
+        let error = far(&layer.conv, &golden["conv_states"].get(i).unwrap());
+        assert!(error < 1e-4, "conv state of layer {i} differs by {error}");
+    }
+    let prompt: Vec<u32> = ids(&golden["input_ids"]).get(0).unwrap().to_vec1().unwrap();
+    let expected: Vec<u32> = ids(&golden["greedy_row0"]).flatten_all().unwrap().to_vec1().unwrap();
+    assert_eq!(model.continue_greedily(&prompt, expected.len()).unwrap(), expected);
+}
+
+#[test]
+fn the_reference_in_plain_loops_reproduces_the_fixture_too() {
+    let (model, golden) = (Model::load(FIXTURE).unwrap(), golden());
+    let tensors = candle_core::safetensors::load(format!("{FIXTURE}/model.safetensors"), &Device::Cpu).unwrap();
+    let Config::Mamba2(config) = &model.config;
+    let tokens: Vec<u32> = ids(&golden["input_ids"]).get(1).unwrap().to_vec1().unwrap();
+    let expected = golden["logits"].get(1).unwrap().to_vec2::<f32>().unwrap();
+    let found = reference::logits(config, &tensors.into_iter().collect(), &tokens);
+    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+        assert!((found - f64::from(*expected)).abs() < 1e-4);
+    }
+}
+
+/// Every switch of the family, away from its usual position.
+fn variants() -> Vec<mamba2::Config> {
+    let small = mamba2::Config {
+        hidden_size: 24,
+        num_hidden_layers: 2,
+        vocab_size: 31,
+        state_size: 8,
+        head_dim: 6,
+        num_heads: 4,
+        ..mamba2::Config::default()
+    };
+    vec![
+        mamba2::Config { n_groups: 2, ..small.clone() },
+        mamba2::Config { n_groups: 4, conv_kernel: 3, ..small.clone() },
+        mamba2::Config { tie_word_embeddings: false, use_bias: true, ..small.clone() },
+        mamba2::Config { use_conv_bias: false, conv_kernel: 2, ..small.clone() },
+        mamba2::Config { time_step_limit: (0.02, 0.05), ..small.clone() },
+        mamba2::Config { time_step_limit: (0.0, 0.03), state_size: 5, head_dim: 7, num_heads: 3, ..small },
+    ]
+}
+
+/// Seeded weights in which biases and norms are not at their starting values.
+fn tensors(config: &mamba2::Config) -> lowbit::family::Tensors {
+    let mut tensors = init::initialize(&Config::Mamba2(config.clone()), 5).unwrap();
+    for (i, tensor) in tensors.values_mut().enumerate().filter(|(_, t)| t.rank() == 1) {
+        let n = tensor.elem_count();
+        let wave: Vec<f32> = (0..n).map(|j| ((i + 3 * j) as f32).sin() * 0.3).collect();
+        *tensor = (&*tensor + Tensor::from_vec(wave, n, &Device::Cpu).unwrap()).unwrap();
+    }
+    tensors
+}
+
+#[test]
+fn every_variant_is_the_reference_at_any_length() {
+    for config in variants() {
+        let tensors = tensors(&config);
+        let model =
+            Model::from_tensors("variant", Config::Mamba2(config.clone()), tensors.clone(), &Loading::default()).unwrap();
+        for length in [1, 7, 63, 64, 65, 130] {
+            let tokens: Vec<u32> = (0..length as u32).map(|t| (t * t + 3) % 31).collect();
+            let logits = model.forward(&model.tokens(&tokens).unwrap(), None, Positions::All).unwrap();
+            let found = logits.get(0).unwrap().to_vec2::<f32>().unwrap();
+            for (found, expected) in found.iter().flatten().zip(reference::logits(&config, &tensors, &tokens).iter().flatten()) {
+                assert!((f64::from(*found) - expected).abs() < 1e-4, "{config:?} at length {length}: {found} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn split_prefill_and_steps_equal_the_whole_prefill() {
+    let (model, golden) = (Model::load(FIXTURE).unwrap(), golden());
+    let tokens = ids(&golden["input_ids"]); // [2, 37]
+    let mut end = model.state(2).unwrap();
+    let whole = model.forward(&tokens, Some(&mut end), Positions::All).unwrap();
+    for first in 1..37 {
+        let mut state = model.state(2).unwrap();
+        let a = model.forward(&tokens.narrow(1, 0, first).unwrap(), Some(&mut state), Positions::All).unwrap();
+        let b = model.forward(&tokens.narrow(1, first, 37 - first).unwrap(), Some(&mut state), Positions::All).unwrap();
+        let error = far(&Tensor::cat(&[a, b], 1).unwrap(), &whole);
+        assert!(error < 1e-5, "split at {first}: {error}");
+        assert!(state.distance(&end).unwrap() < 1e-5);
+    }
+    let mut state = model.state(2).unwrap();
+    let steps: Vec<_> = (0..37)
+        .map(|t| model.forward(&tokens.narrow(1, t, 1).unwrap(), Some(&mut state), Positions::Last).unwrap())
+        .collect();
+    let error = far(&Tensor::cat(&steps, 1).unwrap(), &whole);
+    assert!(error < 1e-5, "steps: {error}");
+    assert_eq!(state.position, 37);
+}
+
+#[test]
+fn a_cloned_state_goes_its_own_way() {
+    let model = Model::load(FIXTURE).unwrap();
+    let mut state = model.state(1).unwrap();
+    model.prefill(&[1, 2, 3], &mut state).unwrap();
+    let kept = state.clone();
+    assert_eq!(kept.distance(&state).unwrap(), 0.0);
+    let first = model.step(7, &mut state).unwrap();
+    assert!(kept.distance(&state).unwrap() > 1e-3);
+    assert_eq!(model.step(7, &mut kept.clone()).unwrap(), first);
+    assert_eq!(state.bytes(), 4 * 2 * (8 * 16 * 16 + (128 + 2 * 16) * 4));
+}
+
+#[test]
+fn the_tensor_definition_runs_the_whole_model() {
+    // The path that a GPU takes: with a tracked weight, states go through the definition.
+    let (model, golden) = (Model::load(FIXTURE).unwrap(), golden());
+    let mut tensors: lowbit::family::Tensors =
+        candle_core::safetensors::load(format!("{FIXTURE}/model.safetensors"), &Device::Cpu).unwrap().into_iter().collect();
+    for tensor in tensors.values_mut() {
+        *tensor = candle_core::Var::from_tensor(tensor).unwrap().into_inner();
+    }
+    let tracked = lowbit::family::Network::new(&model.config, &tensors).unwrap();
+    let mut state = model.state(2).unwrap();
+    let hidden = tracked.hidden(&ids(&golden["input_ids"]), Some(&mut state)).unwrap();
+    let error = far(&tracked.logits(&hidden).unwrap(), &golden["logits"]);
+    assert!(error < 1e-4, "{error}");
+    assert!(far(&state.layers[1].recurrent, &golden["ssm_states"].get(1).unwrap()) < 1e-4);
+}
+
+#[test]
+fn narrow_weights_stay_close_to_the_wide_ones() {
+    let (model, golden) = (Model::load(FIXTURE).unwrap(), golden());
+    let tokens = ids(&golden["input_ids"]);
+    let whole = model.forward(&tokens, None, Positions::All).unwrap();
+    let size: f32 = whole.abs().unwrap().max_all().unwrap().to_scalar().unwrap();
+    for (dtype, bound) in [(DType::BF16, 3e-2), (DType::F16, 4e-3)] {
+        let narrow = model.cast(dtype).unwrap();
+        assert!(narrow.bytes() < model.bytes() * 6 / 10);
+        let error = far(&narrow.forward(&tokens, None, Positions::All).unwrap(), &whole);
+        assert!(error > 0.0 && error < bound * size, "{dtype:?}: {error} of {size}");
+        // One token at a time takes the streaming product, many take the widening one: the same weights.
+        let mut state = narrow.state(2).unwrap();
+        let steps: Vec<_> = (0..37)
+            .map(|t| narrow.forward(&tokens.narrow(1, t, 1).unwrap(), Some(&mut state), Positions::Last).unwrap())
+            .collect();
+        let error = far(&Tensor::cat(&steps, 1).unwrap(), &narrow.forward(&tokens, None, Positions::All).unwrap());
+        assert!(error < 1e-5, "{dtype:?}: {error}");
+    }
+}
