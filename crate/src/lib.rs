@@ -2,6 +2,7 @@
 
 pub mod corpus;
 pub mod error;
+pub mod model;
 pub mod progress;
 
 pub use error::{Error, Result};
