@@ -24,6 +24,9 @@ pub(super) struct Contents {
 /// The format's own limit on the header.
 const MAX_HEADER: u64 = 100_000_000;
 
+/// Bytes read at a time, few enough to be still in the cache when they are hashed.
+const PIECE: usize = 1 << 18;
+
 /// Reads a whole file, adding all its bytes to `hash`.
 pub(super) fn read(path: &Path, hash: &mut Sha256) -> Result<Contents> {
     let io = |e: std::io::Error| Error::io(path, &e);
@@ -65,12 +68,16 @@ pub(super) fn read(path: &Path, hash: &mut Sha256) -> Result<Contents> {
     hash.update(prefix);
     hash.update(&header);
 
+    // One buffer for all: fresh memory for each tensor would cost more than reading it.
+    let mut bytes = Vec::new();
     let mut tensors = BTreeMap::new();
     for name in about.offset_keys() {
         let Some(info) = about.info(&name) else { continue };
-        let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
-        file.read_exact(&mut bytes).map_err(io)?;
-        hash.update(&bytes);
+        bytes.resize(info.data_offsets.1 - info.data_offsets.0, 0);
+        for piece in bytes.chunks_mut(PIECE) {
+            file.read_exact(piece).map_err(io)?;
+            hash.update(piece);
+        }
         let tensor = tensor(info, &bytes).map_err(|e| e.at(&name).at(path.display()))?;
         tensors.insert(name, tensor);
     }
