@@ -3,6 +3,8 @@
 pub mod corpus;
 pub mod error;
 pub mod family;
+pub mod figure;
+pub mod frame;
 pub mod kernel;
 pub mod layer;
 pub mod measure;

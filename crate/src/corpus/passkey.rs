@@ -168,29 +168,25 @@ fn below(rng: &mut impl Rng, n: u32) -> u32 {
     ((u64::from(rng.next_u32()) * u64::from(n)) >> 32) as u32
 }
 
-/// Digits of the keys that [`training_sample`] hides.
-pub const KEY_DIGITS: usize = 5;
-
-/// A prompt with its answer, to be mixed into training text: `… The pass key is 12345.` and a newline.
+/// A prompt to train on, such that it and `ending` tokens after it fit `room` tokens; None where none fits.
 ///
-/// The length is even between the shortest prompt and `max_bytes`, the needle's depth even from 0 to 1.
+/// The length is even between the shortest and the longest that fit, the needle's depth even from 0 to 1.
 ///
 /// # Errors
-/// `max_bytes` is shorter than the shortest sample.
-pub fn training_sample(rng: &mut impl Rng, max_bytes: usize) -> Result<String> {
-    let key = key(rng, KEY_DIGITS);
-    let answer = format!(" {key}.\n");
-    let shortest = lay_out(0, 0, &key).len() + answer.len();
-    if max_bytes < shortest {
-        return Err(Error::input(format!(
-            "a passkey sample needs at least {shortest} bytes, and at most {max_bytes} are allowed"
-        )));
-    }
-    let spare = u32::try_from(max_bytes - shortest).unwrap_or(u32::MAX - 1);
-    let length = shortest - answer.len() + below(rng, spare + 1) as usize;
+/// `count` fails.
+pub fn training_prompt(
+    rng: &mut impl Rng,
+    room: usize,
+    ending: usize,
+    digits: usize,
+    count: &dyn Fn(&str) -> Result<usize>,
+) -> Result<Option<PasskeyPrompt>> {
+    let key = key(rng, digits);
+    let shortest = count(&lay_out(0, 0, &key))?;
+    let Some(spare) = room.checked_sub(shortest + ending) else { return Ok(None) };
+    let length = shortest + below(rng, u32::try_from(spare).unwrap_or(u32::MAX - 1) + 1) as usize;
     let depth = f64::from(rng.next_u32()) / f64::from(u32::MAX);
-    let prompt = passkey_prompt(length, depth, &key, &|text| Ok(text.len()))?;
-    Ok(prompt.text + &answer)
+    passkey_prompt(length, depth, &key, count).map(Some)
 }
 
 /// The first run of digits in a continuation: what the model says the key is.
@@ -242,14 +238,15 @@ mod tests {
         }
 
         #[test]
-        fn training_samples_fit_and_end_in_their_key(seed: u64, max in 270usize..3000) {
+        fn training_prompts_fit_with_their_ending(seed: u64, room in 0usize..3000, ending in 0usize..20) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let sample = training_sample(&mut rng, max).unwrap();
-            prop_assert!(sample.len() <= max);
-            let answer = sample.rsplit("The pass key is").next().unwrap();
-            let key = first_number(answer).unwrap();
-            prop_assert_eq!(answer, format!(" {key}.\n"));
-            prop_assert_eq!(sample.matches(&key).count(), 3);
+            match training_prompt(&mut rng, room, ending, 5, &bytes).unwrap() {
+                Some(prompt) => {
+                    prop_assert!(prompt.text.len() + ending <= room);
+                    prop_assert_eq!(prompt.text.matches(&prompt.key).count(), 2);
+                }
+                None => prop_assert!(room < lay_out(0, 0, "12345").len() + ending),
+            }
         }
     }
 
@@ -261,15 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn training_samples_reach_the_whole_range() {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let lengths: Vec<usize> = (0..400).map(|_| training_sample(&mut rng, 1024).unwrap().len()).collect();
-        assert!(lengths.iter().any(|&n| n < 300) && lengths.iter().any(|&n| n > 1000));
-        let same = (
-            training_sample(&mut ChaCha8Rng::seed_from_u64(3), 512),
-            training_sample(&mut ChaCha8Rng::seed_from_u64(3), 512),
-        );
-        assert_eq!(same.0.unwrap(), same.1.unwrap());
+    fn training_prompts_reach_the_whole_range() {
+        let draw = |seed| training_prompt(&mut ChaCha8Rng::seed_from_u64(seed), 1024, 8, 5, &bytes).unwrap().unwrap();
+        let lengths: Vec<usize> = (0..400).map(|seed| draw(seed).text.len()).collect();
+        assert!(lengths.iter().any(|length| *length < 320) && lengths.iter().any(|length| *length > 960));
+        assert_eq!(draw(3), draw(3));
     }
 
     #[test]
@@ -303,7 +296,6 @@ mod tests {
         assert!(error.contains(&bare.to_string()) && error.contains(&(bare - 1).to_string()), "{error}");
         assert!(passkey_prompt(1000, 1.5, "12345", &bytes).is_err());
         assert!(passkey_prompt(1000, 0.5, "12a45", &bytes).is_err());
-        assert!(training_sample(&mut ChaCha8Rng::seed_from_u64(0), 100).is_err());
     }
 
     #[test]

@@ -1,0 +1,296 @@
+//! [`Model`]: a network with its tokenizer, its config and its origin.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`checkpoint`] | reading and writing weights: folders, files, hub ids |
+//! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
+//! | [`tokenizer`] | text ↔ tokens |
+//! | [`init`] | seeded initial weights |
+//! | [`generate`] | greedy continuation and scores of tokens |
+
+pub mod checkpoint;
+mod files;
+pub mod generate;
+pub mod hub;
+pub mod init;
+mod json;
+mod pickle;
+pub mod safetensors;
+pub mod tokenizer;
+
+use crate::error::{Error, Result};
+use crate::family::{self, Config, Network, Tensors};
+use crate::layer::linear::Linear;
+use crate::layer::state::State;
+use candle_core::{DType, Device, Tensor};
+use checkpoint::Checkpoint;
+use safetensors::save_safetensors;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use tokenizer::Tokenizer;
+
+/// Where and how to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct Loading {
+    /// Storage of the matrices; the checkpoint's own by default. Everything else is f32.
+    pub dtype: Option<DType>,
+    /// The CPU by default.
+    pub device: Option<Device>,
+    /// A hub revision: branch, tag or commit.
+    pub revision: Option<String>,
+}
+
+/// Which positions of a forward pass get logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// Every position.
+    All,
+    /// The last one of each sequence.
+    Last,
+}
+
+/// The storage dtype of that name: f32, bf16 or f16.
+pub fn parse_dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => Err(Error::input(format!("unknown dtype {name:?}")).hint("known are f32, bf16 and f16")),
+    }
+}
+
+/// The device of that name: cpu, cuda, or cuda:N.
+pub fn parse_device(name: &str) -> Result<Device> {
+    let index = match name.split_once(':') {
+        _ if name == "cpu" => return Ok(Device::Cpu),
+        None if name == "cuda" => 0,
+        Some(("cuda", index)) => index.parse().map_err(|_| Error::input(format!("no GPU has the number {index:?}")))?,
+        _ => return Err(Error::input(format!("unknown device {name:?}")).hint("known are cpu, cuda and cuda:N")),
+    };
+    Device::new_cuda(index).map_err(|error| {
+        let reason = Error::from(error);
+        Error::unavailable(format!("{name} cannot be used: {reason}"))
+            .hint("use --device cpu, or build with --features cuda on a machine with an NVIDIA GPU")
+    })
+}
+
+/// A loaded model. Cloning shares the weights.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Short name: the folder's or the file's, or the hub id.
+    pub name: String,
+    /// Hub revision, if it came from the hub.
+    pub revision: Option<String>,
+    /// SHA-256 of the weight files.
+    pub hash: String,
+    /// The network's sizes.
+    pub config: Config,
+    /// What neither the config nor the shapes say, and the family's default was taken for.
+    pub assumed: Vec<String>,
+    /// Tensors of the checkpoint that the network has no use for.
+    pub unused: Vec<String>,
+    /// Text ↔ tokens.
+    pub tokenizer: Tokenizer,
+    /// Storage of the matrices.
+    pub dtype: DType,
+    /// Longest sequence of the training, where the checkpoint says it.
+    pub training_length: Option<usize>,
+    device: Device,
+    tensors: Tensors,
+    network: Network,
+}
+
+impl Model {
+    /// Loads a folder, a weight file, a hub id such as `state-spaces/mamba2-130m`, or `random:SHAPE` with seeded
+    /// random weights.
+    ///
+    /// ```
+    /// # use lowbit::model::Model;
+    /// let model = Model::load("random:mamba2-tiny")?;
+    /// assert_eq!(model.parameters(), 3_522_752);
+    /// # Ok::<(), lowbit::Error>(())
+    /// ```
+    pub fn load(source: &str) -> Result<Self> {
+        Self::load_with(source, &Loading::default())
+    }
+
+    /// Loads with a chosen dtype, device or revision.
+    pub fn load_with(source: &str, how: &Loading) -> Result<Self> {
+        if let Some(shape) = source.strip_prefix("random:") {
+            let config = Config::named(shape)?;
+            return Self::random(source, config, 0, how);
+        }
+        let mut found = Checkpoint::open(source, how.revision.as_deref())?;
+        let tensors: Tensors = std::mem::take(&mut found.tensors)
+            .into_iter()
+            .map(|(name, tensor)| (Config::canonical_name(&name), tensor))
+            .collect();
+        let at = |error: Error| error.at(found.source.display());
+        let (config, assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
+        let tokenizer = match &found.tokenizer {
+            Some(path) => Tokenizer::load(path)?,
+            None => Tokenizer::Bytes,
+        };
+        tokenizer.check(config.vocab_size()).map_err(at)?;
+        let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
+        let built = Self::build(config, tensors, tokenizer, how).map_err(at)?;
+        let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
+        Ok(Self { name, revision, hash, assumed, training_length, ..built })
+    }
+
+    /// A model of this shape with seeded random weights.
+    pub fn random(name: &str, config: Config, seed: u64, how: &Loading) -> Result<Self> {
+        let tensors = init::initialize(&config, seed)?;
+        Ok(Self { hash: format!("random-{seed}"), ..Self::from_tensors(name, config, tensors, how)? })
+    }
+
+    /// A model of tensors at hand, reading bytes. Its hash is empty: it has no checkpoint.
+    pub fn from_tensors(name: &str, config: Config, tensors: Tensors, how: &Loading) -> Result<Self> {
+        Ok(Self { name: name.to_string(), ..Self::build(config, tensors, Tokenizer::Bytes, how)? })
+    }
+
+    fn build(config: Config, mut tensors: Tensors, tokenizer: Tokenizer, how: &Loading) -> Result<Self> {
+        let unused = family::check(&config, &tensors)?;
+        for name in &unused {
+            tensors.remove(name);
+        }
+        let device = how.device.clone().unwrap_or(Device::Cpu);
+        let specs = config.tensors();
+        let stored = specs.iter().find(|spec| spec.matrix).map_or(DType::F32, |spec| tensors[&spec.name].dtype());
+        let dtype = how.dtype.unwrap_or(stored);
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(Error::input(format!("weights of dtype {dtype:?} cannot be used as they are"))
+                .hint("ask for f32, bf16 or f16"));
+        }
+        for spec in &specs {
+            if let Some(tensor) = tensors.get_mut(&spec.name) {
+                let wanted = if spec.matrix { dtype } else { DType::F32 };
+                *tensor = tensor.to_dtype(wanted)?.to_device(&device)?.contiguous()?;
+            }
+        }
+        let network = Network::new(&config, &tensors)?;
+        Ok(Self {
+            name: String::new(),
+            revision: None,
+            hash: String::new(),
+            config,
+            assumed: vec![],
+            unused,
+            tokenizer,
+            dtype,
+            training_length: None,
+            device,
+            tensors,
+            network,
+        })
+    }
+
+    /// The same model with its matrices stored in another dtype. Widening does not bring back what narrowing lost.
+    pub fn cast(&self, dtype: DType) -> Result<Self> {
+        let how = Loading { dtype: Some(dtype), device: Some(self.device.clone()), revision: None };
+        let built = Self::build(self.config.clone(), self.tensors.clone(), self.tokenizer.clone(), &how)?;
+        Ok(Self {
+            name: self.name.clone(),
+            revision: self.revision.clone(),
+            hash: self.hash.clone(),
+            assumed: self.assumed.clone(),
+            unused: self.unused.clone(),
+            training_length: self.training_length,
+            ..built
+        })
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Parameters; tied matrices count once.
+    pub fn parameters(&self) -> usize {
+        self.tensors.values().map(Tensor::elem_count).sum()
+    }
+
+    /// Bytes of all stored parameters.
+    pub fn bytes(&self) -> usize {
+        self.tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
+    }
+
+    /// Every linear with its path, in forward order.
+    pub fn linears(&self) -> Vec<(String, &Linear)> {
+        self.network.linears()
+    }
+
+    /// A state before the first token, for `batch` sequences.
+    pub fn state(&self, batch: usize) -> Result<State> {
+        self.network.zero_state(batch, &self.device)
+    }
+
+    /// tokens [B, T] → logits [B, T or 1, vocabulary] in f32, moving `state` on by T tokens. Without a state the
+    /// sequences start from nothing and nothing is kept.
+    pub fn forward(&self, tokens: &Tensor, state: Option<&mut State>, positions: Positions) -> Result<Tensor> {
+        let hidden = self.network.hidden(tokens, state)?; // [B, T, hidden]
+        match positions {
+            Positions::All => self.network.logits(&hidden),
+            Positions::Last => self.network.logits(&hidden.narrow(1, hidden.dim(1)? - 1, 1)?),
+        }
+    }
+
+    /// Hidden states before the head, for those who need logits of some positions only.
+    pub(crate) fn hidden(&self, tokens: &Tensor, state: Option<&mut State>) -> Result<Tensor> {
+        self.network.hidden(tokens, state)
+    }
+
+    pub(crate) fn head(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.network.logits(hidden)
+    }
+
+    /// Writes `model.safetensors` and `config.json`, and the tokenizer if it is not bytes, into a folder. Loading it
+    /// gives identical logits.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+        let mut metadata = BTreeMap::from([
+            ("format".to_string(), "pt".to_string()), // what Hugging Face's loader looks for
+            ("lowbit_version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+            ("dtype".to_string(), self.dtype.as_str().to_string()),
+            ("saved_from".to_string(), format!("{} {}", self.name, self.hash)),
+        ]);
+        if let Some(length) = self.training_length {
+            metadata.insert("training_length".to_string(), length.to_string());
+        }
+        save_safetensors(&folder.join("model.safetensors"), &self.tensors, &metadata)?;
+        let config = serde_json::to_string_pretty(&self.config).map_err(Error::internal)?;
+        let path = folder.join("config.json");
+        std::fs::write(&path, config + "\n").map_err(|error| Error::io(&path, &error))?;
+        if let Tokenizer::Pieces(pieces) = &self.tokenizer {
+            let path = folder.join("tokenizer.json");
+            let saved = pieces.tokenizer.save(&path, false);
+            saved.map_err(|error| Error::unavailable(format!("cannot be written: {error}")).at(path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The card: what was loaded, in a few lines.
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = self.bytes() as f64 / 1e6;
+        writeln!(f, "{}  ({})", self.name, self.config.family())?;
+        writeln!(f, "  layers      {} × {} wide", self.config.layers(), self.config.hidden_size())?;
+        writeln!(f, "  parameters  {:.2} M, {megabytes:.1} MB as {}", self.parameters() as f64 / 1e6, self.dtype.as_str())?;
+        writeln!(f, "  vocabulary  {} ({})", self.config.vocab_size(), self.tokenizer.name())?;
+        if let Some(length) = self.training_length {
+            writeln!(f, "  trained at  {length} tokens")?;
+        }
+        if let Some(revision) = &self.revision {
+            writeln!(f, "  revision    {revision}")?;
+        }
+        write!(f, "  hash        {}", &self.hash[..self.hash.len().min(16)])?;
+        for (title, items) in [("assumed", &self.assumed), ("unused", &self.unused)] {
+            if !items.is_empty() {
+                write!(f, "\n  {title:<10}  {}", items.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
