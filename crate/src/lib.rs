@@ -1,6 +1,7 @@
 //! A research lab for low-bit sequence models.
 
 pub mod error;
+pub mod frame;
 pub mod progress;
 pub mod record;
 pub mod stats;

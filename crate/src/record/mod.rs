@@ -27,6 +27,7 @@ pub use lines::{Lines, Row, read_lines};
 pub use provenance::Provenance;
 pub use reading::{Conditions, IntoValue, Reading, Subject};
 pub use run::{Record, Run, runs_folder};
+pub(crate) use run::{runs_named, write_atomic};
 pub use timing::{TIMING_FIELDS, is_timing_field, without_timing};
 
 /// Version of the meaning of the columns, written into every line.
