@@ -155,7 +155,7 @@ fn warp(scale: Scale, value: f64) -> f64 {
 }
 
 /// The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `rough`.
-fn nice_step(rough: f64) -> f64 {
+pub(super) fn nice_step(rough: f64) -> f64 {
     let power = 10_f64.powf(rough.log10().floor());
     let factors = [1.0, 2.0, 2.5, 5.0, 10.0];
     factors.iter().map(|f| f * power).find(|step| *step >= rough * (1.0 - 1e-9)).unwrap_or(10.0 * power)

@@ -7,7 +7,7 @@ use super::chart::{Chart, Point, Series};
 use super::lines::{MARGIN, SIZE, header, header_height};
 use super::palette::{AXIS, GREY, GRID, INK, color};
 use crate::error::Result;
-use plotters::prelude::{Color, DrawingBackend};
+use plotters::prelude::{Color, DrawingBackend, WHITE};
 
 const BAR: f64 = 24.0;
 const BAR_GAP: f64 = 4.0;
@@ -110,12 +110,15 @@ pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &
             end = end.max(at(high));
         }
         let known = if point.y.is_finite() { INK } else { GREY };
-        canvas.text(
-            &value_text(figure, point),
-            (end.max(zero) + 7.0, middle + 4.7),
-            Align::Left,
-            Font::new(13.0, known),
+        // The value stands on white, so that no grid line runs through it.
+        let (text, start) = (value_text(figure, point), end.max(zero) + 7.0);
+        let font = Font::new(13.0, known);
+        canvas.rectangle(
+            (start - 2.0, upper),
+            (start + width(&text, font) + 2.0, lower),
+            &WHITE.to_rgba(),
         )?;
+        canvas.text(&text, (start, middle + 4.7), Align::Left, font)?;
     }
     canvas.line(&[(zero, top - 4.0), (zero, bottom)], &AXIS.to_rgba(), 1.0)?;
     for (category, text) in chart.categories.iter().enumerate() {

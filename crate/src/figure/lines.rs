@@ -23,16 +23,18 @@ struct Plot {
     right: f64,
     top: f64,
     bottom: f64,
+    /// Room at both ends of the horizontal axis for whiskers that stand beside each other.
+    inset: f64,
+    /// Distance of such whiskers.
+    step: f64,
     x: Fitted,
     y: Fitted,
 }
 
 impl Plot {
     fn at(&self, x: f64, y: f64) -> (f64, f64) {
-        (
-            self.left + self.x.at(x) * (self.right - self.left),
-            self.bottom - self.y.at(y) * (self.bottom - self.top),
-        )
+        let width = self.right - self.left - 2.0 * self.inset;
+        (self.left + self.inset + self.x.at(x) * width, self.bottom - self.y.at(y) * (self.bottom - self.top))
     }
 }
 
@@ -68,7 +70,7 @@ pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &
     for (series, offset) in layers.into_iter().flatten() {
         draw_series(series, *offset, &plot, canvas)?;
     }
-    labels(chart, &plot, canvas)
+    labels(chart, &offsets, &plot, canvas)
 }
 
 fn layout(figure: &Figure, chart: &Chart, top: f64) -> Plot {
@@ -82,18 +84,30 @@ fn layout(figure: &Figure, chart: &Chart, top: f64) -> Plot {
     let label_room =
         chart.series.iter().map(|s| width(&s.label, label_font(s))).fold(0.0, f64::max).min(LABEL_ROOM);
     let right = if label_room > 0.0 { label_room + 34.0 } else { 10.0 };
-    Plot {
+    let mut plot = Plot {
         left: MARGIN + tick_room + 10.0,
         right: f64::from(SIZE.0) - MARGIN - right,
         top,
         bottom: f64::from(SIZE.1) - 66.0,
+        inset: 0.0,
+        step: 0.0,
         x,
         y,
+    };
+    let count = chart.series.iter().filter(|s| whiskers(s)).count();
+    if count > 1 {
+        let mut places: Vec<f64> = points().map(|p| plot.at(p.x, 0.0).0).collect();
+        places.sort_by(f64::total_cmp);
+        let distances = places.windows(2).map(|w| w[1] - w[0]).filter(|d| *d > 0.5);
+        let closest = distances.fold(plot.right - plot.left, f64::min);
+        plot.step = (0.5 * closest / count as f64).min(9.0);
+        plot.inset = 0.5 * plot.step * count as f64;
     }
+    plot
 }
 
 /// Width that labels may take from the data.
-const LABEL_ROOM: f64 = 230.0;
+const LABEL_ROOM: f64 = 260.0;
 
 fn label_font(series: &Series) -> Font {
     Font::new(13.0, ink(series.color))
@@ -125,22 +139,19 @@ fn axes<DB: DrawingBackend>(figure: &Figure, plot: &Plot, canvas: &Canvas<DB>) -
     Ok(())
 }
 
-/// Points to shift each series sideways, so that whiskers at one place stand beside each other.
+/// Whether a series shows its intervals one by one.
+fn whiskers(series: &Series) -> bool {
+    series.points.len() <= FEW && series.points.iter().any(|p| p.interval.is_some())
+}
+
+/// How far each series is shifted sideways, so that whiskers of equal `x` stand beside each other.
 fn dodge(chart: &Chart, plot: &Plot) -> Vec<f64> {
-    let whiskers =
-        |series: &Series| series.points.len() <= FEW && series.points.iter().any(|p| p.interval.is_some());
     let count = chart.series.iter().filter(|s| whiskers(s)).count();
-    let mut places: Vec<f64> =
-        chart.series.iter().flat_map(|s| &s.points).map(|p| plot.at(p.x, 0.0).0).collect();
-    places.sort_by(f64::total_cmp);
-    places.dedup_by(|a, b| (*a - *b).abs() < 0.5);
-    let closest = places.windows(2).map(|w| w[1] - w[0]).fold(f64::INFINITY, f64::min);
-    let step = (0.5 * closest / count.max(1) as f64).min(7.0);
-    let mut next = 0;
+    let mut shift = -plot.step * (count.max(1) - 1) as f64 / 2.0;
     let shifts = chart.series.iter().map(|series| {
-        let order = next;
-        next += usize::from(whiskers(series));
-        if count > 1 && whiskers(series) { step * (order as f64 - (count - 1) as f64 / 2.0) } else { 0.0 }
+        let own = if whiskers(series) { shift } else { 0.0 };
+        shift += if whiskers(series) { plot.step } else { 0.0 };
+        own
     });
     shifts.collect()
 }
@@ -182,12 +193,21 @@ fn draw_series<DB: DrawingBackend>(
 }
 
 /// A label beside the end of each line, moved up or down as far as its neighbours demand.
-fn labels<DB: DrawingBackend>(chart: &Chart, plot: &Plot, canvas: &Canvas<DB>) -> Result<()> {
+fn labels<DB: DrawingBackend>(
+    chart: &Chart,
+    offsets: &[f64],
+    plot: &Plot,
+    canvas: &Canvas<DB>,
+) -> Result<()> {
     let mut ends: Vec<(&Series, (f64, f64))> = chart
         .series
         .iter()
-        .filter(|series| !series.label.is_empty())
-        .filter_map(|series| series.points.last().map(|p| (series, plot.at(p.x, p.y))))
+        .zip(offsets)
+        .filter(|(series, _)| !series.label.is_empty())
+        .filter_map(|(series, offset)| {
+            let (x, y) = series.points.last().map(|p| plot.at(p.x, p.y))?;
+            Some((series, (x + offset, y)))
+        })
         .collect();
     ends.sort_by(|a, b| a.1.1.total_cmp(&b.1.1));
     let wanted: Vec<f64> = ends.iter().map(|(_, (_, y))| *y).collect();

@@ -63,7 +63,6 @@ fn training() -> Frame {
 #[test]
 fn draws_what_the_records_allow() {
     let folder = tempfile::tempdir().unwrap();
-    // LOWBIT_TEST_FIGURES keeps the figures, for people to look at.
     let kept = std::env::var_os("LOWBIT_TEST_FIGURES").map(std::path::PathBuf::from);
     let folder = kept.as_deref().unwrap_or(folder.path());
     let drawn = draw_all(&records(), folder).unwrap();
@@ -86,17 +85,37 @@ fn draws_what_the_records_allow() {
 #[test]
 fn odd_data_is_drawn_too() {
     let rows = |xs: &[f64], ys: &[f64]| {
-        frame(xs.iter().zip(ys).map(|(x, y)| json!({"x": x, "y": y, "s": format!("series {}", x)})).collect())
+        frame(xs.iter().zip(ys).map(|(x, y)| json!({"x": x, "y": y, "s": format!("series {x}")})).collect())
     };
-    for (xs, ys) in [
-        (&[1024.0][..], &[0.0][..]),
+    let cases: [(&[f64], &[f64]); 4] = [
+        (&[1024.0], &[0.0]),
         (&[1.0, 2.0, 3.0], &[5.0; 3]),
         (&[1.0, 1e6], &[1e-9, 1e9]),
         (&[3.0, 5.0], &[-1.0, -2.0]),
-    ] {
-        let figure = Figure::line(&rows(xs, ys), "x", "y").log2_x().color("s").title("x".repeat(200));
-        assert!(figure.svg().unwrap().contains("<svg"));
-        assert!(Figure::bar(&rows(xs, ys), "s", "y").svg().unwrap().contains("series"));
+    ];
+    for (i, (xs, ys)) in cases.into_iter().enumerate() {
+        let data = rows(xs, ys);
+        let line = Figure::line(&data, "x", "y").log2_x().color("s").title("a very long title ".repeat(8));
+        assert!(line.svg().unwrap().contains("…"));
+        let bar = Figure::bar(&data, "s", "y").color("s");
+        assert!(bar.svg().unwrap().contains("series"));
+        keep(&line, &format!("odd-line-{i}"));
+        keep(&bar, &format!("odd-bar-{i}"));
+    }
+    // More series than labels fit at their usual distance, dashes of two kinds, a logarithmic value axis.
+    let many = (0..28).flat_map(|s| (0..4).map(move |x| {
+        json!({"x": 256 << x, "y": (1.0 + f64::from(s % 14)) * 2_f64.powi(x), "s": format!("scheme {}", s % 14), "d": s / 14})
+    }));
+    let figure =
+        Figure::line(&frame(many.collect()), "x", "y").color("s").dash("d").log2_x().log_y().title("Many");
+    assert!(figure.svg().unwrap().contains("scheme 13 · 1"));
+    keep(&figure, "odd-many");
+}
+
+/// Saves a figure where LOWBIT_TEST_FIGURES says, for people to look at.
+fn keep(figure: &Figure, name: &str) {
+    if let Some(folder) = std::env::var_os("LOWBIT_TEST_FIGURES") {
+        figure.save(std::path::Path::new(&folder).join(format!("{name}.png"))).unwrap();
     }
 }
 

@@ -1,65 +1,83 @@
 //! The loss of a training run.
 
-use super::{Dash, Figure, Point, Series};
+use super::axis::nice_step;
+use super::{Figure, Point, Series};
 use crate::error::Result;
 use crate::frame::Frame;
 use std::f64::consts::LN_2;
 
-/// Points that the pale line of the raw loss is thinned to.
-const RAW_POINTS: usize = 1200;
+/// Points that a line is thinned to.
+const POINTS: usize = 1200;
 
 /// Training loss in bits per token against tokens, raw and smoothed, and validation in bits per byte.
 ///
-/// For a byte-level model the two are the same unit. The smoothed line is an exponential moving average over
-/// about one fiftieth of the run, corrected for its start.
+/// For a byte-level model the two are the same unit. The smoothed line is the mean over a hundredth of the run,
+/// centred. The first steps, far above all others, are cut off so that the rest can be read; the subtitle says so.
 ///
 /// # Errors
 /// If the frame is no training log (columns `tokens` and `loss`).
 pub fn training_loss(frame: &Frame) -> Result<Figure> {
     let tokens = frame.numbers("tokens")?;
-    let pairs = |values: Vec<Option<f64>>, scale: f64| -> Vec<Point> {
-        tokens.iter().zip(values).filter_map(|(x, y)| Some(Point::new((*x)?, y? * scale))).collect()
+    let column = |name: &str, scale: f64| -> Result<Vec<Point>> {
+        let pairs = tokens.iter().zip(frame.numbers(name)?);
+        let mut points: Vec<Point> = pairs.filter_map(|(x, y)| Some(Point::new((*x)?, y? * scale))).collect();
+        points.sort_by(|a, b| a.x.total_cmp(&b.x)); // a resumed log repeats its last steps
+        Ok(points)
     };
-    let raw = pairs(frame.numbers("loss")?, 1.0 / LN_2);
-    let mut series = vec![
-        Series { points: thinned(&raw), faint: true, ..Series::default() },
-        Series { label: "training, smoothed".into(), points: smoothed(&raw), ..Series::default() },
-    ];
-    if frame.has("valid_bits_per_byte") {
-        let points = pairs(frame.numbers("valid_bits_per_byte")?, 1.0);
-        series.push(Series { label: "validation".into(), points, color: 1, dash: Dash::Solid, faint: false });
+    let raw = column("loss", 1.0 / LN_2)?;
+    let smooth = smoothed(&raw);
+    let validation =
+        if frame.has("valid_bits_per_byte") { column("valid_bits_per_byte", 1.0)? } else { Vec::new() };
+
+    let mut subtitle = Vec::new();
+    let mut y_label = "loss (bits per token)";
+    if let Some(last) = validation.last() {
+        subtitle.push(format!("validation ends at {:.3} bits per byte", last.y));
+        y_label = "loss (training: bits per token, validation: bits per byte)";
     }
-    // The first steps are far above all others and would flatten the rest.
-    let mut losses: Vec<f64> = series.iter().skip(1).flat_map(|s| &s.points).map(|p| p.y).collect();
-    losses.sort_by(f64::total_cmp);
-    let ceiling = losses.get(losses.len() * 98 / 100).copied();
-    let mut figure = Figure::of_series(series);
-    if let (Some(low), Some(high)) = (losses.first(), ceiling) {
-        let room = 0.15 * (high - low).max(0.05 * high);
-        figure.y.range = Some((low - room, high + room));
+    let shown = range(&raw, &smooth, &validation);
+    let top = shown.map_or(f64::INFINITY, |(_, high)| high);
+    if smooth.iter().any(|p| p.y > top) {
+        subtitle.push(format!("the first steps, above {top}, are cut off"));
     }
-    let y_label = if frame.has("valid_bits_per_byte") {
-        "loss (training: bits per token, validation: bits per byte)"
-    } else {
-        "loss (bits per token)"
-    };
-    Ok(figure.title("Training loss").x_label("tokens seen").y_label(y_label))
+    let below =
+        |points: &[Point]| thinned(&points.iter().copied().filter(|p| p.y <= top).collect::<Vec<_>>());
+    let mut figure = Figure::of_series(vec![
+        Series { points: below(&raw), faint: true, ..Series::default() },
+        Series { label: "training, smoothed".into(), points: below(&smooth), ..Series::default() },
+        Series { label: "validation".into(), points: below(&validation), color: 1, ..Series::default() },
+    ]);
+    figure.y.range = shown;
+    Ok(figure.title("Training loss").subtitle(subtitle.join(" · ")).x_label("tokens seen").y_label(y_label))
+}
+
+/// From just below the lowest loss to what 97 % of the smoothed ones stay under, at whole ticks.
+fn range(raw: &[Point], smooth: &[Point], validation: &[Point]) -> Option<(f64, f64)> {
+    let low = raw.iter().chain(validation).map(|p| p.y).fold(f64::INFINITY, f64::min);
+    let mut sorted: Vec<f64> = smooth.iter().map(|p| p.y).collect();
+    sorted.sort_by(f64::total_cmp);
+    let most = *sorted.get(sorted.len() * 97 / 100)?;
+    let high = validation.iter().map(|p| p.y).fold(most, f64::max);
+    let step = nice_step(((high - low) / 5.0).max(1e-3));
+    Some(((low / step).floor() * step, (high / step).ceil() * step))
 }
 
 fn thinned(points: &[Point]) -> Vec<Point> {
-    points.iter().copied().step_by(points.len().div_ceil(RAW_POINTS).max(1)).collect()
+    points.iter().copied().step_by(points.len().div_ceil(POINTS).max(1)).collect()
 }
 
+/// Mean over a centred window, which narrows towards both ends: no lag where the loss falls fast.
 fn smoothed(points: &[Point]) -> Vec<Point> {
-    let decay = (-50.0 / points.len().max(50) as f64).exp();
-    let (mut mean, mut weight) = (0.0, 0.0);
-    let all: Vec<Point> = points
-        .iter()
-        .map(|p| {
-            mean = decay * mean + (1.0 - decay) * p.y;
-            weight = decay * weight + (1.0 - decay);
-            Point::new(p.x, mean / weight)
-        })
+    let half = points.len() / 200;
+    let sums: Vec<f64> = std::iter::once(0.0)
+        .chain(points.iter().scan(0.0, |sum, p| {
+            *sum += p.y;
+            Some(*sum)
+        }))
         .collect();
-    thinned(&all)
+    let mean = |i: usize| {
+        let reach = half.min(i).min(points.len() - 1 - i);
+        (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1) as f64
+    };
+    points.iter().enumerate().map(|(i, p)| Point::new(p.x, mean(i))).collect()
 }
