@@ -96,8 +96,8 @@ impl Fitted {
                     (min, max) = (min.min(0.0), max.max(0.0));
                 }
                 if min == max {
-                    let room = if min == 0.0 { 1.0 } else { 0.1 * min.abs() };
-                    (min, max) = (min - room, max + room);
+                    let room = 0.1 * min.abs();
+                    (min, max) = if min == 0.0 { (0.0, 1.0) } else { (min - room, max + room) };
                 }
                 let step = nice_step((max - min) / 5.0);
                 if !tight && axis.range.is_none() {
@@ -199,7 +199,7 @@ fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, &'static str) {
         if v == 0.0 {
             format!("0{}", suffix.trim_matches(['k', 'M', 'G']))
         } else {
-            format!("{:.decimals$}{suffix}", v / divisor)
+            minus(format!("{:.decimals$}{suffix}", v / divisor))
         }
     };
     (marks.into_iter().map(|value| Tick { value, text: text(value) }).collect(), name)
@@ -229,9 +229,21 @@ fn digits(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
+    if value.abs() < 1e-4 {
+        return minus(format!("{value:.1e}").replace(".0e", "e"));
+    }
     let decimals = (3 - value.abs().log10().floor() as i32).clamp(0, 9) as usize;
     let text = format!("{value:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+    minus(if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_string()
+    } else {
+        text
+    })
+}
+
+/// With a minus sign in place of the hyphen.
+fn minus(text: String) -> String {
+    text.replace('-', "−")
 }
 
 /// A length: 256, 1k for 1,024, 1M for 2²⁰.
@@ -269,10 +281,11 @@ mod tests {
         let plain = Axis::default();
         assert_eq!(texts(&plain, &[100.0, 41_000.0], false), ["0", "10k", "20k", "30k", "40k", "50k"]);
         assert_eq!(texts(&plain, &[1.9, 2.1], false), ["1.90", "1.95", "2.00", "2.05", "2.10"]);
-        assert_eq!(texts(&plain, &[0.0, 0.0], false), ["-1.0", "-0.5", "0", "0.5", "1.0"]);
+        assert_eq!(texts(&plain, &[0.0, 0.0], false), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+        assert_eq!(texts(&plain, &[-2.0, 1.0], false), ["−2", "−1", "0", "1"]);
         let bytes = Axis { label: "peak".into(), unit: Unit::Bytes, ..Axis::default() };
         assert_eq!(Fitted::new(&bytes, [2e8, 1.2e9].into_iter(), false).label, "peak (GB)");
-        assert_eq!([alone(Unit::Plain, 4.12345), alone(Unit::Plain, 25_080.0)], ["4.123", "25.08k"]);
+        assert_eq!([4.12345, 25_080.0, -1e-9].map(|v| alone(Unit::Plain, v)), ["4.123", "25.08k", "−1e−9"]);
     }
 
     #[test]

@@ -50,7 +50,8 @@ fn worded(column: &str, value: &str) -> String {
     }
 }
 
-fn join(name: &str, value: &str) -> String {
+/// Two texts with a dot between them, or the one that is not empty.
+pub(super) fn join(name: &str, value: &str) -> String {
     [name, value].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
 }
 

@@ -59,7 +59,7 @@ pub(super) fn header_height(figure: &Figure) -> f64 {
 }
 
 pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &Canvas<DB>) -> Result<()> {
-    let top = header(figure, canvas)? + 46.0;
+    let top = header(figure, canvas)? + 52.0;
     let plot = layout(figure, chart, top);
     axes(figure, &plot, canvas)?;
 
@@ -127,14 +127,14 @@ fn axes<DB: DrawingBackend>(figure: &Figure, plot: &Plot, canvas: &Canvas<DB>) -
         canvas.text(&mark.text, (x, plot.bottom + 20.0), Align::Center, tick)?;
     }
     let name = Font::new(13.0, INK);
-    canvas.text(&plot.y.label, (MARGIN, plot.top - 24.0), Align::Left, name)?;
+    canvas.text(&plot.y.label, (MARGIN, plot.top - 31.0), Align::Left, name)?;
     canvas.text(&plot.x.label, ((plot.left + plot.right) / 2.0, plot.bottom + 46.0), Align::Center, name)?;
     for rule in &figure.rules {
         let x = plot.at(rule.x, 0.0).0;
         canvas.dashed(&[(x, plot.top), (x, plot.bottom)], Dash::Dashed, &AXIS.to_rgba(), 1.2)?;
         let half = width(&rule.label, tick) / 2.0;
         let middle = x.clamp(plot.left + half, (plot.right - half).max(plot.left + half));
-        canvas.text(&rule.label, (middle, plot.top - 6.0), Align::Center, tick)?;
+        canvas.text(&rule.label, (middle, plot.top - 11.0), Align::Center, tick)?;
     }
     Ok(())
 }
@@ -217,7 +217,8 @@ fn labels<DB: DrawingBackend>(
         let start = plot.right + 8.0;
         let leader = [(end.0 + 7.0, end.1), (start, height)];
         if (height - end.1).abs() > 3.0 || start - end.0 > 16.0 {
-            canvas.line(&leader, &color(series.color).mix(0.45), 1.0)?;
+            // Dots, so that nobody takes the leader for a part of the line.
+            canvas.dashed(&leader, Dash::Dotted, &color(series.color).mix(0.6), 1.0)?;
         }
         let sample = [(start, height), (start + 16.0, height)];
         canvas.dashed(&sample, series.dash, &color(series.color).to_rgba(), 2.2)?;

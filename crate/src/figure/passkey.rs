@@ -2,7 +2,7 @@
 
 use super::Figure;
 use super::axis::binary;
-use super::compare::{SERIES, series, summaries};
+use super::compare::{SERIES, join, series, summaries};
 use crate::error::Result;
 use crate::frame::Frame;
 
@@ -17,7 +17,7 @@ pub fn passkey(frame: &Frame) -> Result<Figure> {
     let mut figure = Figure::line(&rows, "context_length", "accuracy").color(SERIES).log2_x().percent_y();
     if rows.has("accuracy_low") && rows.has("accuracy_high") {
         figure = figure.interval("accuracy_low", "accuracy_high");
-        shared = format!("{shared} · whiskers: 95 % Wilson intervals");
+        shared = join(&shared, "whiskers: 95 % Wilson intervals");
     }
     if rows.has("training_length") {
         let mut lengths: Vec<f64> = rows.numbers("training_length")?.into_iter().flatten().collect();
@@ -29,7 +29,7 @@ pub fn passkey(frame: &Frame) -> Result<Figure> {
     }
     Ok(figure
         .title("Passkey retrieval")
-        .subtitle(shared.trim_start_matches(" · "))
+        .subtitle(shared)
         .x_label("context length (tokens)")
         .y_label("keys retrieved"))
 }

@@ -1,6 +1,6 @@
 //! Perplexity by model and scheme.
 
-use super::compare::{SERIES, series, summaries};
+use super::compare::{SERIES, join, series, summaries};
 use super::{Axis, Figure};
 use crate::error::Result;
 use crate::frame::Frame;
@@ -22,11 +22,17 @@ pub fn perplexity(frame: &Frame) -> Result<Figure> {
         let corpora: std::collections::BTreeSet<String> =
             rows.texts("corpus")?.into_iter().flatten().collect();
         match corpora.iter().next() {
-            Some(only) if corpora.len() == 1 => shared = format!("{only} · {shared}"),
+            Some(only) if corpora.len() == 1 => shared = join(only, &shared),
             _ => figure = figure.color("corpus"),
+        }
+    }
+    if rows.has("vocab_size") {
+        let pairs = rows.numbers("ppl")?.into_iter().zip(rows.numbers("vocab_size")?);
+        if pairs.filter_map(|(ppl, size)| ppl.zip(size)).any(|(ppl, size)| ppl >= size) {
+            shared = join(&shared, "at or above the vocabulary's size a model is worse than guessing");
         }
     }
     figure.y =
         Axis { label: "perplexity per token, lower is better".into(), from_zero: true, ..Axis::default() };
-    Ok(figure.title("Perplexity").subtitle(shared.trim_end_matches(" · ")))
+    Ok(figure.title("Perplexity").subtitle(shared))
 }

@@ -151,6 +151,26 @@ fn the_figure_shows_what_it_should() {
 }
 
 #[test]
+fn a_perplexity_that_means_nothing_is_said_to() {
+    let row = |ppl: f64| json!({"measure": "perplexity", "row": "summary", "model": "m", "ppl": ppl, "vocab_size": 256});
+    let warns =
+        |ppl: f64| perplexity(&frame(vec![row(ppl)])).unwrap().subtitle.contains("worse than guessing");
+    assert!(warns(256.0) && warns(25_080.0) && !warns(255.0));
+}
+
+#[test]
+fn rows_of_one_place_are_averaged_within_their_widest_interval() {
+    let row = |x: u32, y: f64, s: &str| json!({"x": x, "y": y, "low": y - 0.1, "high": y + 0.2, "s": s});
+    let rows =
+        frame(vec![row(2, 1.0, "a"), row(1, 5.0, "a"), row(2, 2.0, "a"), row(1, 0.0, "b"), json!({"x": 3})]);
+    let chart = chart::Chart::of(&Figure::line(&rows, "x", "y").color("s").interval("low", "high")).unwrap();
+    let point = |x: f64, y: f64, low: f64, high: f64| Point { x, y, interval: Some((low, high)) };
+    assert_eq!(chart.series.len(), 2, "a row without a value makes no series");
+    assert_eq!(chart.series[0].points, [point(1.0, 5.0, 4.9, 5.2), point(2.0, 1.5, 0.9, 2.2)]);
+    assert_eq!((chart.series[1].label.as_str(), chart.series[1].color), ("b", 1));
+}
+
+#[test]
 fn bad_figures_are_one_sentence() {
     let data = frame(vec![json!({"length": 0, "accuracy": 0.5})]);
     let error = Figure::line(&data, "lenght", "accuracy").svg().unwrap_err().to_string();
