@@ -94,8 +94,8 @@ fn layout(figure: &Figure, chart: &Chart, top: f64) -> Plot {
         x,
         y,
     };
-    let count = chart.series.iter().filter(|s| whiskers(s)).count();
-    if count > 1 {
+    if collide(chart) {
+        let count = chart.series.iter().filter(|s| whiskers(s)).count();
         let mut places: Vec<f64> = points().map(|p| plot.at(p.x, 0.0).0).collect();
         places.sort_by(f64::total_cmp);
         let distances = places.windows(2).map(|w| w[1] - w[0]).filter(|d| *d > 0.5);
@@ -142,6 +142,15 @@ fn axes<DB: DrawingBackend>(figure: &Figure, plot: &Plot, canvas: &Canvas<DB>) -
 /// Whether a series shows its intervals one by one.
 fn whiskers(series: &Series) -> bool {
     series.points.len() <= FEW && series.points.iter().any(|p| p.interval.is_some())
+}
+
+/// Whether intervals of different series overlap at one place.
+fn collide(chart: &Chart) -> bool {
+    let series = || chart.series.iter().filter(|s| whiskers(s)).enumerate();
+    let bounds = series().flat_map(|(i, s)| s.points.iter().filter_map(move |p| Some((p.x, p.interval?, i))));
+    let mut bounds: Vec<(f64, (f64, f64), usize)> = bounds.collect();
+    bounds.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.0.total_cmp(&b.1.0)));
+    bounds.windows(2).any(|w| w[0].0 == w[1].0 && w[0].2 != w[1].2 && w[1].1.0 <= w[0].1.1)
 }
 
 /// How far each series is shifted sideways, so that whiskers of equal `x` stand beside each other.

@@ -103,17 +103,22 @@ impl Run {
         fs::create_dir_all(root)
             .map_err(|e| Error::io(root, &e).hint("choose another folder with LOWBIT_RUNS"))?;
         let mut moment = jiff::Timestamp::now();
-        loop {
-            let path = root.join(format!("{}-{name}-{hash}", moment.strftime("%Y%m%d-%H%M%S")));
-            match fs::create_dir(&path) {
-                Ok(()) => return Self::open_folder(&path),
-                // Two runs of one name within a second: the later one is named after the next second.
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    moment = moment + jiff::SignedDuration::from_secs(1);
+        let date = |moment: jiff::Timestamp| moment.strftime("%Y%m%d-%H%M%S").to_string();
+        // Names sort by age: a run made within a second of another of its name is dated after that one.
+        let newest = runs_named(root, name)?.pop().and_then(|path| moment_of(&path)).unwrap_or_default();
+        for _ in 0..100 {
+            let path = root.join(format!("{}-{name}-{hash}", date(moment)));
+            if date(moment) > newest {
+                match fs::create_dir(&path) {
+                    Ok(()) => return Self::open_folder(&path),
+                    Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
                 }
-                Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
             }
+            moment = moment + jiff::SignedDuration::from_secs(1);
         }
+        let what = format!("the newest run named `{name}` is dated {newest}, later than now");
+        Err(Error::input(what).at(root.display()).hint("set the clock, or choose another name"))
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
@@ -243,6 +248,11 @@ pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
         entries.flatten().map(|e| e.path()).filter(|path| name_of(path) == Some(name.into())).collect();
     found.sort();
     Ok(found)
+}
+
+/// The date and time at the start of a run's folder name.
+fn moment_of(path: &Path) -> Option<String> {
+    path.file_name()?.to_str()?.get(..15).map(str::to_string)
 }
 
 /// The name within a run's folder name: `passkey` of `20260131-142501-passkey-3fa2c1`.
