@@ -90,7 +90,7 @@ impl Run {
         let given = path_or_id.as_ref();
         let in_root = runs_folder().join(given);
         let path = if given.is_dir() { given } else { in_root.as_path() };
-        if !path.is_dir() {
+        if !path.join("metrics.jsonl").is_file() {
             return Err(Error::input("no such run")
                 .at(given.display())
                 .hint("give a run's folder or its id"));
