@@ -14,19 +14,24 @@
 //!
 //! **Versions.** Each line carries [`SCHEMA_VERSION`]. A new column does not change it; a changed meaning does.
 
+mod files;
 mod fingerprint;
 mod journal;
-mod lines;
+mod line;
 mod provenance;
+mod reader;
 mod reading;
 mod run;
 mod timing;
 
+pub(crate) use files::write_atomic;
 pub use fingerprint::{config_hash, fingerprint};
-pub use lines::{Lines, Row, read_lines};
+pub use line::Record;
 pub use provenance::Provenance;
+pub use reader::{Lines, Row, read_lines};
 pub use reading::{Conditions, IntoValue, Reading, Subject};
-pub use run::{Record, Run, runs_folder};
+pub(crate) use run::runs_named;
+pub use run::{Run, runs_folder};
 pub use timing::{TIMING_FIELDS, is_timing_field, without_timing};
 
 /// Version of the meaning of the columns, written into every line.

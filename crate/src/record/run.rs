@@ -8,36 +8,16 @@
 //!     finished               present once the run came to its end
 //! ```
 
+use super::files::{keep_torn, lacks_newline, lock, write_atomic};
 use super::journal::Journal;
-use super::lines::closed_unit;
-use super::{COLUMNS, Provenance, Reading, SCHEMA_VERSION, SUMMARY, config_hash, read_lines};
+use super::reader::closed_unit;
+use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, SUMMARY, config_hash, read_lines};
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::HashSet;
-use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// One line of `metrics.jsonl`: a reading with the run it belongs to and its provenance.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// Version of the meaning of the columns.
-    #[serde(default)]
-    pub schema_version: u32,
-    /// Id of the run, also the name of its folder.
-    #[serde(default)]
-    pub run_id: String,
-    /// When the reading was recorded, UTC.
-    #[serde(default)]
-    pub timestamp: String,
-    /// Commit, machine, library versions. Declared before the reading, so that its values do not take them.
-    #[serde(flatten)]
-    pub provenance: Provenance,
-    /// Subject, conditions and values.
-    #[serde(flatten)]
-    pub reading: Reading,
-}
 
 /// A folder of records, open for writing; the folder is locked against other processes until this is dropped.
 #[derive(Debug)]
@@ -110,7 +90,7 @@ impl Run {
         let given = path_or_id.as_ref();
         let in_root = runs_folder().join(given);
         let path = if given.is_dir() { given } else { in_root.as_path() };
-        if !path.is_dir() {
+        if !path.join("metrics.jsonl").is_file() {
             return Err(Error::input("no such run")
                 .at(given.display())
                 .hint("give a run's folder or its id"));
@@ -123,17 +103,22 @@ impl Run {
         fs::create_dir_all(root)
             .map_err(|e| Error::io(root, &e).hint("choose another folder with LOWBIT_RUNS"))?;
         let mut moment = jiff::Timestamp::now();
-        loop {
-            let path = root.join(format!("{}-{name}-{hash}", moment.strftime("%Y%m%d-%H%M%S")));
-            match fs::create_dir(&path) {
-                Ok(()) => return Self::open_folder(&path),
-                // Two runs of one name within a second: the later one is named after the next second.
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    moment = moment + jiff::SignedDuration::from_secs(1);
+        let date = |moment: jiff::Timestamp| moment.strftime("%Y%m%d-%H%M%S").to_string();
+        // Names sort by age: a run made within a second of another of its name is dated after that one.
+        let newest = runs_named(root, name)?.pop().and_then(|path| moment_of(&path)).unwrap_or_default();
+        for _ in 0..100 {
+            let path = root.join(format!("{}-{name}-{hash}", date(moment)));
+            if date(moment) > newest {
+                match fs::create_dir(&path) {
+                    Ok(()) => return Self::open_folder(&path),
+                    Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
                 }
-                Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
             }
+            moment = moment + jiff::SignedDuration::from_secs(1);
         }
+        let what = format!("the newest run named `{name}` is dated {newest}, later than now");
+        Err(Error::input(what).at(root.display()).hint("set the clock, or choose another name"))
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
@@ -252,32 +237,6 @@ impl Run {
     }
 }
 
-impl Record {
-    /// The record as one line of JSON, newline included.
-    ///
-    /// # Errors
-    /// If it cannot be written as JSON.
-    pub fn to_line(&self) -> Result<String> {
-        let fields = serde_json::to_value(self).map_err(Error::internal)?;
-        let serde_json::Value::Object(fields) = fields else {
-            return Err(Error::internal("a record is no object"));
-        };
-        // The schema's columns first and in its order, then the values by name.
-        let values = fields.keys().map(String::as_str).filter(|name| !COLUMNS.contains(name));
-        let mut values: Vec<&str> = values.collect();
-        values.sort_unstable();
-        let mut line = String::from("{");
-        for name in COLUMNS.iter().copied().chain(values) {
-            if let Some(value) = fields.get(name) {
-                let comma = if line.len() > 1 { "," } else { "" };
-                line.push_str(&format!("{comma}{}:{value}", serde_json::Value::from(name)));
-            }
-        }
-        line.push_str("}\n");
-        Ok(line)
-    }
-}
-
 /// Folders of the runs of this name in `root`, oldest first.
 pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root) {
@@ -289,6 +248,11 @@ pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
         entries.flatten().map(|e| e.path()).filter(|path| name_of(path) == Some(name.into())).collect();
     found.sort();
     Ok(found)
+}
+
+/// The date and time at the start of a run's folder name.
+fn moment_of(path: &Path) -> Option<String> {
+    path.file_name()?.to_str()?.get(..15).map(str::to_string)
 }
 
 /// The name within a run's folder name: `passkey` of `20260131-142501-passkey-3fa2c1`.
@@ -307,192 +271,5 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::input(format!("`{name}` cannot name a run")).hint("use letters, digits, `-`, `_` and `.`"))
 }
 
-fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join(".lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| Error::io(&path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::input("another process is recording into this run")
-            .at(folder.display())
-            .hint("wait for it, or create a new run")),
-        Err(TryLockError::Error(e)) => Err(Error::io(&path, &e)),
-    }
-}
-
-/// Copies what lies past `good_bytes` to the end of `<path>.torn`, before it is cut off.
-fn keep_torn(path: &Path, good_bytes: u64) -> Result<()> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
-    let torn = &bytes[usize::try_from(good_bytes).unwrap_or(usize::MAX).min(bytes.len())..];
-    if torn.is_empty() {
-        return Ok(());
-    }
-    let kept = path.with_extension("jsonl.torn");
-    let file = File::options().create(true).append(true).open(&kept);
-    file.and_then(|mut file| file.write_all(torn)).map_err(|e| Error::io(&kept, &e))
-}
-
-fn lacks_newline(path: &Path) -> Result<bool> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
-    Ok(bytes.last().is_some_and(|byte| *byte != b'\n'))
-}
-
-/// Writes a file beside `path` and renames it: readers see the old content or the new one, never a part.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = path.with_file_name(name);
-    let written =
-        File::create(&beside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&beside, path)).map_err(|e| {
-        // The error in hand says more than a failed removal would.
-        let _ = fs::remove_file(&beside);
-        Error::io(path, &e)
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::{Conditions, Row, Subject, without_timing};
-    use super::*;
-    use serde_json::json;
-
-    fn unit(fingerprint: &str) -> Vec<Reading> {
-        let reading = |row: &str| {
-            Reading::new("passkey", 1, &Subject::default(), &Conditions::default())
-                .row(row)
-                .fingerprint(fingerprint)
-        };
-        vec![
-            reading(SUMMARY).value("accuracy", 0.5).value("runtime_s", 2.0),
-            reading("trial").value("correct", 1),
-        ]
-    }
-
-    fn rows(run: &Path) -> Vec<Row> {
-        read_lines(run.join("metrics.jsonl")).unwrap().rows
-    }
-
-    #[test]
-    fn every_column_is_written_in_the_order_of_the_schema() {
-        let line = Record::default().to_line().unwrap();
-        let places: Vec<_> = COLUMNS.iter().map(|column| line.find(&format!("\"{column}\":"))).collect();
-        assert!(places.iter().all(Option::is_some), "{line}");
-        assert!(places.is_sorted(), "{line}");
-        let fields: Row = serde_json::from_str(&line).unwrap();
-        assert_eq!(fields.len(), COLUMNS.len(), "a field of the record is missing in COLUMNS");
-        assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), Record::default());
-    }
-
-    #[test]
-    fn a_record_comes_back_whole() {
-        let reading = unit("f").remove(0).value("window_nll", vec![1.5, 2.5]);
-        let record = Record { provenance: Provenance::gather(), reading, ..Record::default() };
-        let back: Record = serde_json::from_str(&record.to_line().unwrap()).unwrap();
-        assert_eq!(back, record);
-    }
-
-    #[test]
-    fn a_rerun_continues_by_fingerprint() {
-        let root = tempfile::tempdir().unwrap();
-        let config = json!({"lengths": [256, 512]});
-        let run = Run::resume_or_create(root.path(), "pass-key", &config).unwrap();
-        assert!(run.id().contains("-pass-key-") && run.id().len() == 15 + 10 + 6, "{}", run.id());
-        run.write_config(&config).unwrap();
-        run.record(&unit("a")).unwrap();
-        assert!(run.has("a") && !run.has("b"));
-        let id = run.id().to_string();
-        drop(run);
-
-        let run = Run::resume_or_create(root.path(), "pass-key", &config).unwrap();
-        assert!(run.id() == id && run.has("a") && run.warnings().is_empty());
-        run.record(&unit("b")).unwrap();
-        run.finish().unwrap();
-        assert!(run.is_finished());
-        let path = run.path().to_path_buf();
-        drop(run);
-        assert_eq!(rows(&path).len(), 4);
-        assert_eq!(rows(&path)[1]["row"], SUMMARY, "the summary closes its unit");
-        let yaml = fs::read_to_string(path.join("config_resolved.yaml")).unwrap();
-        assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&yaml).unwrap(), config);
-
-        let fresh = Run::resume_or_create(root.path(), "pass-key", &config).unwrap();
-        assert_ne!(fresh.id(), id, "a finished run is not continued");
-        let other = Run::resume_or_create(root.path(), "pass-key", &json!({"lengths": [256]})).unwrap();
-        assert_ne!(other.id()[15..], id[15..], "another configuration is another run");
-        assert_eq!(runs_named(root.path(), "pass-key").unwrap().len(), 3);
-        assert!(runs_named(root.path(), "key").unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_torn_run_is_mended_and_goes_on() {
-        let root = tempfile::tempdir().unwrap();
-        let run = Run::create_in(root.path(), "t").unwrap();
-        run.record(&unit("a")).unwrap();
-        run.record(&unit("b")).unwrap();
-        let path = run.path().to_path_buf();
-        drop(run);
-        let metrics = path.join("metrics.jsonl");
-        let whole = fs::read_to_string(&metrics).unwrap();
-        fs::write(&metrics, &whole[..whole.len() - 30]).unwrap();
-
-        let run = Run::open(&path).unwrap();
-        assert_eq!(run.warnings().len(), 2, "{:?}", run.warnings());
-        assert!(run.has("a") && !run.has("b"));
-        let kept = fs::read_to_string(path.join("metrics.jsonl.torn")).unwrap();
-        assert_eq!(fs::read_to_string(&metrics).unwrap() + &kept, whole[..whole.len() - 30]);
-        run.record(&unit("b")).unwrap();
-        let twice = without_timing(&rows(&path)[1]);
-        assert_eq!(rows(&path).len(), 4);
-        assert_eq!(twice["accuracy"], 0.5);
-        assert!(!twice.contains_key("runtime_s") && !twice.contains_key("timestamp"));
-        drop(run);
-
-        fs::write(&metrics, whole.trim_end()).unwrap();
-        let run = Run::open(&path).unwrap();
-        run.record(&unit("c")).unwrap();
-        assert_eq!(rows(&path).len(), 6, "a lost final newline loses no row");
-    }
-
-    #[test]
-    fn equal_readings_are_equal_lines_but_for_timings() {
-        let root = tempfile::tempdir().unwrap();
-        let line = |name: &str| {
-            let run = Run::create_in(root.path(), name).unwrap();
-            run.record(&unit("a")).unwrap();
-            let rows = rows(run.path());
-            serde_json::to_string(&rows.iter().map(without_timing).collect::<Vec<_>>()).unwrap()
-        };
-        assert_eq!(line("one"), line("two"));
-    }
-
-    #[test]
-    fn bad_use_is_one_sentence() {
-        let root = tempfile::tempdir().unwrap();
-        let run = Run::create_in(root.path(), "x").unwrap();
-        let taken = unit("a").remove(0).value("seed", 3);
-        assert!(
-            run.record(&[taken])
-                .unwrap_err()
-                .to_string()
-                .contains("`seed` of `passkey` has the name of a column")
-        );
-        assert_eq!(rows(run.path()).len(), 0);
-        let locked = Run::open(run.path()).unwrap_err().to_string();
-        assert!(locked.contains("another process is recording into this run"), "{locked}");
-        assert!(Run::create_in(root.path(), "a/b").unwrap_err().to_string().contains("cannot name a run"));
-        let missing = Run::open(root.path().join("none")).unwrap_err().to_string();
-        assert!(missing.contains("no such run"), "{missing}");
-        // A file where the runs folder should be: as unwritable for root as for anybody.
-        let file = root.path().join("file");
-        fs::write(&file, "").unwrap();
-        let error = Run::create_in(&file, "x").unwrap_err();
-        assert_eq!(error.kind(), crate::error::Kind::Io);
-        assert!(error.to_string().ends_with("choose another folder with LOWBIT_RUNS"), "{error}");
-        assert_eq!(error.to_string().lines().count(), 1);
-    }
-}
+mod tests;

@@ -1,0 +1,60 @@
+//! What tells the records of a figure apart, and what they have in common.
+
+use crate::error::Result;
+use crate::frame::Frame;
+
+/// Name of the column that [`series`] adds.
+pub(super) const SERIES: &str = "series";
+
+/// Columns by which records of one measurement may differ, the most telling first.
+const DIFFER: [&str; 8] = ["model", "scheme", "dtype", "device", "threads", "batch_size", "cpu_model", "gpu"];
+
+/// The summary rows of one measurement.
+pub(super) fn summaries(frame: &Frame, measure: &str) -> Result<Frame> {
+    frame.filter("measure", measure)?.filter("row", crate::record::SUMMARY)
+}
+
+/// The frame with a column that names each row's series, and a line of text on what all rows share.
+///
+/// Only columns that tell rows apart take part in the name: with models × schemes measured at one thread count
+/// it reads `bard · int8`. Where nothing differs the name is empty.
+pub(super) fn series(frame: &Frame) -> Result<(Frame, String)> {
+    let mut names = vec![String::new(); frame.height()];
+    let mut shared: Vec<String> = Vec::new();
+    for column in DIFFER.into_iter().filter(|column| frame.has(column)) {
+        let texts: Vec<String> = frame.texts(column)?.into_iter().map(Option::unwrap_or_default).collect();
+        let values: Vec<String> = texts.iter().map(|text| worded(column, text)).collect();
+        if values.iter().all(|value| *value == values[0]) {
+            if !values[0].is_empty() && !shared.contains(&values[0]) {
+                shared.push(values[0].clone());
+            }
+            continue;
+        }
+        let longer: Vec<String> = names.iter().zip(&values).map(|(name, value)| join(name, value)).collect();
+        // A column that splits no group any further (the dtype beside the scheme) would only repeat.
+        if distinct(&longer) > distinct(&names) {
+            names = longer;
+        }
+    }
+    Ok((frame.with_texts(SERIES, &names)?, shared.join(" · ")))
+}
+
+fn worded(column: &str, value: &str) -> String {
+    match column {
+        _ if value.is_empty() => String::new(),
+        "threads" if value == "1" => "1 thread".into(),
+        "threads" => format!("{value} threads"),
+        "batch_size" if value == "1" => String::new(),
+        "batch_size" => format!("batch {value}"),
+        _ => value.into(),
+    }
+}
+
+/// Two texts with a dot between them, or the one that is not empty.
+pub(super) fn join(name: &str, value: &str) -> String {
+    [name, value].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
+}
+
+fn distinct(names: &[String]) -> usize {
+    names.iter().collect::<std::collections::BTreeSet<_>>().len()
+}

@@ -1,0 +1,51 @@
+//! All ready-made figures at once.
+
+use super::{Figure, decode, memory, passkey, perplexity, prefill, training_loss};
+use crate::error::{Error, Result};
+use crate::frame::Frame;
+use std::path::{Path, PathBuf};
+
+/// A ready-made figure: file name, measurement and column it needs, constructor.
+type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
+
+const GALLERY: [Entry; 6] = [
+    ("perplexity", Some("perplexity"), "ppl", perplexity),
+    ("passkey", Some("passkey"), "accuracy", passkey),
+    ("prefill", Some("cost"), "tokens_per_s", prefill),
+    ("decode", Some("cost"), "tokens_per_s", decode),
+    ("memory", Some("cost"), "peak_bytes", memory),
+    ("training_loss", None, "loss", training_loss),
+];
+
+/// Draws every ready-made figure that the records allow into `plots_dir`, each as `.svg` and `.png`.
+///
+/// # Errors
+/// If a figure cannot be drawn or written.
+pub fn draw_all(frame: &Frame, plots_dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let plots_dir = plots_dir.as_ref();
+    std::fs::create_dir_all(plots_dir).map_err(|e| Error::io(plots_dir, &e))?;
+    let mut drawn = Vec::new();
+    for (name, measure, column, figure) in GALLERY {
+        if !allows(frame, name, measure, column)? {
+            continue;
+        }
+        let figure = figure(frame)?;
+        for ending in ["svg", "png"] {
+            let path = plots_dir.join(format!("{name}.{ending}"));
+            figure.save(&path)?;
+            drawn.push(path);
+        }
+    }
+    Ok(drawn)
+}
+
+fn allows(frame: &Frame, name: &str, measure: Option<&str>, column: &str) -> Result<bool> {
+    let Some(measure) = measure else { return Ok(frame.has(column) && frame.has("tokens")) };
+    if !frame.has("measure") || !frame.has("row") {
+        return Ok(false);
+    }
+    let rows = super::compare::summaries(frame, measure)?;
+    let phased = ["prefill", "decode"].contains(&name);
+    let rows = if phased && rows.has("phase") { rows.filter("phase", name)? } else { rows };
+    Ok(rows.has(column) && (!phased || rows.has("phase")))
+}

@@ -1,0 +1,220 @@
+//! Figures from records alone: lines and bars that are readable as they come.
+//!
+//! ```no_run
+//! # fn main() -> lowbit::Result<()> {
+//! use lowbit::{figure::Figure, frame::Frame};
+//! let recall = Frame::load("passkey-all")?.mean("correct", ["scheme", "context_length"])?;
+//! Figure::line(&recall, "context_length", "correct")
+//!     .color("scheme")
+//!     .log2_x()
+//!     .percent_y()
+//!     .title("Passkey recall")
+//!     .save("recall.svg")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
+//! [`svg`](Figure::svg), [`png`](Figure::png) or [`save`](Figure::save). The same figure gives the same bytes.
+//! [`perplexity`], [`passkey`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
+//! [`draw_all`] draws those that the records allow.
+
+mod axis;
+mod bars;
+mod canvas;
+mod chart;
+mod compare;
+mod gallery;
+mod lines;
+mod memory;
+mod output;
+mod palette;
+mod passkey;
+mod perplexity;
+mod throughput;
+mod training;
+
+pub use axis::{Axis, Scale, Unit};
+pub use chart::{Dash, Point, Rule, Series};
+pub use gallery::draw_all;
+pub use memory::memory;
+pub use passkey::passkey;
+pub use perplexity::perplexity;
+pub use throughput::{decode, prefill};
+pub use training::training_loss;
+
+use crate::frame::Frame;
+
+/// A line or bar chart: plain data, drawn on demand.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Headline.
+    pub title: String,
+    /// One line below it: what holds for everything shown.
+    pub subtitle: String,
+    /// Horizontal axis (for bars: the axis of the categories).
+    pub x: Axis,
+    /// Axis of the values.
+    pub y: Axis,
+    /// Series beside those that come from the frame.
+    pub series: Vec<Series>,
+    /// Vertical lines with a label.
+    pub rules: Vec<Rule>,
+    kind: Kind,
+    source: Option<Source>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Line,
+    Bar,
+}
+
+/// Which columns of which frame become which series.
+#[derive(Clone, Debug)]
+struct Source {
+    frame: Frame,
+    x: String,
+    y: String,
+    color: Option<String>,
+    dash: Option<String>,
+    interval: Option<(String, String)>,
+}
+
+impl Figure {
+    /// Lines of column `y` against column `x`; rows of one series with equal `x` are averaged.
+    pub fn line(frame: &Frame, x: &str, y: &str) -> Self {
+        Self::of(Kind::Line, frame, x, y)
+    }
+
+    /// Bars of column `y`, one for each value of column `category`; rows of one bar are averaged.
+    pub fn bar(frame: &Frame, category: &str, y: &str) -> Self {
+        let mut figure = Self::of(Kind::Bar, frame, category, y);
+        figure.y.from_zero = true;
+        figure
+    }
+
+    /// A line chart of the given series, without a frame.
+    pub fn of_series(series: Vec<Series>) -> Self {
+        Self {
+            title: String::new(),
+            subtitle: String::new(),
+            x: Axis::default(),
+            y: Axis::default(),
+            series,
+            rules: Vec::new(),
+            kind: Kind::Line,
+            source: None,
+        }
+    }
+
+    fn of(kind: Kind, frame: &Frame, x: &str, y: &str) -> Self {
+        let source = Source {
+            frame: frame.clone(),
+            x: x.into(),
+            y: y.into(),
+            color: None,
+            dash: None,
+            interval: None,
+        };
+        Self {
+            kind,
+            source: Some(source),
+            x: Axis::named(x),
+            y: Axis::named(y),
+            ..Self::of_series(Vec::new())
+        }
+    }
+
+    /// One colour and one marker for each value of a column.
+    #[must_use]
+    pub fn color(self, column: &str) -> Self {
+        self.with_source(|source| source.color = Some(column.into()))
+    }
+
+    /// One kind of dash for each value of a column.
+    #[must_use]
+    pub fn dash(self, column: &str) -> Self {
+        self.with_source(|source| source.dash = Some(column.into()))
+    }
+
+    /// The columns that bound each value: whiskers, or a band where points are many.
+    #[must_use]
+    pub fn interval(self, low: &str, high: &str) -> Self {
+        self.with_source(|source| source.interval = Some((low.into(), high.into())))
+    }
+
+    /// Powers of two on the horizontal axis, as lengths deserve.
+    #[must_use]
+    pub fn log2_x(mut self) -> Self {
+        self.x.scale = Scale::Log2;
+        self
+    }
+
+    /// Powers of ten on the value axis.
+    #[must_use]
+    pub fn log_y(mut self) -> Self {
+        self.y.scale = Scale::Log10;
+        self
+    }
+
+    /// The value axis begins at zero.
+    #[must_use]
+    pub fn zero_y(mut self) -> Self {
+        self.y.from_zero = true;
+        self
+    }
+
+    /// Values from 0 to 1, written as 0 % to 100 %.
+    #[must_use]
+    pub fn percent_y(mut self) -> Self {
+        self.y.unit = Unit::Percent;
+        self.y.range = Some((0.0, 1.0));
+        self
+    }
+
+    /// Sets the headline.
+    #[must_use]
+    pub fn title(mut self, title: impl Into<String>) -> Self {
+        self.title = title.into();
+        self
+    }
+
+    /// Sets the line below the headline.
+    #[must_use]
+    pub fn subtitle(mut self, subtitle: impl Into<String>) -> Self {
+        self.subtitle = subtitle.into();
+        self
+    }
+
+    /// Names the horizontal axis, unit included.
+    #[must_use]
+    pub fn x_label(mut self, label: impl Into<String>) -> Self {
+        self.x.label = label.into();
+        self
+    }
+
+    /// Names the value axis, unit included.
+    #[must_use]
+    pub fn y_label(mut self, label: impl Into<String>) -> Self {
+        self.y.label = label.into();
+        self
+    }
+
+    /// Adds a vertical line at `x` with a label.
+    #[must_use]
+    pub fn rule(mut self, x: f64, label: impl Into<String>) -> Self {
+        self.rules.push(Rule { x, label: label.into() });
+        self
+    }
+
+    fn with_source(mut self, change: impl FnOnce(&mut Source)) -> Self {
+        if let Some(source) = &mut self.source {
+            change(source);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

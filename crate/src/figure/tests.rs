@@ -1,0 +1,183 @@
+use super::*;
+use crate::record::Row;
+use serde_json::json;
+
+fn frame(rows: Vec<serde_json::Value>) -> Frame {
+    let rows: Vec<Row> = rows.into_iter().map(|row| serde_json::from_value(row).unwrap()).collect();
+    Frame::from_rows(&rows).unwrap()
+}
+
+/// Records as the measurements write them: several schemes, a value that is not finite, ties at 100 %.
+fn records() -> Frame {
+    let schemes = [
+        "f32",
+        "bf16",
+        "W8A8 per channel",
+        "W4A8 groups of 64",
+        "NF4 double quantized",
+        "W2A16 ternary groups of 32",
+    ];
+    let mut rows = Vec::new();
+    for (i, scheme) in schemes.into_iter().enumerate() {
+        let common = json!({"model": "bard-3m", "scheme": scheme, "dtype": if i == 0 { "f32" } else { "bf16" }, "device": "cpu",
+            "threads": 2, "row": "summary", "batch_size": 1, "schema_version": 1});
+        let with = |more: serde_json::Value| {
+            let mut row = common.clone();
+            row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            row
+        };
+        let ppl = if i == 5 { json!(null) } else { json!(4.02 + 0.11 * (i * i) as f64) };
+        rows.push(with(json!({"measure": "perplexity", "ppl": ppl, "corpus": "shakespeare test"})));
+        for (j, length) in [256, 512, 1024, 2048, 4096].into_iter().enumerate() {
+            let hits = [50, 50, 50 - i as u64 / 3, 31 - 4 * i as u64, 9 - i as u64][j];
+            let (low, high) = crate::stats::wilson(hits, 50, crate::stats::Z95);
+            rows.push(with(
+                json!({"measure": "passkey", "context_length": length, "accuracy": hits as f64 / 50.0,
+                "accuracy_low": low, "accuracy_high": high, "training_length": 1024}),
+            ));
+            let speed = (4000 + 900 * i) as f64 * (1.0 + 0.1 * j as f64);
+            for (phase, speed) in [("prefill", speed), ("decode", speed / 9.0)] {
+                let peak = 3e8 / (1.0 + i as f64)
+                    + 9e4 * f64::from(length) * if phase == "prefill" { 1.0 } else { 0.1 };
+                rows.push(with(
+                    json!({"measure": "cost", "phase": phase, "context_length": length, "tokens_per_s": speed,
+                    "tokens_per_s_min": speed * 0.95, "tokens_per_s_max": speed * 1.04, "peak_bytes": peak}),
+                ));
+            }
+        }
+    }
+    frame(rows)
+}
+
+fn training() -> Frame {
+    let step = |i: u32| {
+        let noise = f64::from(i.wrapping_mul(2_654_435_761) >> 16) / 65_536.0 - 0.5;
+        let loss =
+            1.3 + 4.2 * (-f64::from(i) / 90.0).exp() + 0.5 * (-f64::from(i) / 900.0).exp() + 0.12 * noise;
+        json!({"step": i, "tokens": i * 8192, "loss": loss, "lr": 0.001})
+    };
+    let validation = |i: u32| json!({"step": i, "tokens": i * 8192, "valid_bits_per_byte": 2.05 + 1.2 * (-f64::from(i) / 700.0).exp()});
+    frame((0..3000).map(step).chain((200..3000).step_by(200).map(validation)).collect())
+}
+
+#[test]
+fn draws_what_the_records_allow() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("LOWBIT_TEST_FIGURES").map(std::path::PathBuf::from);
+    let folder = kept.as_deref().unwrap_or(folder.path());
+    let drawn = draw_all(&records(), folder).unwrap();
+    let names: Vec<_> =
+        drawn.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let expected = ["perplexity", "passkey", "prefill", "decode", "memory"];
+    assert_eq!(
+        names,
+        expected.iter().flat_map(|n| [format!("{n}.svg"), format!("{n}.png")]).collect::<Vec<_>>()
+    );
+    for path in &drawn {
+        let bytes = std::fs::read(path).unwrap();
+        assert!(bytes.starts_with(b"<svg") || bytes.starts_with(b"\x89PNG"), "{}", path.display());
+    }
+    let names = draw_all(&training(), folder).unwrap();
+    assert_eq!(names.len(), 2);
+    assert!(draw_all(&frame(vec![json!({"measure": "drift"})]), folder).unwrap().is_empty());
+}
+
+#[test]
+fn odd_data_is_drawn_too() {
+    let rows = |xs: &[f64], ys: &[f64]| {
+        frame(xs.iter().zip(ys).map(|(x, y)| json!({"x": x, "y": y, "s": format!("series {x}")})).collect())
+    };
+    let cases: [(&[f64], &[f64]); 4] = [
+        (&[1024.0], &[0.0]),
+        (&[1.0, 2.0, 3.0], &[5.0; 3]),
+        (&[1.0, 1e6], &[1e-9, 1e9]),
+        (&[3.0, 5.0], &[-1.0, -2.0]),
+    ];
+    for (i, (xs, ys)) in cases.into_iter().enumerate() {
+        let data = rows(xs, ys);
+        let line = Figure::line(&data, "x", "y").log2_x().color("s").title("a very long title ".repeat(8));
+        assert!(line.svg().unwrap().contains("…"));
+        let bar = Figure::bar(&data, "s", "y").color("s");
+        assert!(bar.svg().unwrap().contains("series"));
+        keep(&line, &format!("odd-line-{i}"));
+        keep(&bar, &format!("odd-bar-{i}"));
+    }
+    // More series than labels fit at their usual distance, dashes of two kinds, a logarithmic value axis.
+    let many = (0..28).flat_map(|s| (0..4).map(move |x| {
+        json!({"x": 256 << x, "y": (1.0 + f64::from(s % 14)) * 2_f64.powi(x), "s": format!("scheme {}", s % 14), "d": s / 14})
+    }));
+    let figure =
+        Figure::line(&frame(many.collect()), "x", "y").color("s").dash("d").log2_x().log_y().title("Many");
+    assert!(figure.svg().unwrap().contains("scheme 13 · 1"));
+    keep(&figure, "odd-many");
+}
+
+/// Saves a figure where LOWBIT_TEST_FIGURES says, for people to look at.
+fn keep(figure: &Figure, name: &str) {
+    if let Some(folder) = std::env::var_os("LOWBIT_TEST_FIGURES") {
+        figure.save(std::path::Path::new(&folder).join(format!("{name}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn one_figure_is_the_same_bytes() {
+    let figure = passkey(&records()).unwrap();
+    assert_eq!(figure.svg().unwrap(), figure.svg().unwrap());
+    let png = figure.png(1).unwrap();
+    assert_eq!(png, passkey(&records()).unwrap().png(1).unwrap());
+    // The header chunk of a PNG: width and height, big-endian, from byte 16.
+    assert_eq!(png[16..24], [0, 0, 3, 32, 0, 0, 1, 244]);
+    assert!(figure.svg().unwrap().starts_with("<svg width=\"800\" height=\"500\" viewBox=\"0 0 3200 2000\""));
+}
+
+#[test]
+fn the_figure_shows_what_it_should() {
+    let svg = passkey(&records()).unwrap().svg().unwrap();
+    for text in [
+        "Passkey retrieval",
+        "trained at 1k",
+        "W4A8 groups of 64",
+        "context length (tokens)",
+        "100 %",
+        "bard-3m · cpu · 2 threads",
+    ] {
+        assert!(svg.contains(text), "{text}");
+    }
+    let svg = perplexity(&records()).unwrap().svg().unwrap();
+    assert!(
+        svg.contains("no value") && svg.contains("4.02") && svg.contains("shakespeare test · bard-3m"),
+        "{svg}"
+    );
+}
+
+#[test]
+fn a_perplexity_that_means_nothing_is_said_to() {
+    let row = |ppl: f64| json!({"measure": "perplexity", "row": "summary", "model": "m", "ppl": ppl, "vocab_size": 256});
+    let warns =
+        |ppl: f64| perplexity(&frame(vec![row(ppl)])).unwrap().subtitle.contains("worse than guessing");
+    assert!(warns(256.0) && warns(25_080.0) && !warns(255.0));
+}
+
+#[test]
+fn rows_of_one_place_are_averaged_within_their_widest_interval() {
+    let row = |x: u32, y: f64, s: &str| json!({"x": x, "y": y, "low": y - 0.1, "high": y + 0.2, "s": s});
+    let rows =
+        frame(vec![row(2, 1.0, "a"), row(1, 5.0, "a"), row(2, 2.0, "a"), row(1, 0.0, "b"), json!({"x": 3})]);
+    let chart = chart::Chart::of(&Figure::line(&rows, "x", "y").color("s").interval("low", "high")).unwrap();
+    let point = |x: f64, y: f64, low: f64, high: f64| Point { x, y, interval: Some((low, high)) };
+    assert_eq!(chart.series.len(), 2, "a row without a value makes no series");
+    assert_eq!(chart.series[0].points, [point(1.0, 5.0, 4.9, 5.2), point(2.0, 1.5, 0.9, 2.2)]);
+    assert_eq!((chart.series[1].label.as_str(), chart.series[1].color), ("b", 1));
+}
+
+#[test]
+fn bad_figures_are_one_sentence() {
+    let data = frame(vec![json!({"length": 0, "accuracy": 0.5})]);
+    let error = Figure::line(&data, "lenght", "accuracy").svg().unwrap_err().to_string();
+    assert_eq!(error, "there is no column `lenght`; did you mean `length`?");
+    let error = Figure::line(&data, "length", "accuracy").title("T").log2_x().svg().unwrap_err().to_string();
+    assert_eq!(error, "figure `T`: a logarithmic axis cannot show values of 0 or less; use a linear axis");
+    assert!(Figure::of_series(Vec::new()).svg().unwrap_err().to_string().contains("nothing to draw"));
+    let error = Figure::line(&data, "length", "accuracy").save("figure.pdf").unwrap_err().to_string();
+    assert_eq!(error, "figure.pdf: a figure is saved as .svg or .png");
+}

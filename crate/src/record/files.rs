@@ -1,0 +1,55 @@
+//! Locking, mending and replacing files.
+
+use crate::error::{Error, Result};
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::Path;
+
+/// Locks a run's folder for this process, until the returned file is dropped.
+pub(super) fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(".lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::io(&path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::input("another process is recording into this run")
+            .at(folder.display())
+            .hint("wait for it, or create a new run")),
+        Err(TryLockError::Error(e)) => Err(Error::io(&path, &e)),
+    }
+}
+
+/// Copies what lies past `good_bytes` to the end of `<path>.torn`, before it is cut off.
+pub(super) fn keep_torn(path: &Path, good_bytes: u64) -> Result<()> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
+    let torn = &bytes[usize::try_from(good_bytes).unwrap_or(usize::MAX).min(bytes.len())..];
+    if torn.is_empty() {
+        return Ok(());
+    }
+    let kept = path.with_extension("jsonl.torn");
+    let file = File::options().create(true).append(true).open(&kept);
+    file.and_then(|mut file| file.write_all(torn)).map_err(|e| Error::io(&kept, &e))
+}
+
+pub(super) fn lacks_newline(path: &Path) -> Result<bool> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
+    Ok(bytes.last().is_some_and(|byte| *byte != b'\n'))
+}
+
+/// Writes a file beside `path` and renames it: readers see the old content or the new one, never a part.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = path.with_file_name(name);
+    let written =
+        File::create(&beside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.and_then(|()| fs::rename(&beside, path)).map_err(|e| {
+        // The error in hand says more than a failed removal would.
+        let _ = fs::remove_file(&beside);
+        Error::io(path, &e)
+    })
+}

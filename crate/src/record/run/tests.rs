@@ -1,0 +1,119 @@
+use super::*;
+use crate::record::{Conditions, Row, Subject, without_timing};
+use serde_json::json;
+
+fn unit(fingerprint: &str) -> Vec<Reading> {
+    let reading = |row: &str| {
+        Reading::new("passkey", 1, &Subject::default(), &Conditions::default())
+            .row(row)
+            .fingerprint(fingerprint)
+    };
+    vec![
+        reading(SUMMARY).value("accuracy", 0.5).value("runtime_s", 2.0),
+        reading("trial").value("correct", 1),
+    ]
+}
+
+fn rows(run: &Path) -> Vec<Row> {
+    read_lines(run.join("metrics.jsonl")).unwrap().rows
+}
+
+#[test]
+fn a_rerun_continues_by_fingerprint() {
+    let root = tempfile::tempdir().unwrap();
+    let config = json!({"lengths": [256, 512]});
+    let run = Run::resume_or_create(root.path(), "pass-key", &config).unwrap();
+    assert!(run.id().contains("-pass-key-") && run.id().len() == 15 + 10 + 6, "{}", run.id());
+    run.write_config(&config).unwrap();
+    run.record(&unit("a")).unwrap();
+    assert!(run.has("a") && !run.has("b"));
+    let id = run.id().to_string();
+    drop(run);
+
+    let run = Run::resume_or_create(root.path(), "pass-key", &config).unwrap();
+    assert!(run.id() == id && run.has("a") && run.warnings().is_empty());
+    run.record(&unit("b")).unwrap();
+    run.finish().unwrap();
+    assert!(run.is_finished());
+    let path = run.path().to_path_buf();
+    drop(run);
+    assert_eq!(rows(&path).len(), 4);
+    assert_eq!(rows(&path)[1]["row"], SUMMARY, "the summary closes its unit");
+    let yaml = fs::read_to_string(path.join("config_resolved.yaml")).unwrap();
+    assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&yaml).unwrap(), config);
+
+    let fresh = Run::resume_or_create(root.path(), "pass-key", &config).unwrap();
+    assert_ne!(fresh.id(), id, "a finished run is not continued");
+    let other = Run::resume_or_create(root.path(), "pass-key", &json!({"lengths": [256]})).unwrap();
+    assert_ne!(other.id()[15..], id[15..], "another configuration is another run");
+    assert_eq!(runs_named(root.path(), "pass-key").unwrap().len(), 3);
+    assert!(runs_named(root.path(), "key").unwrap().is_empty());
+}
+
+#[test]
+fn a_torn_run_is_mended_and_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let run = Run::create_in(root.path(), "t").unwrap();
+    run.record(&unit("a")).unwrap();
+    run.record(&unit("b")).unwrap();
+    let path = run.path().to_path_buf();
+    drop(run);
+    let metrics = path.join("metrics.jsonl");
+    let whole = fs::read_to_string(&metrics).unwrap();
+    fs::write(&metrics, &whole[..whole.len() - 30]).unwrap();
+
+    let run = Run::open(&path).unwrap();
+    assert_eq!(run.warnings().len(), 2, "{:?}", run.warnings());
+    assert!(run.has("a") && !run.has("b"));
+    let kept = fs::read_to_string(path.join("metrics.jsonl.torn")).unwrap();
+    assert_eq!(fs::read_to_string(&metrics).unwrap() + &kept, whole[..whole.len() - 30]);
+    run.record(&unit("b")).unwrap();
+    let twice = without_timing(&rows(&path)[1]);
+    assert_eq!(rows(&path).len(), 4);
+    assert_eq!(twice["accuracy"], 0.5);
+    assert!(!twice.contains_key("runtime_s") && !twice.contains_key("timestamp"));
+    drop(run);
+
+    fs::write(&metrics, whole.trim_end()).unwrap();
+    let run = Run::open(&path).unwrap();
+    run.record(&unit("c")).unwrap();
+    assert_eq!(rows(&path).len(), 6, "a lost final newline loses no row");
+}
+
+#[test]
+fn equal_readings_are_equal_lines_but_for_timings() {
+    let root = tempfile::tempdir().unwrap();
+    let line = |name: &str| {
+        let run = Run::create_in(root.path(), name).unwrap();
+        run.record(&unit("a")).unwrap();
+        let rows = rows(run.path());
+        serde_json::to_string(&rows.iter().map(without_timing).collect::<Vec<_>>()).unwrap()
+    };
+    assert_eq!(line("one"), line("two"));
+}
+
+#[test]
+fn bad_use_is_one_sentence() {
+    let root = tempfile::tempdir().unwrap();
+    let run = Run::create_in(root.path(), "x").unwrap();
+    let taken = unit("a").remove(0).value("seed", 3);
+    assert!(
+        run.record(&[taken])
+            .unwrap_err()
+            .to_string()
+            .contains("`seed` of `passkey` has the name of a column")
+    );
+    assert_eq!(rows(run.path()).len(), 0);
+    let locked = Run::open(run.path()).unwrap_err().to_string();
+    assert!(locked.contains("another process is recording into this run"), "{locked}");
+    assert!(Run::create_in(root.path(), "a/b").unwrap_err().to_string().contains("cannot name a run"));
+    let missing = Run::open(root.path().join("none")).unwrap_err().to_string();
+    assert!(missing.contains("no such run"), "{missing}");
+    // A file where the runs folder should be: as unwritable for root as for anybody.
+    let file = root.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = Run::create_in(&file, "x").unwrap_err();
+    assert_eq!(error.kind(), crate::error::Kind::Io);
+    assert!(error.to_string().ends_with("choose another folder with LOWBIT_RUNS"), "{error}");
+    assert_eq!(error.to_string().lines().count(), 1);
+}
