@@ -259,7 +259,9 @@ mod tests {
 
     #[test]
     fn training_prompts_reach_the_whole_range() {
-        let draw = |seed| training_prompt(&mut ChaCha8Rng::seed_from_u64(seed), 1024, 8, 5, &bytes).unwrap().unwrap();
+        let draw = |seed| {
+            training_prompt(&mut ChaCha8Rng::seed_from_u64(seed), 1024, 8, 5, &bytes).unwrap().unwrap()
+        };
         let lengths: Vec<usize> = (0..400).map(|seed| draw(seed).text.len()).collect();
         assert!(lengths.iter().any(|length| *length < 320) && lengths.iter().any(|length| *length > 960));
         assert_eq!(draw(3), draw(3));

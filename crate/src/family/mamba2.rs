@@ -93,7 +93,9 @@ fn time_step_limit(value: &Value) -> Option<(f64, f64)> {
     }
     match value {
         Value::Null => Some((0.0, f64::INFINITY)),
-        Value::Array(pair) if pair.len() == 2 => Some((number(&pair[0], 0.0)?, number(&pair[1], f64::INFINITY)?)),
+        Value::Array(pair) if pair.len() == 2 => {
+            Some((number(&pair[0], 0.0)?, number(&pair[1], f64::INFINITY)?))
+        }
         _ => None,
     }
 }
@@ -114,7 +116,8 @@ impl Config {
 
     /// Whether tensors of these names are a Mamba2.
     pub fn recognizes(tensors: &Tensors) -> bool {
-        tensors.contains_key("backbone.layers.0.mixer.A_log") && tensors.contains_key("backbone.layers.0.mixer.dt_bias")
+        tensors.contains_key("backbone.layers.0.mixer.A_log")
+            && tensors.contains_key("backbone.layers.0.mixer.dt_bias")
     }
 
     /// The config of a checkpoint; see [`super::Config::resolve`].
@@ -122,7 +125,9 @@ impl Config {
         let mut config = Self::infer(tensors)?;
         let mut assumed = vec![];
         let Some(json) = json else {
-            assumed.extend(["n_groups = 1", "layer_norm_epsilon = 1e-5", "time_step_limit = [0, inf]"].map(String::from));
+            assumed.extend(
+                ["n_groups = 1", "layer_norm_epsilon = 1e-5", "time_step_limit = [0, inf]"].map(String::from),
+            );
             return Ok((config, assumed));
         };
         config.read(json)?;
@@ -138,7 +143,8 @@ impl Config {
         }
         for (key, original) in [("layer_norm_epsilon", "norm_epsilon"), ("time_step_limit", "dt_limit")] {
             if json.get(key).is_none() && json.get(original).is_none() {
-                assumed.push(format!("{key} = {}", if key == "time_step_limit" { "[0, inf]" } else { "1e-5" }));
+                assumed
+                    .push(format!("{key} = {}", if key == "time_step_limit" { "[0, inf]" } else { "1e-5" }));
             }
         }
         Ok((config, assumed))
@@ -147,13 +153,19 @@ impl Config {
     /// Everything that shapes tell, with one group.
     fn infer(tensors: &Tensors) -> Result<Self> {
         let dims = |name: &str, rank: usize| -> Result<Vec<usize>> {
-            let name = if name.starts_with("backbone") { name.to_string() } else { format!("backbone.layers.0.{name}") };
+            let name = if name.starts_with("backbone") {
+                name.to_string()
+            } else {
+                format!("backbone.layers.0.{name}")
+            };
             let tensor = tensors
                 .get(&name)
                 .ok_or_else(|| Error::input("missing: a Mamba2's sizes are read from it").at(&name))?;
             if tensor.rank() != rank {
                 let found = tensor.dims();
-                return Err(Error::input(format!("expected {rank} dimensions, found shape {found:?}")).at(&name));
+                return Err(
+                    Error::input(format!("expected {rank} dimensions, found shape {found:?}")).at(&name)
+                );
             }
             Ok(tensor.dims().to_vec())
         };
@@ -167,7 +179,8 @@ impl Config {
                 conv[0]
             )));
         }
-        let layers = (0..).take_while(|i| tensors.contains_key(&format!("backbone.layers.{i}.mixer.A_log"))).count();
+        let layers =
+            (0..).take_while(|i| tensors.contains_key(&format!("backbone.layers.{i}.mixer.A_log"))).count();
         Ok(Self {
             hidden_size: embedding[1],
             num_hidden_layers: layers,
@@ -186,15 +199,19 @@ impl Config {
 
     /// Takes what a `config.json` states, in the Hugging Face or the original spelling.
     fn read(&mut self, json: &Value) -> Result<()> {
-        let find = |names: &[&str]| names.iter().find_map(|name| json.pointer(name)).filter(|value| !value.is_null());
+        let find = |names: &[&str]| {
+            names.iter().find_map(|name| json.pointer(name)).filter(|value| !value.is_null())
+        };
         let size = |names: &[&str], to: &mut usize| -> Result<()> {
             match find(names) {
-            None => Ok(()),
-            Some(value) => {
-                let wrong = || Error::input(format!("{} must be a positive integer, found {value}", &names[0][1..]));
-                *to = value.as_u64().filter(|n| *n > 0).ok_or_else(wrong)? as usize;
-                Ok(())
-            }
+                None => Ok(()),
+                Some(value) => {
+                    let wrong = || {
+                        Error::input(format!("{} must be a positive integer, found {value}", &names[0][1..]))
+                    };
+                    *to = value.as_u64().filter(|n| *n > 0).ok_or_else(wrong)? as usize;
+                    Ok(())
+                }
             }
         };
         size(&["/hidden_size", "/d_model"], &mut self.hidden_size)?;
@@ -224,8 +241,9 @@ impl Config {
             self.layer_norm_epsilon = value.as_f64().ok_or_else(wrong)?;
         }
         if let Some(value) = find(&["/time_step_limit", "/dt_limit"]) {
-            self.time_step_limit = time_step_limit(value)
-                .ok_or_else(|| Error::input(format!("time_step_limit must be a pair of numbers, found {value}")))?;
+            self.time_step_limit = time_step_limit(value).ok_or_else(|| {
+                Error::input(format!("time_step_limit must be a pair of numbers, found {value}"))
+            })?;
         }
         Ok(())
     }
@@ -364,7 +382,11 @@ impl Mamba2 {
 
     /// A state before the first token.
     pub fn zero_state(&self, batch: usize, device: &Device) -> candle_core::Result<State> {
-        let layers = self.blocks.iter().map(|block| block.mixer.zero_state(batch, device)).collect::<Result<_, _>>()?;
+        let layers = self
+            .blocks
+            .iter()
+            .map(|block| block.mixer.zero_state(batch, device))
+            .collect::<Result<_, _>>()?;
         Ok(State { layers, position: 0 })
     }
 

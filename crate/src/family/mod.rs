@@ -75,7 +75,8 @@ impl Config {
         match shape {
             "mamba2-130m" => Ok(Self::Mamba2(mamba2::Config::mamba2_130m())),
             "mamba2-tiny" => Ok(Self::Mamba2(mamba2::Config::default())),
-            _ => Err(Error::input(format!("unknown shape {shape:?}")).hint("known are mamba2-130m and mamba2-tiny")),
+            _ => Err(Error::input(format!("unknown shape {shape:?}"))
+                .hint("known are mamba2-130m and mamba2-tiny")),
         }
     }
 
@@ -168,12 +169,16 @@ impl Network {
 /// Holds the tensors to the config: every missing tensor and every wrong shape is an error; returns the unused ones.
 pub fn check(config: &Config, tensors: &Tensors) -> Result<Vec<String>> {
     let specs = config.tensors();
-    let missing: Vec<_> =
-        specs.iter().filter(|spec| !tensors.contains_key(&spec.name)).map(|spec| spec.name.as_str()).collect();
+    let missing: Vec<_> = specs
+        .iter()
+        .filter(|spec| !tensors.contains_key(&spec.name))
+        .map(|spec| spec.name.as_str())
+        .collect();
     if !missing.is_empty() {
         let (shown, more) = (missing[..missing.len().min(8)].join(", "), missing.len().saturating_sub(8));
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let unused: Vec<_> = tensors.keys().filter(|name| specs.iter().all(|spec| spec.name != **name)).collect();
+        let unused: Vec<_> =
+            tensors.keys().filter(|name| specs.iter().all(|spec| spec.name != **name)).collect();
         return Err(Error::input(format!("missing {} tensors: {shown}{more}", missing.len()))
             .hint(format!("the checkpoint has {} tensors that the config does not call for", unused.len())));
     }

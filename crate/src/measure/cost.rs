@@ -34,7 +34,13 @@ pub struct Cost {
 
 impl Default for Cost {
     fn default() -> Self {
-        Self { lengths: vec![256, 512, 1024, 2048, 4096], gen_len: 64, repetitions: 5, threads: None, seed: 7 }
+        Self {
+            lengths: vec![256, 512, 1024, 2048, 4096],
+            gen_len: 64,
+            repetitions: 5,
+            threads: None,
+            seed: 7,
+        }
     }
 }
 
@@ -150,15 +156,19 @@ impl Measure for Cost {
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        if self.lengths.is_empty() || self.lengths.contains(&0) || self.repetitions == 0 || self.gen_len == 0 {
+        if self.lengths.is_empty() || self.lengths.contains(&0) || self.repetitions == 0 || self.gen_len == 0
+        {
             return Err(Error::input("cost needs lengths, repetitions and gen_len of at least 1"));
         }
-        let all = || self.lengths.iter().map(|length| self.measure_length(model, *length)).collect::<Result<Vec<_>>>();
+        let all = || {
+            self.lengths.iter().map(|length| self.measure_length(model, *length)).collect::<Result<Vec<_>>>()
+        };
         let rows = match self.threads {
             None => all()?,
             Some(threads) => {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-                pool.map_err(|error| Error::unavailable(format!("cannot start {threads} threads: {error}")))?.install(all)?
+                pool.map_err(|error| Error::unavailable(format!("cannot start {threads} threads: {error}")))?
+                    .install(all)?
             }
         };
         Ok(rows.concat())
@@ -172,12 +182,17 @@ mod tests {
     #[test]
     fn both_phases_are_reported_for_every_length() {
         let model = Model::load("random:mamba2-tiny").unwrap();
-        let cost = Cost { lengths: vec![16, 40], gen_len: 2, repetitions: 3, threads: Some(1), ..Cost::default() };
+        let cost =
+            Cost { lengths: vec![16, 40], gen_len: 2, repetitions: 3, threads: Some(1), ..Cost::default() };
         let rows = cost.measure(&model).unwrap();
-        let told: Vec<_> = rows.iter().map(|row| format!("{} {}", row.values["phase"], row.values["context_length"])).collect();
+        let told: Vec<_> = rows
+            .iter()
+            .map(|row| format!("{} {}", row.values["phase"], row.values["context_length"]))
+            .collect();
         assert_eq!(told, ["\"prefill\" 16", "\"decode\" 16", "\"prefill\" 40", "\"decode\" 40"]);
         for row in rows {
-            let [low, mid, high] = ["tokens_per_s_min", "tokens_per_s", "tokens_per_s_max"].map(|n| row.number(n).unwrap());
+            let [low, mid, high] =
+                ["tokens_per_s_min", "tokens_per_s", "tokens_per_s_max"].map(|n| row.number(n).unwrap());
             assert!(0.0 < low && low <= mid && mid <= high);
             assert_eq!(row.conditions.threads, Some(1));
             let (kept, taps) = (8 * 64 * 64 * 8, 640 * 4 * 8);

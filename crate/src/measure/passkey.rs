@@ -170,7 +170,8 @@ impl Measure for Passkey {
         for length in &self.lengths {
             self.prompt(model, *length, 0)?;
         }
-        let rows: Result<Vec<_>> = self.lengths.iter().map(|length| self.measure_length(model, *length)).collect();
+        let rows: Result<Vec<_>> =
+            self.lengths.iter().map(|length| self.measure_length(model, *length)).collect();
         Ok(rows?.concat())
     }
 }
@@ -186,7 +187,13 @@ mod tests {
         let (first, second) = (sweep.measure(&model).unwrap(), sweep.measure(&model).unwrap());
         assert_eq!(first.len(), 4);
         for (a, b) in first.iter().zip(&second) {
-            let stable = |r: &Reading| r.values.iter().filter(|(k, _)| *k != "runtime_s").map(|(k, v)| format!("{k}{v}")).collect::<Vec<_>>();
+            let stable = |r: &Reading| {
+                r.values
+                    .iter()
+                    .filter(|(k, _)| *k != "runtime_s")
+                    .map(|(k, v)| format!("{k}{v}"))
+                    .collect::<Vec<_>>()
+            };
             assert_eq!(stable(a), stable(b));
         }
         // The key's log-probability by another path: the whole text scored at once.

@@ -156,7 +156,8 @@ impl Measure for Perplexity {
         let bytes = model.tokenizer.decode(&ids[1..])?.len();
         let (nll, vocab) = (sum / tokens as f64, model.config.vocab_size());
         let worse = nll.exp() >= vocab as f64;
-        let warning = worse.then(|| format!("perplexity ≥ vocabulary size {vocab}: worse than a uniform guess"));
+        let warning =
+            worse.then(|| format!("perplexity ≥ vocabulary size {vocab}: worse than a uniform guess"));
         let conditions = Conditions {
             batch_size: Some(1),
             seq_len: Some(self.seq_len as u64),
@@ -193,7 +194,9 @@ mod tests {
             for seq_len in 1..12 {
                 for stride in 1..=seq_len {
                     let mut times = vec![0; tokens];
-                    for (i, Window { scored, start }) in windows(tokens, seq_len, stride).into_iter().enumerate() {
+                    for (i, Window { scored, start }) in
+                        windows(tokens, seq_len, stride).into_iter().enumerate()
+                    {
                         assert!(scored.start > start && scored.end - 1 - start <= seq_len);
                         // Beyond the first window there is as much context as fits.
                         assert!(i == 0 || scored.end - 1 - start == seq_len.min(scored.end - 1));
@@ -210,7 +213,8 @@ mod tests {
     fn one_window_over_all_is_the_whole_texts_score() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("text.txt");
-        let text = "It is a truth universally acknowledged, that a model in possession of few bits. ".repeat(4);
+        let text =
+            "It is a truth universally acknowledged, that a model in possession of few bits. ".repeat(4);
         std::fs::write(&file, &text).unwrap();
         let model = Model::load("random:mamba2-tiny").unwrap();
         let ids = model.tokenizer.encode(&text).unwrap();

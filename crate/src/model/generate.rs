@@ -70,7 +70,9 @@ impl Model {
     pub fn nll(&self, ids: &[u32], scored: usize) -> Result<Vec<f32>> {
         if scored >= ids.len() {
             let (all, most) = (ids.len(), ids.len().saturating_sub(1));
-            return Err(Error::input(format!("at most {most} of {all} tokens have one before them, not {scored}")));
+            return Err(Error::input(format!(
+                "at most {most} of {all} tokens have one before them, not {scored}"
+            )));
         }
         let read = ids.len() - 1;
         let hidden = self.hidden(&self.tokens(&ids[..read])?, None)?; // [1, T − 1, hidden]

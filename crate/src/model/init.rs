@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn weights_depend_on_seed_and_name_alone() {
-        let config = Config::Mamba2(crate::family::mamba2::Config { num_hidden_layers: 2, ..Default::default() });
+        let config =
+            Config::Mamba2(crate::family::mamba2::Config { num_hidden_layers: 2, ..Default::default() });
         let (a, b) = (initialize(&config, 1).unwrap(), initialize(&config, 1).unwrap());
         let other = initialize(&config, 2).unwrap();
         let name = "backbone.layers.1.mixer.in_proj.weight";

@@ -39,6 +39,15 @@ impl Default for Phase1 {
 }
 
 impl Phase1 {
+    /// The same study on few tokens, prompts and lengths: a check that everything works.
+    #[must_use]
+    pub fn small(mut self) -> Self {
+        self.perplexity.max_tokens = Some(4096);
+        self.passkey = Passkey { lengths: vec![300, 600], trials: 4, ..self.passkey };
+        self.cost = Cost { lengths: vec![128, 256], gen_len: 8, repetitions: 3, ..self.cost };
+        self
+    }
+
     /// Measures into a run under `root`, going on with an unfinished run of the same settings if there is one.
     pub fn run(&self, root: &Path) -> Result<Run> {
         // Bad settings end here, before a run folder is made.

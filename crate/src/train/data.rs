@@ -1,9 +1,9 @@
 //! What a model is trained on: windows of a corpus, mixed with passkey prompts. A batch is a function of seed and
 //! step alone, so a resumed run sees what the whole one would have seen.
 
-use crate::model::init::stream;
 use crate::corpus::{Corpus, passkey};
 use crate::error::{Error, Result};
+use crate::model::init::stream;
 use crate::model::tokenizer::Tokenizer;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;

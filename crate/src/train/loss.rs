@@ -15,11 +15,16 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32]) -> Resul
     }
     if !logits.device().is_cpu() {
         let log_probs = candle_nn::ops::log_softmax(&logits.reshape(((), vocab))?, 1)?;
-        let picked = log_probs.gather(&Tensor::new(targets, logits.device())?.unsqueeze(1)?, 1)?.squeeze(1)?;
+        let picked =
+            log_probs.gather(&Tensor::new(targets, logits.device())?.unsqueeze(1)?, 1)?.squeeze(1)?;
         let weighted = (picked * Tensor::new(weights, logits.device())?)?.sum_all()?;
         return weighted / -f64::from(weights.iter().sum::<f32>());
     }
-    logits.contiguous()?.apply_op1(CrossEntropy { vocab, targets: targets.to_vec(), weights: weights.to_vec() })
+    logits.contiguous()?.apply_op1(CrossEntropy {
+        vocab,
+        targets: targets.to_vec(),
+        weights: weights.to_vec(),
+    })
 }
 
 struct CrossEntropy {

@@ -131,7 +131,9 @@ impl Training {
             let last = done == self.steps;
             if done % self.validate_every == 0 || last {
                 let found = valid.bits_per_byte(&Network::new(&self.model, &optimizer.tensors())?)?;
-                log.write(&json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found}))?;
+                log.write(
+                    &json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found}),
+                )?;
                 bits = Some(found);
             }
             if done % self.checkpoint_every == 0 || last {
@@ -152,7 +154,8 @@ impl Training {
             Some(bits) => bits,
             None => valid.bits_per_byte(&Network::new(&self.model, &tensors)?)?,
         };
-        let tokens = (optimizer.steps - started.1) as f64 * (self.mixture.batch_size * self.mixture.seq_len) as f64;
+        let tokens =
+            (optimizer.steps - started.1) as f64 * (self.mixture.batch_size * self.mixture.seq_len) as f64;
         let tokens_per_s = tokens / started.0.elapsed().as_secs_f64();
         Ok(Outcome { steps: optimizer.steps, valid_bits_per_byte: bits, tokens_per_s, model })
     }
@@ -170,7 +173,8 @@ impl Training {
         let path = folder.join("training.yaml");
         if path.exists() {
             let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
-            let before: Self = serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))?;
+            let before: Self =
+                serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))?;
             if (Self { steps: self.steps, ..before.clone() }) != *self {
                 return Err(Error::input("this folder holds a run with other settings")
                     .at(path.display())
@@ -184,7 +188,8 @@ impl Training {
 fn resume(optimizer: &mut adamw::Optimizer, path: &Path) -> Result<()> {
     let saved = Checkpoint::open(&path.to_string_lossy(), None)?;
     let steps = saved.metadata.get("steps").and_then(|steps| steps.parse().ok());
-    let steps = steps.ok_or_else(|| Error::input("not a training checkpoint: no step count").at(path.display()))?;
+    let steps =
+        steps.ok_or_else(|| Error::input("not a training checkpoint: no step count").at(path.display()))?;
     optimizer.restore(&saved.tensors, steps).map_err(|error| error.at(path.display()))
 }
 
@@ -244,7 +249,8 @@ impl Log {
         let failed = |error: std::io::Error| Error::io(path, &error);
         if path.exists() {
             let text = fs::read_to_string(path).map_err(failed)?;
-            let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
+            let step =
+                |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
             let kept: String = text
                 .split_inclusive('\n')
                 .filter(|line| line.ends_with('\n') && step(line).is_some_and(|step| step <= steps))

@@ -18,7 +18,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("record", &["error"]),
     ("frame", &["error", "record", "stats"]),
     ("figure", &["error", "record", "stats", "frame"]),
-    ("measure", &["error", "progress", "memory", "kernel", "layer", "family", "model", "corpus", "record", "stats"]),
+    (
+        "measure",
+        &["error", "progress", "memory", "kernel", "layer", "family", "model", "corpus", "record", "stats"],
+    ),
     ("study", &["error", "progress", "model", "corpus", "record", "measure", "stats"]),
 ];
 
@@ -26,7 +29,8 @@ fn files(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_path_buf()];
     }
-    let mut all: Vec<_> = fs::read_dir(path).unwrap().flat_map(|entry| files(&entry.unwrap().path())).collect();
+    let mut all: Vec<_> =
+        fs::read_dir(path).unwrap().flat_map(|entry| files(&entry.unwrap().path())).collect();
     all.sort();
     all
 }
@@ -44,7 +48,10 @@ fn a_lower_floor_never_imports_a_higher_one() {
                 for (at, _) in code.match_indices("crate::") {
                     let name: String =
                         code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                    if name != *floor && !below.contains(&name.as_str()) && FLOORS.iter().any(|(f, _)| *f == name) {
+                    if name != *floor
+                        && !below.contains(&name.as_str())
+                        && FLOORS.iter().any(|(f, _)| *f == name)
+                    {
                         broken.push(format!("{}:{}: {floor} imports {name}", file.display(), number + 1));
                     }
                 }

@@ -42,7 +42,8 @@ fn the_hugging_face_fixture_is_reproduced() {
 #[test]
 fn the_reference_in_plain_loops_reproduces_the_fixture_too() {
     let (model, golden) = (Model::load(FIXTURE).unwrap(), golden());
-    let tensors = candle_core::safetensors::load(format!("{FIXTURE}/model.safetensors"), &Device::Cpu).unwrap();
+    let tensors =
+        candle_core::safetensors::load(format!("{FIXTURE}/model.safetensors"), &Device::Cpu).unwrap();
     let Config::Mamba2(config) = &model.config;
     let tokens: Vec<u32> = ids(&golden["input_ids"]).get(1).unwrap().to_vec1().unwrap();
     let expected = golden["logits"].get(1).unwrap().to_vec2::<f32>().unwrap();
@@ -88,14 +89,24 @@ fn tensors(config: &mamba2::Config) -> lowbit::family::Tensors {
 fn every_variant_is_the_reference_at_any_length() {
     for config in variants() {
         let tensors = tensors(&config);
-        let model =
-            Model::from_tensors("variant", Config::Mamba2(config.clone()), tensors.clone(), &Loading::default()).unwrap();
+        let model = Model::from_tensors(
+            "variant",
+            Config::Mamba2(config.clone()),
+            tensors.clone(),
+            &Loading::default(),
+        )
+        .unwrap();
         for length in [1, 7, 63, 64, 65, 130] {
             let tokens: Vec<u32> = (0..length as u32).map(|t| (t * t + 3) % 31).collect();
             let logits = model.forward(&model.tokens(&tokens).unwrap(), None, Positions::All).unwrap();
             let found = logits.get(0).unwrap().to_vec2::<f32>().unwrap();
-            for (found, expected) in found.iter().flatten().zip(reference::logits(&config, &tensors, &tokens).iter().flatten()) {
-                assert!((f64::from(*found) - expected).abs() < 1e-4, "{config:?} at length {length}: {found} {expected}");
+            for (found, expected) in
+                found.iter().flatten().zip(reference::logits(&config, &tensors, &tokens).iter().flatten())
+            {
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-4,
+                    "{config:?} at length {length}: {found} {expected}"
+                );
             }
         }
     }
@@ -109,8 +120,11 @@ fn split_prefill_and_steps_equal_the_whole_prefill() {
     let whole = model.forward(&tokens, Some(&mut end), Positions::All).unwrap();
     for first in 1..37 {
         let mut state = model.state(2).unwrap();
-        let a = model.forward(&tokens.narrow(1, 0, first).unwrap(), Some(&mut state), Positions::All).unwrap();
-        let b = model.forward(&tokens.narrow(1, first, 37 - first).unwrap(), Some(&mut state), Positions::All).unwrap();
+        let a =
+            model.forward(&tokens.narrow(1, 0, first).unwrap(), Some(&mut state), Positions::All).unwrap();
+        let b = model
+            .forward(&tokens.narrow(1, first, 37 - first).unwrap(), Some(&mut state), Positions::All)
+            .unwrap();
         let error = far(&Tensor::cat(&[a, b], 1).unwrap(), &whole);
         assert!(error < 1e-5, "split at {first}: {error}");
         assert!(state.distance(&end).unwrap() < 1e-5);
@@ -142,7 +156,10 @@ fn the_tensor_definition_runs_the_whole_model() {
     // The path that a GPU takes: with a tracked weight, states go through the definition.
     let (model, golden) = (Model::load(FIXTURE).unwrap(), golden());
     let mut tensors: lowbit::family::Tensors =
-        candle_core::safetensors::load(format!("{FIXTURE}/model.safetensors"), &Device::Cpu).unwrap().into_iter().collect();
+        candle_core::safetensors::load(format!("{FIXTURE}/model.safetensors"), &Device::Cpu)
+            .unwrap()
+            .into_iter()
+            .collect();
     for tensor in tensors.values_mut() {
         *tensor = candle_core::Var::from_tensor(tensor).unwrap().into_inner();
     }
@@ -168,9 +185,12 @@ fn narrow_weights_stay_close_to_the_wide_ones() {
         // One token at a time takes the streaming product, many take the widening one: the same weights.
         let mut state = narrow.state(2).unwrap();
         let steps: Vec<_> = (0..37)
-            .map(|t| narrow.forward(&tokens.narrow(1, t, 1).unwrap(), Some(&mut state), Positions::Last).unwrap())
+            .map(|t| {
+                narrow.forward(&tokens.narrow(1, t, 1).unwrap(), Some(&mut state), Positions::Last).unwrap()
+            })
             .collect();
-        let error = far(&Tensor::cat(&steps, 1).unwrap(), &narrow.forward(&tokens, None, Positions::All).unwrap());
+        let error =
+            far(&Tensor::cat(&steps, 1).unwrap(), &narrow.forward(&tokens, None, Positions::All).unwrap());
         assert!(error < 1e-5, "{dtype:?}: {error}");
     }
 }

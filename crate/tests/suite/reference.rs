@@ -18,7 +18,8 @@ impl Weights<'_> {
     /// W x + b, W [out, in].
     fn linear(&self, layer: usize, name: &str, x: &[f64], bias: bool) -> Vec<f64> {
         let w = self.layer(layer, &format!("{name}.weight"));
-        let mut y: Vec<f64> = w.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect();
+        let mut y: Vec<f64> =
+            w.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect();
         if bias {
             let b = self.layer(layer, &format!("{name}.bias"));
             y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
@@ -42,10 +43,8 @@ pub fn logits(c: &Config, tensors: &Tensors, tokens: &[u32]) -> Vec<Vec<f64>> {
     let (heads, p, n, g, k) = (c.num_heads, c.head_dim, c.state_size, c.n_groups, c.conv_kernel);
     let inner = heads * p;
     let embedding = w.get("backbone.embeddings.weight");
-    let mut stream: Vec<Vec<f64>> = tokens
-        .iter()
-        .map(|t| embedding[*t as usize * c.hidden_size..][..c.hidden_size].to_vec())
-        .collect();
+    let mut stream: Vec<Vec<f64>> =
+        tokens.iter().map(|t| embedding[*t as usize * c.hidden_size..][..c.hidden_size].to_vec()).collect();
     for layer in 0..c.num_hidden_layers {
         let (conv, a_log, dt_bias, d) = (
             w.layer(layer, "mixer.conv1d.weight"),
@@ -69,7 +68,8 @@ pub fn logits(c: &Config, tensors: &Tensors, tokens: &[u32]) -> Vec<Vec<f64>> {
                 .collect();
             let mut y = vec![0.0; inner];
             for head in 0..heads {
-                let step = (dt[head] + dt_bias[head]).exp().ln_1p().clamp(c.time_step_limit.0, c.time_step_limit.1);
+                let step =
+                    (dt[head] + dt_bias[head]).exp().ln_1p().clamp(c.time_step_limit.0, c.time_step_limit.1);
                 let decay = (-a_log[head].exp() * step).exp();
                 let group = head * g / heads;
                 let (b, cc) = (&xbc[inner + group * n..][..n], &xbc[inner + (g + group) * n..][..n]);
@@ -87,7 +87,9 @@ pub fn logits(c: &Config, tensors: &Tensors, tokens: &[u32]) -> Vec<Vec<f64>> {
             let weight = w.layer(layer, "mixer.norm.weight");
             let size = inner / g;
             let normed: Vec<f64> = (0..g)
-                .flat_map(|i| rms_norm(&gated[i * size..][..size], &weight[i * size..][..size], c.layer_norm_epsilon))
+                .flat_map(|i| {
+                    rms_norm(&gated[i * size..][..size], &weight[i * size..][..size], c.layer_norm_epsilon)
+                })
                 .collect();
             let out = w.linear(layer, "mixer.out_proj", &normed, c.use_bias);
             x.iter_mut().zip(out).for_each(|(x, out)| *x += out);

@@ -1,0 +1,211 @@
+//! What each command does: settings from file and flags, then one verb of the library.
+
+use crate::args::{self, Args, Command, Recording, Source};
+use lowbit::error::{Error, Result};
+use lowbit::figure;
+use lowbit::frame::Frame;
+use lowbit::layer::linear::Weight;
+use lowbit::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
+use lowbit::model::{Loading, Model, parse_device, parse_dtype};
+use lowbit::record::{Run, runs_folder};
+use lowbit::study::phase1::Phase1;
+use lowbit::train::Training;
+use serde::{Serialize, de::DeserializeOwned};
+use std::path::{Path, PathBuf};
+
+/// Carries out one command.
+pub fn run(args: Args) -> Result<()> {
+    lowbit::progress::set_quiet(args.quiet);
+    match args.command {
+        Command::Reproduce(flags) => reproduce(&flags),
+        Command::Ppl(flags) => {
+            let mut measure: Perplexity = settings(flags.recording.config.as_deref())?;
+            if let Some(corpus) = flags.corpus {
+                // The default split belongs to the default corpus.
+                measure = Perplexity { corpus, split: flags.split.clone(), ..measure };
+            }
+            measure.split = flags.split.or(measure.split);
+            set(&mut measure.seq_len, flags.seq_len);
+            set(&mut measure.stride, flags.stride.or(flags.seq_len.map(|len| len.div_ceil(2))));
+            measure.max_tokens = flags.max_tokens.or(measure.max_tokens);
+            record("ppl", &measure, &flags.source, &flags.recording)
+        }
+        Command::Passkey(flags) => {
+            let mut measure: Passkey = settings(flags.recording.config.as_deref())?;
+            set(&mut measure.lengths, flags.lengths);
+            set(&mut measure.trials, flags.trials);
+            set(&mut measure.depths, flags.depths);
+            set(&mut measure.digits, flags.digits);
+            set(&mut measure.seed, flags.seed);
+            record("passkey", &measure, &flags.source, &flags.recording)
+        }
+        Command::Cost(flags) => {
+            let mut measure: Cost = settings(flags.recording.config.as_deref())?;
+            set(&mut measure.lengths, flags.lengths);
+            set(&mut measure.gen_len, flags.gen_len);
+            set(&mut measure.repetitions, flags.repetitions);
+            set(&mut measure.seed, flags.seed);
+            measure.threads = flags.recording.threads.or(measure.threads);
+            record("cost", &measure, &flags.source, &flags.recording)
+        }
+        Command::Train(flags) => train(&flags),
+        Command::Plots { run } => plots(&run),
+        Command::Info { model, linears } => info(&model, linears),
+        Command::Convert { model, out, training_length } => {
+            let mut model = load(&model)?;
+            model.training_length = training_length.or(model.training_length);
+            model.save(&out)?;
+            println!("wrote {}", out.display());
+            Ok(())
+        }
+    }
+}
+
+fn set<T>(value: &mut T, flag: Option<T>) {
+    if let Some(flag) = flag {
+        *value = flag;
+    }
+}
+
+fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
+    let Some(path) = path else { return Ok(T::default()) };
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
+    serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))
+}
+
+fn threads(count: Option<usize>) -> Result<()> {
+    if let Some(count) = count {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
+        pool.map_err(|error| Error::unavailable(format!("cannot start {count} threads: {error}")))?;
+    }
+    Ok(())
+}
+
+fn load(source: &Source) -> Result<Model> {
+    let dtype = source.dtype.as_deref().map(parse_dtype).transpose()?;
+    let how =
+        Loading { dtype, device: Some(parse_device(&source.device)?), revision: source.revision.clone() };
+    Model::load_with(&source.model, &how)
+}
+
+/// Settings of a single measurement, as its run keeps them.
+#[derive(Serialize)]
+struct Resolved<'a, M> {
+    model: &'a str,
+    dtype: &'a str,
+    device: &'a str,
+    measure: &'a M,
+}
+
+fn record<M: Measure>(name: &str, measure: &M, source: &Source, recording: &Recording) -> Result<()> {
+    threads(recording.threads)?;
+    let model = load(source)?;
+    let run = Run::create_in(root(recording), name)?;
+    let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
+    run.write_config(&Resolved { model: &source.model, dtype, device, measure })?;
+    measure.record(&model, &run)?;
+    run.finish()?;
+    report(&run)
+}
+
+fn root(recording: &Recording) -> PathBuf {
+    recording.runs.clone().unwrap_or_else(runs_folder)
+}
+
+fn reproduce(flags: &args::Reproduce) -> Result<()> {
+    threads(flags.recording.threads)?;
+    let mut study: Phase1 = settings(flags.recording.config.as_deref())?;
+    set(&mut study.model, flags.model.clone());
+    if flags.small {
+        study = study.small();
+    }
+    report(&study.run(&root(&flags.recording))?)
+}
+
+fn train(flags: &args::Train) -> Result<()> {
+    threads(flags.threads)?;
+    let mut training: Training = settings(flags.config.as_deref())?;
+    set(&mut training.corpus, flags.corpus.clone());
+    set(&mut training.steps, flags.steps);
+    set(&mut training.seed, flags.seed);
+    let outcome = training.run(&flags.out)?;
+    println!(
+        "{} steps, {:.3} bits/byte on held-out text, {:.0} tokens/s; model in {}",
+        outcome.steps,
+        outcome.valid_bits_per_byte,
+        outcome.tokens_per_s,
+        outcome.model.display()
+    );
+    Ok(())
+}
+
+fn plots(run: &str) -> Result<()> {
+    let log = Path::new(run).join("log.jsonl");
+    let (frame, folder) = if log.exists() {
+        (Frame::load(&log)?, Path::new(run).join("plots"))
+    } else {
+        (Frame::load(run)?, Run::open(run)?.plots_dir()?)
+    };
+    std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, &error))?;
+    for path in figure::draw_all(&frame, &folder)? {
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn info(source: &Source, linears: bool) -> Result<()> {
+    let model = load(source)?;
+    println!("{model}");
+    if linears {
+        for (path, linear) in model.linears() {
+            let (out, inner) = linear.weight.shape()?;
+            let Weight::Dense(weight) = &linear.weight;
+            println!(
+                "  {path:<44} [{out}, {inner}]  {}  {} bytes",
+                weight.dtype().as_str(),
+                linear.weight.bytes()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The columns of each measurement's table.
+const TABLES: [(&str, &[&str]); 3] = [
+    ("perplexity", &["model", "dtype", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"]),
+    (
+        "passkey",
+        &["model", "dtype", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
+    ),
+    (
+        "cost",
+        &[
+            "model",
+            "dtype",
+            "threads",
+            "phase",
+            "context_length",
+            "tokens_per_s",
+            "first_call_s",
+            "peak_bytes",
+        ],
+    ),
+];
+
+/// Tables and figures of a finished run.
+fn report(run: &Run) -> Result<()> {
+    let frame = Frame::load(run.path())?;
+    for (measure, columns) in TABLES {
+        let rows = frame.filter("measure", measure)?.filter("row", "summary")?;
+        if rows.height() > 0 {
+            println!("\n{measure}\n{}", rows.select(columns.iter().copied())?);
+        }
+    }
+    for warning in frame.filter("row", "summary")?.texts("warning").unwrap_or_default().into_iter().flatten()
+    {
+        eprintln!("lowbit: warning: {warning}");
+    }
+    let figures = figure::draw_all(&frame, &run.plots_dir()?)?;
+    println!("\n{} figures and all readings in {}", figures.len(), run.path().display());
+    Ok(())
+}
