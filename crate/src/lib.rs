@@ -17,3 +17,8 @@ pub mod study;
 pub mod train;
 
 pub use error::{Error, Result};
+
+// The README's tour must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
