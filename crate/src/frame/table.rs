@@ -80,7 +80,7 @@ fn number(name: &str, value: f64) -> String {
     let value = if name.ends_with("_bytes") { value / 1e6 } else { value };
     match value.abs() {
         _ if value == value.trunc() && value.abs() < 1e15 => format!("{value}"),
-        size if size >= 1e6 || size < 1e-3 => format!("{value:.3e}"),
+        size if !(1e-3..1e6).contains(&size) => format!("{value:.3e}"),
         size if size >= 100.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.3}"),
         _ => format!("{value:.4}"),

@@ -351,8 +351,13 @@ fn scale_rows_body<V: Lanes>(
     to: &mut [f32],
 ) {
     for t in 0..len {
-        for (to, from) in to[t * width..][..width].iter_mut().zip(&from[t * row..]) {
-            *to = from * factor[t];
+        let (to, from, by) = (&mut to[t * width..][..width], &from[t * row..][..width], factor[t]);
+        let whole = width / V::N * V::N;
+        for i in (0..whole).step_by(V::N) {
+            V::load(&from[i..]).mul(V::splat(by)).store(&mut to[i..]);
+        }
+        for i in whole..width {
+            to[i] = from[i] * by;
         }
     }
 }

@@ -62,6 +62,9 @@ impl Linear {
     }
 }
 
+/// A gradient kernel: m, k, n, the output's gradient, the other factor, and where the result goes.
+type Gradient = fn(usize, usize, usize, &[f32], &[f32], &mut [f32]);
+
 /// x Wᵀ by the kernels, with its gradients.
 struct Product;
 
@@ -107,12 +110,16 @@ impl CustomOp2 for Product {
         let (n, k) = w.dims2()?;
         let m = x.elem_count() / k;
         let dy = dy.contiguous()?;
-        let grad =
-            |other: &Tensor, like: &Tensor, run: fn(usize, usize, usize, &[f32], &[f32], &mut [f32])| {
-                let mut grad = vec![0.0; like.elem_count()];
-                with_floats(&dy, |dy| with_floats(other, |other| Ok(run(m, k, n, dy, other, &mut grad))))?;
-                Tensor::from_vec(grad, like.shape().clone(), like.device())
-            };
+        let grad = |other: &Tensor, like: &Tensor, run: Gradient| {
+            let mut grad = vec![0.0; like.elem_count()];
+            with_floats(&dy, |dy| {
+                with_floats(other, |other| {
+                    run(m, k, n, dy, other, &mut grad);
+                    Ok(())
+                })
+            })?;
+            Tensor::from_vec(grad, like.shape().clone(), like.device())
+        };
         let dx = x.track_op().then(|| grad(w, x, kernel::input_grad)).transpose()?;
         let dw = w.track_op().then(|| grad(x, w, kernel::weight_grad)).transpose()?;
         Ok((dx, dw))

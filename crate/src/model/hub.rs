@@ -130,10 +130,10 @@ impl hf_hub::api::Progress for Bar {
 
     fn update(&mut self, size: usize) {
         // A download cannot be stopped half-way from here; whoever ticks next will notice the interrupt.
-        if let Some(bar) = &self.0 {
-            if bar.tick(size as u64).is_err() {
-                crate::progress::interrupt();
-            }
+        if let Some(bar) = &self.0
+            && bar.tick(size as u64).is_err()
+        {
+            crate::progress::interrupt();
         }
     }
 

@@ -115,7 +115,7 @@ impl Run {
                     Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
                 }
             }
-            moment = moment + jiff::SignedDuration::from_secs(1);
+            moment += jiff::SignedDuration::from_secs(1);
         }
         let what = format!("the newest run named `{name}` is dated {newest}, later than now");
         Err(Error::input(what).at(root.display()).hint("set the clock, or choose another name"))
