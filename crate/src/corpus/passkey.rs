@@ -57,6 +57,12 @@ pub struct PasskeyPrompt {
 }
 
 impl PasskeyPrompt {
+    /// Where in `text` the needle says the key again, in bytes: the first place where it can be recalled.
+    pub fn repetition(&self) -> std::ops::Range<usize> {
+        let start = self.text.rfind(&self.key).unwrap_or(self.text.len());
+        start..(start + self.key.len()).min(self.text.len())
+    }
+
     /// What a model that recalls the key says next: a blank and the key.
     pub fn answer(&self) -> String {
         format!(" {}", self.key)
@@ -170,7 +176,8 @@ fn below(rng: &mut impl Rng, n: u32) -> u32 {
 
 /// A prompt to train on, such that it and `ending` tokens after it fit `room` tokens; None where none fits.
 ///
-/// The length is even between the shortest and the longest that fit, the needle's depth even from 0 to 1.
+/// It has at most `filler` tokens of filler. The length is even between the shortest and the longest of these, the
+/// needle's depth even from 0 to 1.
 ///
 /// # Errors
 /// `count` fails.
@@ -178,13 +185,15 @@ pub fn training_prompt(
     rng: &mut impl Rng,
     room: usize,
     ending: usize,
+    filler: usize,
     digits: usize,
     count: &dyn Fn(&str) -> Result<usize>,
 ) -> Result<Option<PasskeyPrompt>> {
     let key = key(rng, digits);
     let shortest = count(&lay_out(0, 0, &key))?;
     let Some(spare) = room.checked_sub(shortest + ending) else { return Ok(None) };
-    let length = shortest + below(rng, u32::try_from(spare).unwrap_or(u32::MAX - 1) + 1) as usize;
+    let spare = u32::try_from(spare.min(filler)).unwrap_or(u32::MAX - 1);
+    let length = shortest + below(rng, spare + 1) as usize;
     let depth = f64::from(rng.next_u32()) / f64::from(u32::MAX);
     passkey_prompt(length, depth, &key, count).map(Some)
 }
@@ -233,16 +242,21 @@ mod tests {
             prop_assert_eq!(prompt.text.len(), prompt.tokens);
             prop_assert!(prompt.text.ends_with("The pass key is"));
             prop_assert_eq!(prompt.text.matches("90210").count(), 2);
+            let again = prompt.repetition();
+            prop_assert_eq!(&prompt.text[again.start..again.end + 17], "90210 is the pass key");
             let sentences = (prompt.sentences_before + prompt.sentences_after) as f64;
             prop_assert!((prompt.sentences_before as f64 - depth * sentences).abs() <= 0.5);
         }
 
         #[test]
-        fn training_prompts_fit_with_their_ending(seed: u64, room in 0usize..3000, ending in 0usize..20) {
+        fn training_prompts_fit_with_their_ending(
+            seed: u64, room in 0usize..3000, ending in 0usize..20, filler in 0usize..3000
+        ) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            match training_prompt(&mut rng, room, ending, 5, &bytes).unwrap() {
+            match training_prompt(&mut rng, room, ending, filler, 5, &bytes).unwrap() {
                 Some(prompt) => {
                     prop_assert!(prompt.text.len() + ending <= room);
+                    prop_assert!(prompt.text.len() <= lay_out(0, 0, "12345").len() + filler);
                     prop_assert_eq!(prompt.text.matches(&prompt.key).count(), 2);
                 }
                 None => prop_assert!(room < lay_out(0, 0, "12345").len() + ending),
@@ -260,7 +274,7 @@ mod tests {
     #[test]
     fn training_prompts_reach_the_whole_range() {
         let draw = |seed| {
-            training_prompt(&mut ChaCha8Rng::seed_from_u64(seed), 1024, 8, 5, &bytes).unwrap().unwrap()
+            training_prompt(&mut ChaCha8Rng::seed_from_u64(seed), 1024, 8, 1024, 5, &bytes).unwrap().unwrap()
         };
         let lengths: Vec<usize> = (0..400).map(|seed| draw(seed).text.len()).collect();
         assert!(lengths.iter().any(|length| *length < 320) && lengths.iter().any(|length| *length > 960));

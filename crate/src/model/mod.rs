@@ -213,6 +213,11 @@ impl Model {
         &self.device
     }
 
+    /// The parameters by checkpoint name.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
     /// Parameters; tied matrices count once.
     pub fn parameters(&self) -> usize {
         self.tensors.values().map(Tensor::elem_count).sum()

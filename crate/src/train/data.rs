@@ -21,7 +21,11 @@ pub struct Mixture {
     pub passkey: f64,
     /// Digits of a key.
     pub digits: usize,
-    /// Loss weight of the key's tokens after the question. They are few, and the rest of a prompt is soon known by heart.
+    /// Steps over which the most filler of a prompt grows from none to all that fits. Recall is learnt at once over a
+    /// few dozen tokens and then stretches; over hundreds of tokens it is not found in the first place.
+    pub curriculum: u64,
+    /// Loss weight of the key's tokens where the needle repeats it and after the question. They are few, and the rest
+    /// of a prompt is soon known by heart.
     pub key_weight: f32,
     /// Loss weight of all other tokens of a passkey sequence.
     pub filler_weight: f32,
@@ -29,7 +33,15 @@ pub struct Mixture {
 
 impl Default for Mixture {
     fn default() -> Self {
-        Self { batch_size: 4, seq_len: 1024, passkey: 0.2, digits: 5, key_weight: 10.0, filler_weight: 0.1 }
+        Self {
+            batch_size: 4,
+            seq_len: 1024,
+            passkey: 0.2,
+            digits: 5,
+            curriculum: 1000,
+            key_weight: 10.0,
+            filler_weight: 0.1,
+        }
     }
 }
 
@@ -73,7 +85,7 @@ impl Data {
         for row in 0..batch_size {
             let mut rng = stream(self.seed, &format!("step {step} row {row}"));
             let (tokens, weights) = if rng.random_bool(passkey) {
-                self.passkeys(&mut rng)?
+                self.passkeys(&mut rng, step)?
             } else {
                 let start = rng.random_range(0..self.tokens.len() - seq_len);
                 (self.tokens[start..=start + seq_len].to_vec(), vec![1.0; seq_len + 1])
@@ -86,16 +98,20 @@ impl Data {
     }
 
     /// Prompts of random lengths until the sequence is full; what is left over is corpus text.
-    fn passkeys(&self, rng: &mut ChaCha8Rng) -> Result<(Vec<u32>, Vec<f32>)> {
-        let Mixture { seq_len, digits, key_weight, filler_weight, .. } = self.mixture;
+    fn passkeys(&self, rng: &mut ChaCha8Rng, step: u64) -> Result<(Vec<u32>, Vec<f32>)> {
+        let Mixture { seq_len, digits, curriculum, key_weight, filler_weight, .. } = self.mixture;
         let (mut tokens, mut weights) = (vec![], vec![]);
         let count = |text: &str| Ok(self.tokenizer.encode(text)?.len());
         let ending = count(&format!(" {}.\n", "0".repeat(digits)))?;
         let room = |tokens: &Vec<u32>| (seq_len + 1).saturating_sub(tokens.len());
-        while let Some(prompt) = passkey::training_prompt(rng, room(&tokens), ending, digits, &count)? {
+        let filler = if step < curriculum { seq_len * step as usize / curriculum as usize } else { seq_len };
+        while let Some(prompt) = passkey::training_prompt(rng, room(&tokens), ending, filler, digits, &count)? {
+            let again = prompt.repetition();
+            let again = count(&prompt.text[..again.start])?..count(&prompt.text[..again.end])?;
             let answer = self.tokenizer.encode(&format!("{}.\n", prompt.answer()))?;
             let prompt = self.tokenizer.encode(&prompt.text)?;
-            weights.extend(std::iter::repeat_n(filler_weight, prompt.len()));
+            let weight = |i| if again.contains(&i) { key_weight } else { filler_weight };
+            weights.extend((0..prompt.len()).map(weight));
             weights.extend(std::iter::repeat_n(key_weight, answer.len()));
             tokens.extend(prompt);
             tokens.extend(answer);

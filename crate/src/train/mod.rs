@@ -6,23 +6,24 @@
 //! | [`loss`] | weighted cross-entropy |
 //! | [`adamw`] | the optimizer |
 //! | [`schedule`] | the learning rate over a run |
+//! | `validation` | held-out text and recall, scored on the way |
 
 pub mod adamw;
 pub mod data;
 pub mod loss;
 pub mod schedule;
+mod validation;
 
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::family::{Config, Network};
-use crate::kernel::softmax;
-use crate::layer::with_floats;
+use crate::family::{Config, Network, Tensors};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::init;
 use crate::model::safetensors::save_safetensors;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::{Loading, Model};
 use crate::progress::Progress;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ use std::time::Instant;
 pub struct Training {
     /// The model.
     pub model: Config,
+    /// A model of this shape whose weights the run starts from; none: seeded random ones.
+    pub start: Option<String>,
     /// Folder with the splits `train` and `valid`.
     pub corpus: PathBuf,
     /// Updates in all.
@@ -63,6 +66,7 @@ impl Default for Training {
     fn default() -> Self {
         Self {
             model: Config::Mamba2(crate::family::mamba2::Config::default()),
+            start: None,
             corpus: PathBuf::from("data/corpus"),
             steps: 3600,
             seed: 0,
@@ -101,9 +105,10 @@ impl Training {
         self.claim(folder)?;
         let tokenizer = Tokenizer::Bytes;
         let train = Corpus::split(&self.corpus, "train")?;
-        let valid = Validation::new(&Corpus::split(&self.corpus, "valid")?, &tokenizer, self)?;
+        let valid = validation::Text::new(&Corpus::split(&self.corpus, "valid")?, &tokenizer, self)?;
+        let recall = validation::Recall::new(&tokenizer, self)?;
         let data = data::Data::new(self.mixture.clone(), &train, tokenizer, self.seed)?;
-        let weights = init::initialize(&self.model, self.seed)?;
+        let weights = self.initial()?;
         let mut optimizer = adamw::Optimizer::new(self.optimizer.clone(), &self.groups, &weights)?;
         let checkpoint = folder.join("checkpoint.safetensors");
         if checkpoint.exists() {
@@ -130,10 +135,15 @@ impl Training {
             }))?;
             let last = done == self.steps;
             if done % self.validate_every == 0 || last {
-                let found = valid.bits_per_byte(&Network::new(&self.model, &optimizer.tensors())?)?;
-                log.write(
-                    &json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found}),
-                )?;
+                let network = Network::new(&self.model, &optimizer.tensors())?;
+                let found = valid.bits_per_byte(&network)?;
+                let mut event =
+                    json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found});
+                if let Some((accuracy, key_logprob)) = recall.of(&network)? {
+                    event["passkey_accuracy"] = json!(accuracy);
+                    event["key_logprob"] = json!(key_logprob);
+                }
+                log.write(&event)?;
                 bits = Some(found);
             }
             if done % self.checkpoint_every == 0 || last {
@@ -158,6 +168,18 @@ impl Training {
             (optimizer.steps - started.1) as f64 * (self.mixture.batch_size * self.mixture.seq_len) as f64;
         let tokens_per_s = tokens / started.0.elapsed().as_secs_f64();
         Ok(Outcome { steps: optimizer.steps, valid_bits_per_byte: bits, tokens_per_s, model })
+    }
+
+    fn initial(&self) -> Result<Tensors> {
+        let Some(start) = &self.start else { return init::initialize(&self.model, self.seed) };
+        let how = Loading { dtype: Some(DType::F32), ..Loading::default() };
+        let model = Model::load_with(start, &how)?;
+        if model.config != self.model {
+            return Err(Error::input("this model has another config than the run")
+                .at(start)
+                .hint("give the run's model the start's sizes, or leave start out"));
+        }
+        Ok(model.tensors().clone())
     }
 
     fn loss(&self, network: &Network, batch: &data::Batch) -> Result<Tensor> {
@@ -197,45 +219,6 @@ fn resume(optimizer: &mut adamw::Optimizer, path: &Path) -> Result<()> {
 fn write_file(path: &Path, text: &str) -> Result<()> {
     let draft = path.with_extension("tmp");
     fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)).map_err(|error| Error::io(path, &error))
-}
-
-/// Windows of held-out text, scored as they stand.
-struct Validation {
-    inputs: Tensor,
-    targets: Vec<u32>,
-    bytes: usize,
-}
-
-impl Validation {
-    fn new(corpus: &Corpus, tokenizer: &Tokenizer, training: &Training) -> Result<Self> {
-        let tokens = tokenizer.encode(&corpus.joined())?;
-        let len = training.mixture.seq_len;
-        let available = tokens.len().saturating_sub(1) / len;
-        if available == 0 {
-            return Err(Error::input(format!("fewer than {len} tokens")).at(&corpus.name));
-        }
-        // Spread over the whole split, so that every document counts.
-        let windows = training.validate_windows.clamp(1, available);
-        let starts: Vec<_> = (0..windows).map(|i| i * available / windows * len).collect();
-        let inputs: Vec<_> = starts.iter().flat_map(|s| &tokens[*s..s + len]).copied().collect();
-        let targets: Vec<_> = starts.iter().flat_map(|s| &tokens[s + 1..=s + len]).copied().collect();
-        let bytes = tokenizer.decode(&targets)?.len();
-        Ok(Self { inputs: Tensor::from_vec(inputs, (windows, len), &Device::Cpu)?, targets, bytes })
-    }
-
-    fn bits_per_byte(&self, network: &Network) -> Result<f64> {
-        let (windows, len) = self.inputs.dims2()?;
-        let mut sum = 0.0;
-        for first in (0..windows).step_by(8) {
-            let count = 8.min(windows - first);
-            let hidden = network.hidden(&self.inputs.narrow(0, first, count)?, None)?.detach();
-            let logits = network.logits(&hidden)?;
-            let targets = &self.targets[first * len..][..count * len];
-            let nll = with_floats(&logits, |x| Ok(softmax::nll(x, x.len() / targets.len(), targets)))?;
-            sum += nll.iter().map(|x| f64::from(*x)).sum::<f64>();
-        }
-        Ok(sum / std::f64::consts::LN_2 / self.bytes as f64)
-    }
 }
 
 /// The JSONL log: one flushed line an event. Lines after the checkpoint that a run resumes from are dropped.
