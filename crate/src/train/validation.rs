@@ -78,14 +78,16 @@ impl Recall {
     pub(super) fn of(&self, network: &Network) -> Result<Option<(f64, f64)>> {
         let (mut right, mut logprob) = (0, 0.0);
         for (tokens, answer) in &self.prompts {
-            let inputs = Tensor::from_slice(&tokens[..tokens.len() - 1], (1, tokens.len() - 1), &Device::Cpu)?;
+            let inputs =
+                Tensor::from_slice(&tokens[..tokens.len() - 1], (1, tokens.len() - 1), &Device::Cpu)?;
             let hidden = network.hidden(&inputs, None)?.detach();
             let logits = network.logits(&hidden.narrow(1, tokens.len() - 1 - answer, *answer)?)?;
             let targets = &tokens[tokens.len() - answer..];
             let vocab = logits.dim(2)?;
             with_floats(&logits, |x| {
                 logprob -= softmax::nll(x, vocab, targets).iter().map(|x| f64::from(*x)).sum::<f64>();
-                right += usize::from(x.chunks(vocab).zip(targets).all(|(row, target)| argmax(row) == *target));
+                right +=
+                    usize::from(x.chunks(vocab).zip(targets).all(|(row, target)| argmax(row) == *target));
                 Ok(())
             })?;
         }
