@@ -1,0 +1,76 @@
+//! Where everything of the lab is: `.lab/` at the project's root, and nothing outside it but the kernelspec.
+//!
+//! ```text
+//! .lab/
+//!     venv/        Python with JupyterLab and nbconvert, pinned
+//!     template/    the crates that cells are compiled against, ready
+//!     sessions/    one folder a running kernel
+//!     config/      evcxr's settings
+//!     .cargo/      how the crates below are compiled
+//!     stamp        what the template was made of
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The project's folders.
+#[derive(Clone, Debug)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The project that this program was built from, or the one that `LOWBIT_HOME` names.
+    pub fn find() -> Self {
+        let built_in = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = std::env::var_os("LOWBIT_HOME").map_or_else(built_in, PathBuf::from);
+        Self { root: fs::canonicalize(&root).unwrap_or(root) }
+    }
+
+    /// The project's root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of all that the lab installs.
+    pub fn lab(&self) -> PathBuf {
+        self.root.join(".lab")
+    }
+
+    /// The crate that cells link to.
+    pub fn cells(&self) -> PathBuf {
+        self.root.join("crate/jupyter/cells")
+    }
+
+    /// The Python environment.
+    pub fn venv(&self) -> PathBuf {
+        self.lab().join("venv")
+    }
+
+    /// The folder with everything compiled that a cell needs.
+    pub fn template(&self) -> PathBuf {
+        self.lab().join("template")
+    }
+
+    /// The folders of running kernels, named by process number.
+    pub fn sessions(&self) -> PathBuf {
+        self.lab().join("sessions")
+    }
+
+    /// evcxr's settings.
+    pub fn config(&self) -> PathBuf {
+        self.lab().join("config")
+    }
+
+    /// Removes the folders of kernels that no longer run.
+    pub fn remove_stale_sessions(&self) {
+        for entry in fs::read_dir(self.sessions()).into_iter().flatten().flatten() {
+            let number = entry.file_name().to_string_lossy().parse::<i32>();
+            // SAFETY: signal 0 only asks whether the process is there.
+            let runs = number.is_ok_and(|number| unsafe { libc::kill(number, 0) } == 0);
+            if !runs {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
