@@ -32,7 +32,7 @@ impl Weight {
 pub struct Linear {
     /// The matrix.
     pub weight: Weight,
-    /// [out], f32.
+    /// `[out]`, f32.
     pub bias: Option<Tensor>,
 }
 

@@ -1,6 +1,6 @@
 //! Mamba2's mixer (Dao & Gu 2024): in_proj → causal conv + SiLU → recurrence → gated norm → out_proj.
 //!
-//! Between the projections there are two forms of one computation, [`Core`]: `definition`, in differentiable tensor
+//! Between the projections there are two forms of one computation: `definition`, in differentiable tensor
 //! operations on any device, and the fused kernels on a CPU, with and without gradients.
 //!
 //! | letter | meaning |
@@ -69,15 +69,15 @@ impl Sizes {
 pub struct Parts {
     /// [C, K].
     pub conv_weight: Tensor,
-    /// [C].
+    /// `[C]`.
     pub conv_bias: Tensor,
-    /// [H].
+    /// `[H]`.
     pub dt_bias: Tensor,
-    /// [H]; A = −e^A_log.
+    /// `[H]`; A = −e^A_log.
     pub a_log: Tensor,
-    /// [H].
+    /// `[H]`.
     pub d: Tensor,
-    /// [I].
+    /// `[I]`.
     pub norm: Tensor,
 }
 

@@ -12,7 +12,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// A norm with weight [C] in f32.
+    /// A norm with weight `[C]` in f32.
     pub fn new(weight: Tensor, eps: f64) -> Self {
         Self { weight, eps }
     }
