@@ -3,8 +3,8 @@
 use super::{Model, Positions};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
+use crate::layer::op::with_floats;
 use crate::layer::state::State;
-use crate::layer::with_floats;
 use crate::progress::check_interrupt;
 use candle_core::Tensor;
 
@@ -83,7 +83,7 @@ impl Model {
             let count = rows.min(read - first);
             let logits = self.head(&hidden.narrow(1, first, count)?)?.to_device(&candle_core::Device::Cpu)?;
             let targets = &ids[first + 1..=first + count];
-            nll.extend(with_floats(&logits, |x| Ok(softmax::nll(x, x.len() / count, targets)))?);
+            nll.extend(with_floats([&logits], |[x]| softmax::nll(x, x.len() / count, targets))?);
             check_interrupt()?;
         }
         Ok(nll)
