@@ -3,7 +3,6 @@
 mod args;
 mod commands;
 
-use clap::Parser;
 use lowbit::error::Kind;
 use std::process::ExitCode;
 
@@ -13,7 +12,7 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
     }
-    let args = args::Args::parse();
+    let args = args::Args::given();
     match commands::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
