@@ -2,7 +2,6 @@
 
 use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lowbit::measure::{cost, passkey, perplexity};
-use lowbit::study::phase1;
 use lowbit::train;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -28,7 +27,6 @@ impl Args {
 /// The command line, where the help of a flag ends with the default of the setting of its name.
 fn command() -> clap::Command {
     [
-        ("reproduce", json!(phase1::Phase1::default())),
         ("ppl", json!(perplexity::Perplexity::default())),
         ("passkey", json!(passkey::Passkey::default())),
         ("cost", json!(cost::Cost::default())),
@@ -125,14 +123,17 @@ pub struct Recording {
     /// Threads of the kernels [default: all processors].
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Free text that goes into every reading.
+    #[arg(long, value_name = "TEXT")]
+    pub notes: Option<String>,
 }
 
 #[derive(Flags)]
 pub struct Reproduce {
-    /// The study.
-    #[arg(value_parser = ["phase1"])]
+    /// The study: phase1. A --config file holds a study of your own, and this names the one it stands in for.
+    #[arg(value_parser = lowbit::Study::NAMES)]
     pub study: String,
-    /// A folder, a file, a hub id or random:SHAPE.
+    /// Another model than the study's: a folder, a file, a hub id or random:SHAPE.
     #[arg(long)]
     pub model: Option<String>,
     /// Fewer lengths, prompts and tokens: a check that everything works, in under a minute.

@@ -8,7 +8,7 @@ use lowbit::layer::linear::Weight;
 use lowbit::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
 use lowbit::model::{Loading, Model, parse_device, parse_dtype};
 use lowbit::record::{Run, runs_folder};
-use lowbit::study::phase1::Phase1;
+use lowbit::study::Study;
 use lowbit::train::Training;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
@@ -68,17 +68,16 @@ fn set<T>(value: &mut T, flag: Option<T>) {
 }
 
 fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
-    let Some(path) = path else { return Ok(T::default()) };
+    path.map_or_else(|| Ok(T::default()), read_settings)
+}
+
+fn read_settings<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
     serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))
 }
 
 fn threads(count: Option<usize>) -> Result<()> {
-    if let Some(count) = count {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
-        pool.map_err(|error| Error::unavailable(format!("cannot start {count} threads: {error}")))?;
-    }
-    Ok(())
+    count.map_or(Ok(()), lowbit::set_threads)
 }
 
 fn load(source: &Source) -> Result<Model> {
@@ -100,7 +99,7 @@ struct Resolved<'a, M> {
 fn record<M: Measure>(name: &str, measure: &M, source: &Source, recording: &Recording) -> Result<()> {
     threads(recording.threads)?;
     let model = load(source)?;
-    let run = Run::create_in(root(recording), name)?;
+    let run = noted(Run::create_in(root(recording), name)?, recording);
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
     run.write_config(&Resolved { model: &source.model, dtype, device, measure })?;
     measure.record(&model, &run)?;
@@ -112,14 +111,27 @@ fn root(recording: &Recording) -> PathBuf {
     recording.runs.clone().unwrap_or_else(runs_folder)
 }
 
+fn noted(run: Run, recording: &Recording) -> Run {
+    match &recording.notes {
+        Some(notes) => run.notes(notes),
+        None => run,
+    }
+}
+
 fn reproduce(flags: &args::Reproduce) -> Result<()> {
     threads(flags.recording.threads)?;
-    let mut study: Phase1 = settings(flags.recording.config.as_deref())?;
-    set(&mut study.model, flags.model.clone());
+    let mut study = match &flags.recording.config {
+        Some(path) => read_settings(path)?,
+        None => Study::named(&flags.study)?,
+    };
+    if let Some(model) = &flags.model {
+        study.models = vec![model.clone()];
+    }
     if flags.small {
         study = study.small();
     }
-    report(&study.run(&root(&flags.recording))?)
+    let run = study.run_into(|| Ok(noted(study.open(root(&flags.recording))?, &flags.recording)))?;
+    report(&run)
 }
 
 fn train(flags: &args::Train) -> Result<()> {

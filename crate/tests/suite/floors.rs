@@ -9,21 +9,25 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("progress", &["error"]),
     ("json", &["error"]),
     ("memory", &[]),
+    ("threads", &["error"]),
     ("kernel", &[]),
     ("stats", &[]),
     ("corpus", &["error", "progress"]),
     ("layer", &["error", "kernel"]),
     ("family", &["error", "json", "kernel", "layer"]),
-    ("model", &["error", "progress", "json", "kernel", "layer", "family"]),
-    ("train", &["error", "progress", "memory", "kernel", "layer", "family", "model", "corpus"]),
+    ("model", &["error", "progress", "json", "threads", "kernel", "layer", "family"]),
+    ("train", &["error", "progress", "memory", "threads", "kernel", "layer", "family", "model", "corpus"]),
     ("record", &["error"]),
     ("frame", &["error", "record", "stats"]),
     ("figure", &["error", "record", "stats", "frame"]),
     (
         "measure",
-        &["error", "progress", "memory", "kernel", "layer", "family", "model", "corpus", "record", "stats"],
+        &[
+            "error", "progress", "memory", "threads", "kernel", "layer", "family", "model", "corpus",
+            "record", "stats",
+        ],
     ),
-    ("study", &["error", "progress", "model", "corpus", "record", "measure", "stats"]),
+    ("study", &["error", "progress", "model", "corpus", "record", "measure"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

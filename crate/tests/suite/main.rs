@@ -4,3 +4,4 @@ mod command_line;
 mod floors;
 mod parity;
 mod reference;
+mod study;
