@@ -68,9 +68,7 @@ fn set<T>(value: &mut T, flag: Option<T>) {
 }
 
 fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
-    let Some(path) = path else { return Ok(T::default()) };
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
-    serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))
+    path.map_or_else(|| Ok(T::default()), lowbit::settings::read)
 }
 
 fn threads(count: Option<usize>) -> Result<()> {
@@ -100,6 +98,7 @@ struct Resolved<'a, M> {
 fn record<M: Measure>(name: &str, measure: &M, source: &Source, recording: &Recording) -> Result<()> {
     threads(recording.threads)?;
     let model = load(source)?;
+    measure.check(&model)?;
     let run = Run::create_in(root(recording), name)?;
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
     run.write_config(&Resolved { model: &source.model, dtype, device, measure })?;

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod model;
 pub mod progress;
 pub mod record;
+pub mod settings;
 pub mod stats;
 pub mod study;
 pub mod train;
