@@ -155,11 +155,16 @@ impl Measure for Cost {
         fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &())
     }
 
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+    fn check(&self, _model: &Model) -> Result<()> {
         if self.lengths.is_empty() || self.lengths.contains(&0) || self.repetitions == 0 || self.gen_len == 0
         {
             return Err(Error::input("cost needs lengths, repetitions and gen_len of at least 1"));
         }
+        Ok(())
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.check(model)?;
         let all = || {
             self.lengths.iter().map(|length| self.measure_length(model, *length)).collect::<Result<Vec<_>>>()
         };

@@ -53,6 +53,9 @@ impl Phase1 {
         // Bad settings end here, before a run folder is made.
         let dtypes = self.dtypes.iter().map(|dtype| parse_dtype(dtype)).collect::<Result<Vec<_>>>()?;
         let model = Model::load_with(&self.model, &Loading::default())?;
+        self.perplexity.check(&model)?;
+        self.passkey.check(&model)?;
+        self.cost.check(&model)?;
         let run = Run::resume_or_create(root, "phase1", self)?;
         run.write_config(self)?;
         for dtype in dtypes {

@@ -105,7 +105,8 @@ impl Data {
         let ending = count(&format!(" {}.\n", "0".repeat(digits)))?;
         let room = |tokens: &Vec<u32>| (seq_len + 1).saturating_sub(tokens.len());
         let filler = if step < curriculum { seq_len * step as usize / curriculum as usize } else { seq_len };
-        while let Some(prompt) = passkey::training_prompt(rng, room(&tokens), ending, filler, digits, &count)? {
+        while let Some(prompt) = passkey::training_prompt(rng, room(&tokens), ending, filler, digits, &count)?
+        {
             let again = prompt.repetition();
             let again = count(&prompt.text[..again.start])?..count(&prompt.text[..again.end])?;
             let answer = self.tokenizer.encode(&format!("{}.\n", prompt.answer()))?;

@@ -26,7 +26,9 @@ impl Text {
         let len = training.mixture.seq_len;
         let available = tokens.len().saturating_sub(1) / len;
         if available == 0 {
-            return Err(Error::input(format!("fewer than {len} tokens")).at(&corpus.name));
+            return Err(Error::input(format!("fewer than the {len} tokens of one sequence"))
+                .at(corpus.title())
+                .hint("choose a smaller mixture.seq_len"));
         }
         // Spread over the whole split, so that every document counts.
         let windows = training.validate_windows.clamp(1, available);
@@ -78,14 +80,16 @@ impl Recall {
     pub(super) fn of(&self, network: &Network) -> Result<Option<(f64, f64)>> {
         let (mut right, mut logprob) = (0, 0.0);
         for (tokens, answer) in &self.prompts {
-            let inputs = Tensor::from_slice(&tokens[..tokens.len() - 1], (1, tokens.len() - 1), &Device::Cpu)?;
+            let inputs =
+                Tensor::from_slice(&tokens[..tokens.len() - 1], (1, tokens.len() - 1), &Device::Cpu)?;
             let hidden = network.hidden(&inputs, None)?.detach();
             let logits = network.logits(&hidden.narrow(1, tokens.len() - 1 - answer, *answer)?)?;
             let targets = &tokens[tokens.len() - answer..];
             let vocab = logits.dim(2)?;
             with_floats(&logits, |x| {
                 logprob -= softmax::nll(x, vocab, targets).iter().map(|x| f64::from(*x)).sum::<f64>();
-                right += usize::from(x.chunks(vocab).zip(targets).all(|(row, target)| argmax(row) == *target));
+                right +=
+                    usize::from(x.chunks(vocab).zip(targets).all(|(row, target)| argmax(row) == *target));
                 Ok(())
             })?;
         }
