@@ -83,12 +83,15 @@ pub struct Recording {
     /// Threads of the kernels [default: all processors].
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Free text that goes into every reading.
+    #[arg(long, value_name = "TEXT")]
+    pub notes: Option<String>,
 }
 
 #[derive(Flags)]
 pub struct Reproduce {
-    /// The study.
-    #[arg(value_parser = ["phase1"])]
+    /// The study: phase1. A --config file holds a study of your own, and this names the one it stands in for.
+    #[arg(value_parser = lowbit::Study::NAMES)]
     pub study: String,
     /// Another model than the default one.
     #[arg(long)]

@@ -8,7 +8,7 @@ use lowbit::layer::linear::Weight;
 use lowbit::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
 use lowbit::model::{Loading, Model, parse_device, parse_dtype};
 use lowbit::record::{Run, runs_folder};
-use lowbit::study::phase1::Phase1;
+use lowbit::study::Study;
 use lowbit::train::Training;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
@@ -72,11 +72,7 @@ fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
 }
 
 fn threads(count: Option<usize>) -> Result<()> {
-    if let Some(count) = count {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
-        pool.map_err(|error| Error::unavailable(format!("cannot start {count} threads: {error}")))?;
-    }
-    Ok(())
+    count.map_or(Ok(()), lowbit::set_threads)
 }
 
 fn load(source: &Source) -> Result<Model> {
@@ -99,7 +95,7 @@ fn record<M: Measure>(name: &str, measure: &M, source: &Source, recording: &Reco
     threads(recording.threads)?;
     let model = load(source)?;
     measure.check(&model)?;
-    let run = Run::create_in(root(recording), name)?;
+    let run = noted(Run::create_in(root(recording), name)?, recording);
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
     run.write_config(&Resolved { model: &source.model, dtype, device, measure })?;
     measure.record(&model, &run)?;
@@ -111,14 +107,27 @@ fn root(recording: &Recording) -> PathBuf {
     recording.runs.clone().unwrap_or_else(runs_folder)
 }
 
+fn noted(run: Run, recording: &Recording) -> Run {
+    match &recording.notes {
+        Some(notes) => run.notes(notes),
+        None => run,
+    }
+}
+
 fn reproduce(flags: &args::Reproduce) -> Result<()> {
     threads(flags.recording.threads)?;
-    let mut study: Phase1 = settings(flags.recording.config.as_deref())?;
-    set(&mut study.model, flags.model.clone());
+    let mut study = match &flags.recording.config {
+        Some(path) => lowbit::settings::read(path)?,
+        None => Study::named(&flags.study)?,
+    };
+    if let Some(model) = &flags.model {
+        study.models = vec![model.clone()];
+    }
     if flags.small {
         study = study.small();
     }
-    report(&study.run(&root(&flags.recording))?)
+    let run = study.run_into(|| Ok(noted(study.open(root(&flags.recording))?, &flags.recording)))?;
+    report(&run)
 }
 
 fn train(flags: &args::Train) -> Result<()> {

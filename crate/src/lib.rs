@@ -1,4 +1,36 @@
-//! A research lab for low-bit sequence models.
+//! A research lab for low-bit sequence models: load a model, measure it, record every reading with its provenance,
+//! read the records back as a data frame, see them as a figure.
+//!
+//! ```no_run
+//! use lowbit::prelude::*;
+//!
+//! # fn main() -> lowbit::Result<()> {
+//! let model = Model::load("data/models/bard")?; // a folder, a file, a hub id, or "random:mamba2-130m"
+//! let run = Run::create("passkey")?; // runs/<run_id>/
+//! let passkey = Passkey::lengths([256, 512, 1024, 2048]).trials(50).seed(7);
+//! run.record(&passkey.measure(&model)?)?; // one flushed JSON line a reading
+//! let recall = Frame::load(run.path())?.mean("correct", ["dtype", "context_length"])?;
+//! Figure::line(&recall, "context_length", "correct").color("dtype").log2_x().save("recall.svg")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | to | take | of |
+//! |---|---|---|
+//! | hold a model | [`Model`] | [`model`], built of [`family`], [`layer`], [`kernel`] |
+//! | train one | [`Training`] | [`train`] |
+//! | measure it | [`Perplexity`], [`Passkey`], [`Cost`] | [`measure`] |
+//! | measure many | [`Study`] | [`study`] |
+//! | keep what was read | [`Run`] | [`mod@record`] |
+//! | read it back | [`Frame`] | [`frame`] |
+//! | see it | [`Figure`] | [`figure`] |
+//! | read a text | [`Corpus`] | [`corpus`] |
+//!
+//! Values are owned. Errors are one type, [`Error`], whose sentence says what, where, and what to try. Every long loop
+//! shows its progress and stops at [`progress::interrupt`]. The kernels' threads are set by [`set_threads`].
+//!
+//! A lower floor never imports a higher one: kernel → layer → family → model → measure → study on the one staircase,
+//! record → frame → figure on the other; they meet at record.
 
 pub mod corpus;
 pub mod error;
@@ -10,14 +42,25 @@ pub mod layer;
 pub mod measure;
 pub mod memory;
 pub mod model;
+pub mod prelude;
 pub mod progress;
 pub mod record;
 pub mod settings;
 pub mod stats;
 pub mod study;
+pub mod threads;
 pub mod train;
 
+pub use corpus::Corpus;
 pub use error::{Error, Result};
+pub use figure::Figure;
+pub use frame::Frame;
+pub use measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
+pub use model::{Loading, Model, Positions};
+pub use record::{Reading, Run};
+pub use study::Study;
+pub use threads::set_threads;
+pub use train::Training;
 
 // The README's tour must compile.
 #[cfg(doctest)]

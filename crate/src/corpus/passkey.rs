@@ -243,7 +243,7 @@ mod tests {
             prop_assert!(prompt.text.ends_with("The pass key is"));
             prop_assert_eq!(prompt.text.matches("90210").count(), 2);
             let again = prompt.repetition();
-            prop_assert_eq!(&prompt.text[again.start..again.end + 17], "90210 is the pass key");
+            prop_assert_eq!(&prompt.text[again.start..again.end + 16], "90210 is the pass key");
             let sentences = (prompt.sentences_before + prompt.sentences_after) as f64;
             prop_assert!((prompt.sentences_before as f64 - depth * sentences).abs() <= 0.5);
         }

@@ -106,16 +106,16 @@ const N_GROUPS: &[&str] = &["/n_groups", "/ssm_cfg/ngroups"];
 const EPSILON: &[&str] = &["/layer_norm_epsilon", "/norm_epsilon"];
 const TIME_STEP_LIMIT: &[&str] = &["/time_step_limit", "/ssm_cfg/dt_limit", "/dt_limit"];
 
-/// Settings that change the architecture, and which of their values are the one that is here.
-const KNOWN: [(&str, fn(&Value) -> bool); 8] = [
-    ("/hidden_act", |value| value == "silu" || value == "swish"),
-    ("/rms_norm", |value| value == true),
-    ("/d_intermediate", |value| value == 0),
-    ("/attn_layer_idx", |value| value.as_array().is_some_and(Vec::is_empty)),
-    ("/ssm_cfg/layer", |value| value == "Mamba2"),
-    ("/ssm_cfg/activation", |value| value == "silu" || value == "swish"),
-    ("/ssm_cfg/rmsnorm", |value| value == true),
-    ("/ssm_cfg/norm_before_gate", |value| value == false),
+/// Settings that change the architecture, with the values, in JSON, of the one that is here.
+const KNOWN: [(&str, &[&str]); 8] = [
+    ("/hidden_act", &["\"silu\"", "\"swish\""]),
+    ("/rms_norm", &["true"]),
+    ("/d_intermediate", &["0"]),
+    ("/attn_layer_idx", &["[]"]),
+    ("/ssm_cfg/layer", &["\"Mamba2\""]),
+    ("/ssm_cfg/activation", &["\"silu\"", "\"swish\""]),
+    ("/ssm_cfg/rmsnorm", &["true"]),
+    ("/ssm_cfg/norm_before_gate", &["false"]),
 ];
 
 /// The first of several places in a `config.json` that holds something.
@@ -270,9 +270,11 @@ impl Config {
 
     /// Takes what a `config.json` states, in the Hugging Face or the original spelling.
     fn read(&mut self, json: &Value) -> Result<()> {
-        for (name, known) in KNOWN {
-            if let Some(value) = find(json, &[name]).filter(|value| !known(value)) {
-                let key = &name[1..].replace('/', ".");
+        for (place, known) in KNOWN {
+            if let Some(value) =
+                find(json, &[place]).filter(|value| !known.contains(&value.to_string().as_str()))
+            {
+                let key = &place[1..].replace('/', ".");
                 return Err(Error::input(format!(
                     "{key} = {value} calls for an architecture that this version does not have"
                 )));

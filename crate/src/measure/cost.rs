@@ -1,6 +1,6 @@
 //! What a model costs: prefill and decode speed, and peak memory, against context length.
 //!
-//! Each length gives two rows, `phase` "prefill" and "decode". The first call is timed apart (it warms caches and
+//! Each length gives a row for `phase` "prefill" and one for "decode". The first call is timed apart (it warms caches and
 //! allocates), then one call is thrown away, then the repetitions are timed: minimum, median and maximum are kept.
 //! Prompts are seeded random tokens; nothing of the cost depends on what they say.
 
@@ -12,6 +12,7 @@ use crate::model::init::stream;
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
 use crate::stats::Summary;
+use crate::threads::{threads, with_threads};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -22,20 +23,33 @@ use std::time::Instant;
 pub struct Cost {
     /// Prompt lengths in tokens.
     pub lengths: Vec<usize>,
+    /// Reading the prompt, and going on from it.
+    pub phases: Vec<Phase>,
     /// Tokens decoded in a repetition.
     pub gen_len: usize,
     /// Timed repetitions.
     pub repetitions: usize,
-    /// Threads; all of the current pool's by default.
+    /// Threads; those in force by default.
     pub threads: Option<usize>,
     /// Seed of the prompts.
     pub seed: u64,
+}
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The whole prompt is read, and the logits after it are made.
+    Prefill,
+    /// Tokens are read one by one after the prompt, each with its logits.
+    Decode,
 }
 
 impl Default for Cost {
     fn default() -> Self {
         Self {
             lengths: vec![256, 512, 1024, 2048, 4096],
+            phases: vec![Phase::Prefill, Phase::Decode],
             gen_len: 64,
             repetitions: 5,
             threads: None,
@@ -44,7 +58,7 @@ impl Default for Cost {
     }
 }
 
-/// Times of one phase.
+/// Times and memory of the calls.
 struct Timed {
     first: f64,
     each: Vec<f64>,
@@ -72,6 +86,10 @@ impl Cost {
         self
     }
 
+    fn unit(&self, length: usize, phase: Phase) -> Self {
+        Self { lengths: vec![length], phases: vec![phase], ..self.clone() }
+    }
+
     /// Runs `call` 2 + repetitions times; each returns its seconds.
     fn time(&self, progress: &Progress, mut call: impl FnMut() -> Result<f64>) -> Result<Timed> {
         // Where the peak cannot be reset, no number is better than one that belongs to another segment.
@@ -89,57 +107,59 @@ impl Cost {
         Ok(Timed { first, each, peak: memory::peak().filter(|_| resets), before })
     }
 
-    fn measure_length(&self, model: &Model, length: usize) -> Result<Vec<Reading>> {
+    fn measure_unit(&self, model: &Model, length: usize, phase: Phase) -> Result<Reading> {
         let mut rng = stream(self.seed, &format!("cost {length}"));
         let vocab = model.config.vocab_size() as u32;
         let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocab)).collect();
-        let progress = Progress::new(&format!("cost {length}"), 2 * (self.repetitions as u64 + 2), "calls");
-
-        let mut read = model.state(1)?;
-        let prefill = self.time(&progress, || {
-            let mut state = model.state(1)?;
-            let clock = Instant::now();
-            model.prefill(&ids, &mut state)?;
-            let seconds = clock.elapsed().as_secs_f64();
-            read = state;
-            Ok(seconds)
-        })?;
-        let decode = self.time(&progress, || {
-            let mut state = read.clone();
-            let clock = Instant::now();
-            for i in 0..self.gen_len {
-                model.step(ids[i % length], &mut state)?;
+        let progress = Progress::new(&format!("cost {length}"), self.repetitions as u64 + 2, "calls");
+        let start = model.state(1)?;
+        let (timed, tokens) = match phase {
+            Phase::Prefill => {
+                let timed = self.time(&progress, || {
+                    let mut state = start.clone();
+                    let clock = Instant::now();
+                    model.prefill(&ids, &mut state)?;
+                    Ok(clock.elapsed().as_secs_f64())
+                });
+                (timed?, length)
             }
-            Ok(clock.elapsed().as_secs_f64())
-        })?;
-
-        let identity = Self { lengths: vec![length], ..self.clone() }.fingerprint(model)?;
+            Phase::Decode => {
+                let mut read = start.clone();
+                model.prefill(&ids, &mut read)?;
+                let timed = self.time(&progress, || {
+                    let mut state = read.clone();
+                    let clock = Instant::now();
+                    for i in 0..self.gen_len {
+                        model.step(ids[i % length], &mut state)?;
+                    }
+                    Ok(clock.elapsed().as_secs_f64())
+                });
+                (timed?, self.gen_len)
+            }
+        };
         let conditions = Conditions {
             batch_size: Some(1),
             seq_len: Some(length as u64),
             gen_len: Some(self.gen_len as u64),
             seed: Some(self.seed),
-            threads: Some(rayon::current_num_threads() as u64),
+            threads: Some(threads() as u64),
             ..Conditions::default()
         };
-        let row = |phase: &str, tokens: usize, timed: Timed| -> Result<Reading> {
-            let speeds: Vec<f64> = timed.each.iter().map(|seconds| tokens as f64 / seconds).collect();
-            let speed = Summary::of(&speeds).ok_or_else(|| Error::internal("nothing was timed"))?;
-            let added = timed.peak.zip(timed.before).map(|(peak, before)| peak.saturating_sub(before));
-            Ok(Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)
-                .fingerprint(&identity)
-                .value("phase", phase)
-                .value("context_length", length)
-                .value("tokens_per_s", speed.median)
-                .value("tokens_per_s_min", speed.min)
-                .value("tokens_per_s_max", speed.max)
-                .value("first_call_s", timed.first)
-                .value("repetitions", self.repetitions)
-                .value("peak_bytes", timed.peak)
-                .value("added_peak_bytes", added)
-                .value("state_bytes", read.bytes()))
-        };
-        Ok(vec![row("prefill", length, prefill)?, row("decode", self.gen_len, decode)?])
+        let speeds: Vec<f64> = timed.each.iter().map(|seconds| tokens as f64 / seconds).collect();
+        let speed = Summary::of(&speeds).ok_or_else(|| Error::internal("nothing was timed"))?;
+        let added = timed.peak.zip(timed.before).map(|(peak, before)| peak.saturating_sub(before));
+        Ok(Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)
+            .fingerprint(&self.unit(length, phase).fingerprint(model)?)
+            .value("phase", if phase == Phase::Prefill { "prefill" } else { "decode" })
+            .value("context_length", length)
+            .value("tokens_per_s", speed.median)
+            .value("tokens_per_s_min", speed.min)
+            .value("tokens_per_s_max", speed.max)
+            .value("first_call_s", timed.first)
+            .value("repetitions", self.repetitions)
+            .value("peak_bytes", timed.peak)
+            .value("added_peak_bytes", added)
+            .value("state_bytes", start.bytes()))
     }
 }
 
@@ -148,7 +168,9 @@ impl Measure for Cost {
     const VERSION: u32 = 1;
 
     fn units(&self) -> Vec<Self> {
-        self.lengths.iter().map(|length| Self { lengths: vec![*length], ..self.clone() }).collect()
+        let all =
+            self.lengths.iter().flat_map(|length| self.phases.iter().map(move |phase| (*length, *phase)));
+        all.map(|(length, phase)| self.unit(length, phase)).collect()
     }
 
     fn fingerprint(&self, model: &Model) -> Result<String> {
@@ -160,23 +182,19 @@ impl Measure for Cost {
         {
             return Err(Error::input("cost needs lengths, repetitions and gen_len of at least 1"));
         }
+        if self.phases.is_empty() {
+            return Err(Error::input("cost needs a phase: prefill, decode or both"));
+        }
         Ok(())
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
         self.check(model)?;
         let all = || {
-            self.lengths.iter().map(|length| self.measure_length(model, *length)).collect::<Result<Vec<_>>>()
+            let units = self.units().into_iter();
+            units.map(|unit| self.measure_unit(model, unit.lengths[0], unit.phases[0])).collect()
         };
-        let rows = match self.threads {
-            None => all()?,
-            Some(threads) => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-                pool.map_err(|error| Error::unavailable(format!("cannot start {threads} threads: {error}")))?
-                    .install(all)?
-            }
-        };
-        Ok(rows.concat())
+        self.threads.map_or_else(all, |threads| with_threads(threads, all))
     }
 }
 

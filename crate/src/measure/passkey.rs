@@ -101,7 +101,7 @@ impl Passkey {
             batch_size: Some(1),
             gen_len: Some((self.digits + EXTRA_TOKENS) as u64),
             seed: Some(self.seed),
-            threads: Some(rayon::current_num_threads() as u64),
+            threads: Some(crate::threads::threads() as u64),
             ..Conditions::default()
         };
         let row = || {

@@ -168,7 +168,7 @@ impl Measure for Perplexity {
             batch_size: Some(1),
             seq_len: Some(self.seq_len as u64),
             stride: Some(self.stride as u64),
-            threads: Some(rayon::current_num_threads() as u64),
+            threads: Some(crate::threads::threads() as u64),
             ..Conditions::default()
         };
         let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)

@@ -6,6 +6,7 @@ use crate::kernel::softmax;
 use crate::layer::state::State;
 use crate::layer::with_floats;
 use crate::progress::check_interrupt;
+use crate::threads::install;
 use candle_core::Tensor;
 
 /// Prompts are read in pieces of this many tokens, so that memory does not grow with their length.
@@ -30,12 +31,14 @@ impl Model {
     /// Reads a prompt, moving `state` on, and returns the logits after its last token.
     pub fn prefill(&self, ids: &[u32], state: &mut State) -> Result<Vec<f32>> {
         let mut pieces = self.tokens(ids)?;
-        while pieces.dim(1)? > PIECE {
-            self.hidden(&pieces.narrow(1, 0, PIECE)?, Some(state))?;
-            pieces = pieces.narrow(1, PIECE, pieces.dim(1)? - PIECE)?;
-            check_interrupt()?;
-        }
-        Ok(self.forward(&pieces, Some(state), Positions::Last)?.flatten_all()?.to_vec1()?)
+        install(|| {
+            while pieces.dim(1)? > PIECE {
+                self.hidden(&pieces.narrow(1, 0, PIECE)?, Some(state))?;
+                pieces = pieces.narrow(1, PIECE, pieces.dim(1)? - PIECE)?;
+                check_interrupt()?;
+            }
+            Ok(self.forward(&pieces, Some(state), Positions::Last)?.flatten_all()?.to_vec1()?)
+        })
     }
 
     /// Reads one token and returns the logits after it.

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::family::{self, Config, Network, Tensors};
 use crate::layer::linear::Linear;
 use crate::layer::state::State;
+use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Checkpoint;
 use safetensors::save_safetensors;
@@ -261,20 +262,22 @@ impl Model {
         state: Option<&mut State>,
         positions: Positions,
     ) -> Result<Tensor> {
-        let hidden = self.network.hidden(tokens, state)?; // [B, T, hidden]
-        match positions {
-            Positions::All => self.network.logits(&hidden),
-            Positions::Last => self.network.logits(&hidden.narrow(1, hidden.dim(1)? - 1, 1)?),
-        }
+        install(|| {
+            let hidden = self.hidden(tokens, state)?; // [B, T, hidden]
+            match positions {
+                Positions::All => self.head(&hidden),
+                Positions::Last => self.head(&hidden.narrow(1, hidden.dim(1)? - 1, 1)?),
+            }
+        })
     }
 
     /// Hidden states before the head, for those who need logits of some positions only.
     pub(crate) fn hidden(&self, tokens: &Tensor, state: Option<&mut State>) -> Result<Tensor> {
-        self.network.hidden(tokens, state)
+        install(|| self.network.hidden(tokens, state))
     }
 
     pub(crate) fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.network.logits(hidden)
+        install(|| self.network.logits(hidden))
     }
 
     /// Writes `model.safetensors` and `config.json`, and the tokenizer if it is not bytes, into a folder. Loading it

@@ -25,6 +25,7 @@ pub struct Run {
     id: String,
     path: PathBuf,
     warnings: Vec<String>,
+    notes: Option<String>,
     state: Mutex<State>,
     _lock: File,
 }
@@ -143,7 +144,14 @@ impl Run {
             journal.append(b"\n")?;
         }
         let state = Mutex::new(State { journal, recorded });
-        Ok(Self { id, path, warnings, state, _lock: lock })
+        Ok(Self { id, path, warnings, notes: None, state, _lock: lock })
+    }
+
+    /// This run with free text that goes, as `notes`, into every reading that has none of its own.
+    #[must_use]
+    pub fn notes(mut self, notes: impl Into<String>) -> Self {
+        self.notes = Some(notes.into()).filter(|notes| !notes.is_empty());
+        self
     }
 
     /// Id of the run: `<UTC date-time>-<name>-<configuration hash>`.
@@ -199,12 +207,14 @@ impl Run {
                 let what = format!("the value `{name}` of `{}` has the name of a column", reading.measure);
                 return Err(Error::input(what).hint("set it in the subject or the conditions, or rename it"));
             }
+            let mut reading = (*reading).clone();
+            reading.conditions.notes = reading.conditions.notes.or_else(|| self.notes.clone());
             let record = Record {
                 schema_version: SCHEMA_VERSION,
                 run_id: self.id.clone(),
                 timestamp: timestamp.clone(),
                 provenance: Provenance::gather(),
-                reading: (*reading).clone(),
+                reading,
             };
             bytes.extend(record.to_line()?.into_bytes());
         }

@@ -1,7 +1,212 @@
 //! Studies: models × number formats × measurements, recorded in one resumable run.
 //!
+//! ```no_run
+//! # fn main() -> lowbit::Result<()> {
+//! use lowbit::prelude::*;
+//! let run = Study::new("recall")
+//!     .models(["data/models/bard", "random:mamba2-tiny"])
+//!     .dtypes(["f32", "bf16"])
+//!     .measure(Passkey::lengths([256, 512, 1024]))
+//!     .run()?;
+//! figure::passkey(&Frame::load(run.path())?)?.save("recall.svg")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | file | holds |
 //! |---|---|
-//! | [`phase1`] | the full-precision baseline: perplexity, passkey and cost of one model at f32 and bf16 |
+//! | `named` | the studies that `lowbit reproduce` knows |
 
-pub mod phase1;
+mod named;
+
+use crate::error::{Error, Result};
+use crate::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
+use crate::model::{Loading, Model, parse_dtype};
+use crate::record::{Run, runs_folder};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A grid of measurements: plain data, so that a study is a YAML file as well as a chain of calls.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// Name of its runs.
+    pub name: String,
+    /// Folders, files, hub ids or `random:SHAPE`.
+    pub models: Vec<String>,
+    /// Storage of the matrices, one after the other; empty: as each checkpoint has it.
+    #[serde(default)]
+    pub dtypes: Vec<String>,
+    /// What is measured of every model in every dtype.
+    pub measures: Vec<Instrument>,
+}
+
+/// A measurement of any kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Instrument {
+    /// Prediction of a text.
+    Perplexity(Perplexity),
+    /// Recall against context length.
+    Passkey(Passkey),
+    /// Speed and memory against length.
+    Cost(Cost),
+}
+
+impl Study {
+    /// A study without models and measurements; its runs are called `name`.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_string(), ..Self::default() }
+    }
+
+    /// Adds models: folders, files, hub ids or `random:SHAPE`.
+    #[must_use]
+    pub fn models<S: Into<String>>(mut self, models: impl IntoIterator<Item = S>) -> Self {
+        self.models.extend(models.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds dtypes: f32, bf16, f16.
+    #[must_use]
+    pub fn dtypes<S: Into<String>>(mut self, dtypes: impl IntoIterator<Item = S>) -> Self {
+        self.dtypes.extend(dtypes.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds a measurement.
+    #[must_use]
+    pub fn measure(mut self, measure: impl Into<Instrument>) -> Self {
+        self.measures.push(measure.into());
+        self
+    }
+
+    /// The run of this study in [`runs_folder`] that its readings go to: an unfinished one of the same settings if
+    /// there is one, else a new one.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or another process has it open.
+    pub fn open(&self, root: impl AsRef<Path>) -> Result<Run> {
+        let run = Run::resume_or_create(root, &self.name, self)?;
+        run.write_config(self)?;
+        Ok(run)
+    }
+
+    /// Measures everything that is not recorded yet and returns the finished run.
+    ///
+    /// # Errors
+    /// If a model cannot be loaded, a setting is wrong, or the disk refuses; what was measured stays recorded, and
+    /// running the study again goes on from there.
+    pub fn run(&self) -> Result<Run> {
+        self.run_into(|| self.open(runs_folder()))
+    }
+
+    /// As [`run`](Self::run), into the run that `open` gives; it is asked once the study is known to be sound.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and those of `open`.
+    pub fn run_into(&self, open: impl FnOnce() -> Result<Run>) -> Result<Run> {
+        if self.models.is_empty() || self.measures.is_empty() {
+            return Err(Error::input(
+                "the study has nothing to do: it needs at least one model and one measurement",
+            )
+            .at(&self.name));
+        }
+        // Bad settings end here, before a run folder is made.
+        let dtypes = self.dtypes.iter().map(|dtype| parse_dtype(dtype)).collect::<Result<Vec<_>>>()?;
+        let load = |source: &String| Model::load_with(source, &Loading::default());
+        let first = load(&self.models[0])?;
+        self.measures.iter().try_for_each(|measure| measure.check(&first))?;
+        let mut first = Some(first);
+        let run = open()?;
+        for source in &self.models {
+            let model = first.take().map_or_else(|| load(source), Ok)?;
+            let casts = dtypes.iter().map(|dtype| model.cast(*dtype)).collect::<Result<Vec<_>>>()?;
+            for model in if casts.is_empty() { vec![model] } else { casts } {
+                self.measures.iter().try_for_each(|measure| measure.record(&model, &run))?;
+            }
+        }
+        run.finish()?;
+        Ok(run)
+    }
+}
+
+impl Instrument {
+    /// Ends with the error that bad settings would end the measurement with.
+    ///
+    /// # Errors
+    /// Those of the measurement.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        match self {
+            Self::Perplexity(measure) => measure.check(model),
+            Self::Passkey(measure) => measure.check(model),
+            Self::Cost(measure) => measure.check(model),
+        }
+    }
+
+    /// Measures what the run does not hold yet, recording each unit as it is done.
+    ///
+    /// # Errors
+    /// Those of the measurement and of the run.
+    pub fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        match self {
+            Self::Perplexity(measure) => measure.record(model, run),
+            Self::Passkey(measure) => measure.record(model, run),
+            Self::Cost(measure) => measure.record(model, run),
+        }
+    }
+}
+
+impl From<Perplexity> for Instrument {
+    fn from(measure: Perplexity) -> Self {
+        Self::Perplexity(measure)
+    }
+}
+
+impl From<Passkey> for Instrument {
+    fn from(measure: Passkey) -> Self {
+        Self::Passkey(measure)
+    }
+}
+
+impl From<Cost> for Instrument {
+    fn from(measure: Cost) -> Self {
+        Self::Cost(measure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> Study {
+        let cost = Cost { lengths: vec![16], gen_len: 2, repetitions: 1, ..Cost::default() };
+        Study::new("grid")
+            .models(["random:mamba2-tiny"])
+            .dtypes(["f32", "bf16"])
+            .measure(Passkey { lengths: vec![260], trials: 2, ..Passkey::default() })
+            .measure(cost)
+    }
+
+    #[test]
+    fn a_study_is_a_yaml_file() {
+        let yaml = serde_saphyr::to_string(&tiny()).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Study>(&yaml).unwrap(), tiny());
+        let short = "name: a\nmodels: [data/models/bard]\nmeasures:\n- passkey: {trials: 3}\n";
+        let study: Study = serde_saphyr::from_str(short).unwrap();
+        assert_eq!(study.measures, [Passkey::default().trials(3).into()]);
+    }
+
+    #[test]
+    fn a_study_that_cannot_run_leaves_no_folder() {
+        let open = || -> Result<Run> { panic!("no run may be opened") };
+        for (study, part) in [
+            (Study::new("empty"), "nothing to do"),
+            (tiny().dtypes(["int5"]), "unknown dtype"),
+            (tiny().measure(Passkey::lengths([300, 20])), "20 tokens is shorter"),
+            (Study { models: vec!["random:mamba9".into()], ..tiny() }, "unknown shape"),
+        ] {
+            let error = study.run_into(open).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -126,3 +126,45 @@ impl Data {
         Ok((tokens, weights))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::Document;
+
+    fn data(mixture: Mixture) -> Data {
+        let letters = Document { name: "letters".to_string(), text: "abcdefghij".repeat(400) };
+        let corpus = Corpus::new("letters", vec![letters]).unwrap();
+        Data::new(mixture, &corpus, Tokenizer::Bytes, 3).unwrap()
+    }
+
+    #[test]
+    fn a_batch_depends_on_seed_and_step_alone() {
+        let mixture = Mixture { passkey: 0.5, ..Mixture::default() };
+        let of = |step| data(mixture.clone()).batch(step).unwrap();
+        assert_eq!((of(7).inputs, of(7).weights), (of(7).inputs, of(7).weights));
+        assert_ne!(of(7).inputs, of(8).inputs);
+    }
+
+    #[test]
+    fn keys_weigh_where_they_can_be_recalled_and_filler_grows() {
+        let mixture = Mixture { passkey: 1.0, batch_size: 8, curriculum: 100, ..Mixture::default() };
+        let text = |step| {
+            let batch = data(mixture.clone()).batch(step).unwrap();
+            let targets: Vec<u8> = batch.targets.iter().map(|token| *token as u8).collect();
+            let heavy: Vec<u8> =
+                targets.iter().zip(&batch.weights).filter(|(_, w)| **w == 10.0).map(|(t, _)| *t).collect();
+            (String::from_utf8(targets).unwrap(), String::from_utf8(heavy).unwrap())
+        };
+        let (first, heavy) = text(0);
+        assert!(!first.contains("grass") && first.contains("There is an important info"));
+        // Each key weighs twice: "12345" in the needle and " 12345.\n" after the question.
+        let keys: Vec<&str> = heavy.split(".\n").filter(|pair| !pair.is_empty()).collect();
+        assert!(keys.len() >= 24, "{heavy}"); // 1,024 bytes hold three prompts without filler
+        assert!(
+            keys.iter().all(|pair| pair.split_once(' ').is_some_and(|(a, b)| a == b && a.len() == 5)),
+            "{heavy}"
+        );
+        assert!(text(100).0.matches("grass").count() > text(30).0.matches("grass").count());
+    }
+}

@@ -23,6 +23,7 @@ use crate::model::safetensors::save_safetensors;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::{Loading, Model};
 use crate::progress::Progress;
+use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -100,6 +101,10 @@ impl Training {
     /// The folder gets `training.yaml`, `log.jsonl`, `checkpoint.safetensors` and, at the end, `model/`. A run that
     /// was killed and resumed ends with the same weights as one that was not.
     pub fn run(&self, folder: &Path) -> Result<Outcome> {
+        install(|| self.run_in_pool(folder))
+    }
+
+    fn run_in_pool(&self, folder: &Path) -> Result<Outcome> {
         crate::memory::keep_large_buffers();
         self.check()?;
         let tokenizer = Tokenizer::Bytes;

@@ -190,5 +190,6 @@ fn a_hub_id_without_network_says_where_to_put_the_files() {
         fs::copy(format!("{FIXTURE}/{name}"), format!("{folder}/{name}")).unwrap();
     }
     let mut again = super::command_line::lowbit();
-    assert!(again.current_dir(cache.path()).args(["info", "org/name"]).status().unwrap().success());
+    let again = again.current_dir(cache.path()).args(["info", "org/name"]).output().unwrap();
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
 }

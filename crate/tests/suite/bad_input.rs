@@ -55,7 +55,8 @@ fn settings_that_measure_nothing() {
     ] {
         check(&folder, &[&[args[0], FIXTURE, "--runs", &runs], &args[1..]].concat(), 2, parts);
     }
-    let study = folder.write("study.yaml", "passkey: {lengths: [400, 20]}\n");
+    let study =
+        folder.write("study.yaml", "name: x\nmodels: [y]\nmeasures:\n- passkey: {lengths: [400, 20]}\n");
     let args = ["reproduce", "phase1", "--model", FIXTURE, "--runs", &runs, "--config", &study];
     check(&folder, &args, 2, &["20 tokens is shorter than the prompt"]);
 }
@@ -69,7 +70,12 @@ fn a_mistake_in_a_settings_file_is_told_with_its_line() {
         ("ppl", "seq_len: 16\nstride: four\n", &["line 2, column 9: "]),
         ("ppl", "seq_len: [16\n", &["line 1, column "]),
         ("passkey", "lengths: [300]\ntrails: 4\n", &["line 2, column 1: unknown field `trails`", "trials"]),
-        ("reproduce", "cost:\n  genlen: 4\n", &["line 2, column 3: unknown field `genlen`", "gen_len"]),
+        (
+            "reproduce",
+            "name: x\nmodels: [y]\nmeasures:\n- cost:\n    genlen: 4\n",
+            &["line 5, column 5: unknown field `genlen`"],
+        ),
+        ("reproduce", "name: x\nmodel: y\n", &["line 2, column 1: unknown field `model`", "models"]),
         ("train", "steps: 4\nmixture:\n  batchsize: 2\n", &["line 3, column 3: unknown field `batchsize`"]),
         ("train", "steps: 4\nmodel: {model_type: mamba2, hiden_size: 8}\n", &["line 2", "`hiden_size`"]),
         ("train", "model: {model_type: llama}\n", &["line 1", "unknown variant `llama`", "mamba2"]),

@@ -8,22 +8,32 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("progress", &["error"]),
     ("memory", &[]),
+    ("threads", &["error"]),
     ("kernel", &[]),
     ("settings", &["error"]),
     ("stats", &[]),
     ("corpus", &["error", "progress"]),
     ("layer", &["error", "kernel"]),
     ("family", &["error", "kernel", "layer"]),
-    ("model", &["error", "progress", "kernel", "layer", "family"]),
-    ("train", &["error", "progress", "settings", "memory", "kernel", "layer", "family", "model", "corpus"]),
+    ("model", &["error", "progress", "threads", "kernel", "layer", "family"]),
+    (
+        "train",
+        &[
+            "error", "progress", "settings", "memory", "threads", "kernel", "layer", "family", "model",
+            "corpus",
+        ],
+    ),
     ("record", &["error"]),
     ("frame", &["error", "record", "stats"]),
     ("figure", &["error", "record", "stats", "frame"]),
     (
         "measure",
-        &["error", "progress", "memory", "kernel", "layer", "family", "model", "corpus", "record", "stats"],
+        &[
+            "error", "progress", "memory", "threads", "kernel", "layer", "family", "model", "corpus",
+            "record", "stats",
+        ],
     ),
-    ("study", &["error", "progress", "model", "corpus", "record", "measure", "stats"]),
+    ("study", &["error", "progress", "model", "corpus", "record", "measure"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

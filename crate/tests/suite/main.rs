@@ -10,4 +10,5 @@ mod parity;
 mod pickled;
 mod reference;
 mod repetition;
+mod study;
 mod training;

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Few tokens and prompts, yet several units of each measurement.
-const STUDY: &str = "perplexity: {max_tokens: 2048}\npasskey: {lengths: [300, 350, 400], trials: 4}\n\
-                     cost: {lengths: [64, 100], gen_len: 4, repetitions: 2}\n";
+const STUDY: &str = "name: small\nmodels: [tiny]\ndtypes: [f32, bf16]\nmeasures:\n\
+                     - perplexity: {max_tokens: 2048}\n\
+                     - passkey: {lengths: [300, 350, 400], trials: 4}\n\
+                     - cost: {lengths: [64, 100], gen_len: 4, repetitions: 2}\n";
 
 fn reproduce(folder: &Folder, runs: &str) -> Command {
     let mut command = lowbit();

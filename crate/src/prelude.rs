@@ -1,0 +1,18 @@
+//! The names that a notebook's first cell wants: `use lowbit::prelude::*;`.
+
+pub use crate::corpus::Corpus;
+pub use crate::error::{Error, Result};
+pub use crate::family::Config;
+pub use crate::figure::{self, Figure, Series};
+pub use crate::frame::Frame;
+pub use crate::layer::state::State;
+pub use crate::measure::cost::{Cost, Phase};
+pub use crate::measure::{Measure, passkey::Passkey, perplexity::Perplexity};
+pub use crate::model::tokenizer::Tokenizer;
+pub use crate::model::{Loading, Model, Positions};
+pub use crate::record::{Reading, Run};
+pub use crate::stats;
+pub use crate::study::Study;
+pub use crate::threads::{set_threads, threads};
+pub use crate::train::Training;
+pub use candle_core::{DType, Device, Tensor};

@@ -1,0 +1,47 @@
+//! The studies that ship with the crate.
+
+use super::{Instrument, Study};
+use crate::error::{Error, Result};
+use crate::measure::{cost::Cost, passkey::Passkey, perplexity::Perplexity};
+
+impl Study {
+    /// The names that [`named`](Self::named) knows.
+    pub const NAMES: [&str; 1] = ["phase1"];
+
+    /// A study by its name.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "phase1" => Ok(Self::phase1()),
+            _ => Err(Error::input(format!("unknown study {name:?}"))
+                .hint(format!("known are: {}", Self::NAMES.join(", ")))),
+        }
+    }
+
+    /// Phase 1, the baseline that every quantized model is compared with: the default model at f32 and bf16.
+    pub fn phase1() -> Self {
+        Self::new("phase1")
+            .models(["data/models/bard"])
+            .dtypes(["f32", "bf16"])
+            .measure(Perplexity::default())
+            .measure(Passkey::default())
+            .measure(Cost::default())
+    }
+
+    /// The same study on few tokens, prompts and lengths: a check that everything works.
+    #[must_use]
+    pub fn small(mut self) -> Self {
+        for measure in &mut self.measures {
+            match measure {
+                Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),
+                Instrument::Passkey(passkey) => (passkey.lengths, passkey.trials) = (vec![300, 600], 4),
+                Instrument::Cost(cost) => {
+                    (cost.lengths, cost.gen_len, cost.repetitions) = (vec![128, 256], 8, 3);
+                }
+            }
+        }
+        self
+    }
+}

@@ -1,0 +1,82 @@
+//! The pool of threads that the kernels run on.
+//!
+//! Every call into a model enters this pool, so that its many short parallel loops start inside it instead of
+//! crossing into it one by one. The count can change at any time; work under way keeps the pool it began with.
+
+use crate::error::{Error, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::{Arc, PoisonError, RwLock};
+
+static POOL: RwLock<Option<Arc<ThreadPool>>> = RwLock::new(None);
+
+/// Sets how many threads the kernels use from now on; without it, all processors (or `RAYON_NUM_THREADS`).
+///
+/// # Errors
+/// If `count` is 0, or the system refuses the threads.
+pub fn set_threads(count: usize) -> Result<()> {
+    let pool = pool_of(count)?;
+    *POOL.write().unwrap_or_else(PoisonError::into_inner) = Some(pool);
+    Ok(())
+}
+
+/// How many threads the kernels use when called from here.
+pub fn threads() -> usize {
+    let inside = rayon::current_thread_index().map(|_| rayon::current_num_threads());
+    inside.or_else(|| pool().map(|pool| pool.current_num_threads())).unwrap_or(1)
+}
+
+/// Runs `work` with `count` threads, whatever [`set_threads`] says.
+pub(crate) fn with_threads<R: Send>(count: usize, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    pool_of(count)?.install(work)
+}
+
+/// Runs `work` inside the pool; where the caller is in a pool already, in that one.
+pub(crate) fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    match pool().filter(|_| rayon::current_thread_index().is_none()) {
+        Some(pool) => pool.install(work),
+        None => work(),
+    }
+}
+
+fn pool_of(count: usize) -> Result<Arc<ThreadPool>> {
+    if count == 0 {
+        return Err(Error::input("0 threads cannot work").hint("give a count of at least 1"));
+    }
+    build(count)
+}
+
+/// The pool in force. None where the system refuses its threads: rayon's own pool then serves.
+fn pool() -> Option<Arc<ThreadPool>> {
+    if let Some(pool) = &*POOL.read().unwrap_or_else(PoisonError::into_inner) {
+        return Some(pool.clone());
+    }
+    let mut place = POOL.write().unwrap_or_else(PoisonError::into_inner);
+    if place.is_none() {
+        *place = build(0).ok(); // rayon reads 0 as its own default
+    }
+    place.clone()
+}
+
+fn build(count: usize) -> Result<Arc<ThreadPool>> {
+    // Backpropagation walks the graph by recursion: the stack of a main thread, not the 2 MiB of others.
+    let pool = ThreadPoolBuilder::new().num_threads(count).stack_size(16 << 20);
+    let built = pool.thread_name(|i| format!("lowbit-{i}")).build();
+    built.map(Arc::new).map_err(|error| Error::unavailable(format!("cannot start {count} threads: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Counts are set by `with_threads` alone here: `set_threads` would reach into tests that run beside this one.
+    #[test]
+    fn work_runs_in_the_pool_that_was_asked_for() {
+        for count in [1, 3] {
+            let seen = with_threads(count, || Ok((threads(), install(rayon::current_num_threads)))).unwrap();
+            assert_eq!(seen, (count, count));
+        }
+        assert!(install(|| rayon::current_thread_index().is_some()));
+        assert_eq!(install(rayon::current_num_threads), threads());
+        assert!(set_threads(0).unwrap_err().to_string().contains("at least 1"));
+    }
+}
