@@ -45,6 +45,7 @@ pub mod model;
 pub mod prelude;
 pub mod progress;
 pub mod record;
+pub mod settings;
 pub mod stats;
 pub mod study;
 pub mod threads;

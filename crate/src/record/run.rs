@@ -36,6 +36,9 @@ struct State {
     recorded: HashSet<String>,
 }
 
+/// What to try where a folder of runs cannot be written.
+const ELSEWHERE: &str = "choose another folder with --runs or LOWBIT_RUNS";
+
 /// Where runs go: the folder named by the environment variable `LOWBIT_RUNS`, else `runs`.
 pub fn runs_folder() -> PathBuf {
     std::env::var_os("LOWBIT_RUNS").filter(|v| !v.is_empty()).map_or_else(|| "runs".into(), PathBuf::from)
@@ -101,8 +104,7 @@ impl Run {
 
     fn create_hashed(root: &Path, name: &str, hash: &str) -> Result<Self> {
         check_name(name)?;
-        fs::create_dir_all(root)
-            .map_err(|e| Error::io(root, &e).hint("choose another folder with LOWBIT_RUNS"))?;
+        fs::create_dir_all(root).map_err(|e| Error::io(root, &e).hint(ELSEWHERE))?;
         let mut moment = jiff::Timestamp::now();
         let date = |moment: jiff::Timestamp| moment.strftime("%Y%m%d-%H%M%S").to_string();
         // Names sort by age: a run made within a second of another of its name is dated after that one.
@@ -113,7 +115,7 @@ impl Run {
                 match fs::create_dir(&path) {
                     Ok(()) => return Self::open_folder(&path),
                     Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                    Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
+                    Err(e) => return Err(Error::io(&path, &e).hint(ELSEWHERE)),
                 }
             }
             moment += jiff::SignedDuration::from_secs(1);
@@ -252,7 +254,7 @@ pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io(root, &e)),
+        Err(e) => return Err(Error::io(root, &e).hint(ELSEWHERE)),
     };
     let mut found: Vec<PathBuf> =
         entries.flatten().map(|e| e.path()).filter(|path| name_of(path) == Some(name.into())).collect();
