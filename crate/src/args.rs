@@ -18,9 +18,9 @@ pub struct Args {
 }
 
 impl Args {
-    /// The flags that the program was started with; help and mistakes end it here.
-    pub fn given() -> Self {
-        Self::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
+    /// The flags that the program was started with.
+    pub fn given() -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&command().try_get_matches()?)
     }
 }
 

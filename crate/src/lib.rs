@@ -46,6 +46,7 @@ pub mod model;
 pub mod prelude;
 pub mod progress;
 pub mod record;
+pub mod settings;
 pub mod stats;
 pub mod study;
 pub mod threads;

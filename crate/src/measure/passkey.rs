@@ -162,14 +162,18 @@ impl Measure for Passkey {
         fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &template)
     }
 
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+    fn check(&self, model: &Model) -> Result<()> {
         if self.trials == 0 || self.lengths.is_empty() {
             return Err(Error::input("a passkey sweep needs at least one length and one trial"));
         }
-        // A length that is too short is found before any time is spent.
         for length in &self.lengths {
             self.prompt(model, *length, 0)?;
         }
+        Ok(())
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.check(model)?;
         let rows: Result<Vec<_>> =
             self.lengths.iter().map(|length| self.measure_length(model, *length)).collect();
         Ok(rows?.concat())

@@ -133,12 +133,20 @@ impl Model {
             .map(|(name, tensor)| (Config::canonical_name(&name), tensor))
             .collect();
         let at = |error: Error| error.at(found.source.display());
-        let (config, assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
+        let (config, mut assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
         let tokenizer = match &found.tokenizer {
             Some(path) => Tokenizer::load(path)?,
             None => Tokenizer::Bytes,
         };
-        tokenizer.check(config.vocab_size()).map_err(at)?;
+        let told_by = found.tokenizer.as_ref().unwrap_or(&found.source);
+        tokenizer.check(config.vocab_size()).map_err(|error| error.at(told_by.display()))?;
+        if matches!(tokenizer, Tokenizer::Bytes) && config.vocab_size() > 2 * tokenizer.vocab_size() {
+            // Not an error: speed and memory can be measured all the same.
+            assumed.push(format!(
+                "text is bytes, though the vocabulary has {} tokens (no tokenizer.json beside the weights)",
+                config.vocab_size()
+            ));
+        }
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
         let built = Self::build(config, tensors, tokenizer, how).map_err(at)?;
         let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
@@ -173,7 +181,14 @@ impl Model {
         for spec in &specs {
             if let Some(tensor) = tensors.get_mut(&spec.name) {
                 let wanted = if spec.matrix { dtype } else { DType::F32 };
-                *tensor = tensor.to_dtype(wanted)?.to_device(&device)?.contiguous()?;
+                let cast = tensor.to_dtype(wanted)?;
+                if wanted == DType::F16 && cast.dtype() != tensor.dtype() && checkpoint::non_finite(&cast) > 0
+                {
+                    return Err(Error::input("a weight is too large for f16")
+                        .at(&spec.name)
+                        .hint("ask for bf16 or f32"));
+                }
+                *tensor = cast.to_device(&device)?.contiguous()?;
             }
         }
         let network = Network::new(&config, &tensors)?;

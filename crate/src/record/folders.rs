@@ -4,6 +4,9 @@ use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What to try where a folder of runs cannot be written.
+pub(super) const ELSEWHERE: &str = "choose another folder with --runs or LOWBIT_RUNS";
+
 /// Where runs go: the folder named by the environment variable `LOWBIT_RUNS`, else `runs`.
 pub fn runs_folder() -> PathBuf {
     std::env::var_os("LOWBIT_RUNS").filter(|v| !v.is_empty()).map_or_else(|| "runs".into(), PathBuf::from)
@@ -14,7 +17,7 @@ pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io(root, &e)),
+        Err(e) => return Err(Error::io(root, &e).hint(ELSEWHERE)),
     };
     let mut found: Vec<PathBuf> =
         entries.flatten().map(|e| e.path()).filter(|path| name_of(path) == Some(name.into())).collect();

@@ -9,7 +9,7 @@
 //! ```
 
 use super::files::{keep_torn, lacks_newline, lock, write_atomic};
-use super::folders::{check_name, moment_of, runs_folder, runs_named};
+use super::folders::{ELSEWHERE, check_name, moment_of, runs_folder, runs_named};
 use super::journal::Journal;
 use super::reader::closed_unit;
 use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, SUMMARY, config_hash, read_lines};
@@ -97,8 +97,7 @@ impl Run {
 
     fn create_hashed(root: &Path, name: &str, hash: &str) -> Result<Self> {
         check_name(name)?;
-        fs::create_dir_all(root)
-            .map_err(|e| Error::io(root, &e).hint("choose another folder with LOWBIT_RUNS"))?;
+        fs::create_dir_all(root).map_err(|e| Error::io(root, &e).hint(ELSEWHERE))?;
         let mut moment = jiff::Timestamp::now();
         let date = |moment: jiff::Timestamp| moment.strftime("%Y%m%d-%H%M%S").to_string();
         // Names sort by age: a run made within a second of another of its name is dated after that one.
@@ -109,7 +108,7 @@ impl Run {
                 match fs::create_dir(&path) {
                     Ok(()) => return Self::open_folder(&path),
                     Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                    Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
+                    Err(e) => return Err(Error::io(&path, &e).hint(ELSEWHERE)),
                 }
             }
             moment += jiff::SignedDuration::from_secs(1);

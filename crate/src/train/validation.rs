@@ -26,7 +26,9 @@ impl Text {
         let len = training.mixture.seq_len;
         let available = tokens.len().saturating_sub(1) / len;
         if available == 0 {
-            return Err(Error::input(format!("fewer than {len} tokens")).at(&corpus.name));
+            return Err(Error::input(format!("fewer than the {len} tokens of one sequence"))
+                .at(corpus.title())
+                .hint("choose a smaller mixture.seq_len"));
         }
         // Spread over the whole split, so that every document counts.
         let windows = training.validate_windows.clamp(1, available);

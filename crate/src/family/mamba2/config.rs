@@ -1,6 +1,7 @@
 //! The shape of a Mamba2, and the tensors that it calls for.
 
 use super::super::{Init, TensorSpec};
+use crate::error::{Error, Result};
 use crate::json;
 use crate::layer::mamba2::Sizes;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 /// The shape of a Mamba2 model. Field names are those of a Hugging Face `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -100,6 +101,33 @@ impl Config {
             num_heads: 24,
             ..Self::default()
         }
+    }
+
+    /// Refuses sizes that no Mamba2 can have.
+    pub fn check(&self) -> Result<()> {
+        for (name, size) in [
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("vocab_size", self.vocab_size),
+            ("state_size", self.state_size),
+            ("head_dim", self.head_dim),
+            ("num_heads", self.num_heads),
+            ("n_groups", self.n_groups),
+            ("conv_kernel", self.conv_kernel),
+        ] {
+            if size == 0 {
+                return Err(Error::input(format!("{name} must be a positive integer, found 0")));
+            }
+        }
+        if !self.num_heads.is_multiple_of(self.n_groups) {
+            let (groups, heads) = (self.n_groups, self.num_heads);
+            return Err(Error::input(format!("n_groups = {groups} does not divide num_heads = {heads}")));
+        }
+        let (low, high) = self.time_step_limit;
+        if low.is_nan() || high.is_nan() || low > high {
+            return Err(Error::input(format!("time_step_limit must be a range, found [{low}, {high}]")));
+        }
+        Ok(())
     }
 
     pub(super) fn sizes(&self) -> Sizes {
