@@ -37,6 +37,7 @@ pub mod error;
 pub mod family;
 pub mod figure;
 pub mod frame;
+pub mod json;
 pub mod kernel;
 pub mod layer;
 pub mod measure;

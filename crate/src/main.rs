@@ -3,7 +3,6 @@
 mod args;
 mod commands;
 
-use clap::Parser;
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use lowbit::error::Kind;
 use std::process::ExitCode;
@@ -14,7 +13,7 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
     }
-    let args = match args::Args::try_parse() {
+    let args = match args::Args::given() {
         Ok(args) => args,
         // Help and version are what was asked for, not mistakes.
         Err(error) if !error.use_stderr() || error.kind() == DisplayHelpOnMissingArgumentOrSubcommand => {

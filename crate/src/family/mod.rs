@@ -1,4 +1,4 @@
-//! Model families: each a file with its config, its checkpoint's names, how to infer the one from the other, and
+//! Model families: each a folder with its config, its checkpoint's names, how to infer the one from the other, and
 //! the recipe of its blocks.
 
 pub mod mamba2;

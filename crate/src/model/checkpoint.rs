@@ -1,8 +1,9 @@
 //! A checkpoint as it is found, before anything is made of it: named tensors, a configuration, where it came from.
 
 use super::hub::{self, Hub};
-use super::{files, json, pickle, safetensors};
+use super::{files, pickle, safetensors};
 use crate::error::{Error, Result};
+use crate::json;
 use candle_core::{CpuStorage, Storage, Tensor};
 use rayon::prelude::*;
 use serde_json::Value;

@@ -13,7 +13,6 @@ mod files;
 pub mod generate;
 pub mod hub;
 pub mod init;
-pub mod json;
 mod pickle;
 pub mod safetensors;
 pub mod tokenizer;

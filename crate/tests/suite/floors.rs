@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("progress", &["error"]),
+    ("json", &["error"]),
     ("memory", &[]),
     ("threads", &["error"]),
     ("kernel", &[]),
@@ -14,8 +15,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("stats", &[]),
     ("corpus", &["error", "progress"]),
     ("layer", &["error", "kernel"]),
-    ("family", &["error", "kernel", "layer"]),
-    ("model", &["error", "progress", "threads", "kernel", "layer", "family"]),
+    ("family", &["error", "json", "kernel", "layer"]),
+    ("model", &["error", "progress", "json", "threads", "kernel", "layer", "family"]),
     (
         "train",
         &[
