@@ -1,6 +1,9 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
-use clap::{Args as Flags, Parser, Subcommand};
+use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lowbit::measure::{cost, passkey, perplexity};
+use lowbit::train;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// A research lab for low-bit sequence models: load, measure, record, plot.
@@ -12,6 +15,43 @@ pub struct Args {
     /// No progress bars.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+}
+
+impl Args {
+    /// The flags that the program was started with.
+    pub fn given() -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&command().try_get_matches()?)
+    }
+}
+
+/// The command line, where the help of a flag ends with the default of the setting of its name.
+fn command() -> clap::Command {
+    [
+        ("ppl", json!(perplexity::Perplexity::default())),
+        ("passkey", json!(passkey::Passkey::default())),
+        ("cost", json!(cost::Cost::default())),
+        ("train", json!(train::Training::default())),
+    ]
+    .into_iter()
+    .fold(Args::command(), |command, (name, settings)| {
+        command.mut_subcommand(name, |command| {
+            command.mut_args(|flag| {
+                let Some(default) = settings.get(flag.get_id().as_str()).and_then(shown) else { return flag };
+                let help = format!("{} [default: {default}]", flag.get_help().cloned().unwrap_or_default());
+                flag.help(help)
+            })
+        })
+    })
+}
+
+/// A setting as its flag takes it; nothing where there is none.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
+        other => Some(other.to_string()),
+    }
 }
 
 #[derive(Subcommand)]
@@ -93,7 +133,7 @@ pub struct Reproduce {
     /// The study: phase1. A --config file holds a study of your own, and this names the one it stands in for.
     #[arg(value_parser = lowbit::Study::NAMES)]
     pub study: String,
-    /// Another model than the default one.
+    /// Another model than the study's: a folder, a file, a hub id or random:SHAPE.
     #[arg(long)]
     pub model: Option<String>,
     /// Fewer lengths, prompts and tokens: a check that everything works, in under a minute.
@@ -109,16 +149,16 @@ pub struct Ppl {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// A text file, a JSONL file, or a folder of texts or of splits [default: data/corpus].
+    /// A text file, a JSONL file, or a folder of texts or of splits.
     #[arg(long, value_name = "PATH")]
     pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits [default: test, for the default corpus].
+    /// The split of a folder of splits; the default holds for the default corpus.
     #[arg(long)]
     pub split: Option<String>,
-    /// Most tokens that a prediction is conditioned on [default: 1024].
+    /// Most tokens that a prediction is conditioned on.
     #[arg(long)]
     pub seq_len: Option<usize>,
-    /// Tokens that a window adds [default: 512].
+    /// Tokens that a window adds.
     #[arg(long)]
     pub stride: Option<usize>,
     /// Score only the first tokens.
@@ -132,19 +172,19 @@ pub struct Passkey {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// Prompt lengths in tokens [default: 256,512,1024,2048,4096].
+    /// Prompt lengths in tokens.
     #[arg(long, value_delimiter = ',')]
     pub lengths: Option<Vec<usize>>,
-    /// Prompts of each length [default: 50].
+    /// Prompts of each length.
     #[arg(long)]
     pub trials: Option<usize>,
-    /// Depths of the key, taken in turn [default: 10].
+    /// Depths of the key, taken in turn.
     #[arg(long)]
     pub depths: Option<usize>,
-    /// Digits of a key [default: 5].
+    /// Digits of a key.
     #[arg(long)]
     pub digits: Option<usize>,
-    /// Seed of the keys [default: 7].
+    /// Seed of the keys.
     #[arg(long)]
     pub seed: Option<u64>,
 }
@@ -155,16 +195,16 @@ pub struct Cost {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// Prompt lengths in tokens [default: 256,512,1024,2048,4096].
+    /// Prompt lengths in tokens.
     #[arg(long, value_delimiter = ',')]
     pub lengths: Option<Vec<usize>>,
-    /// Tokens decoded in a repetition [default: 64].
+    /// Tokens decoded in a repetition.
     #[arg(long)]
     pub gen_len: Option<usize>,
-    /// Timed repetitions [default: 5].
+    /// Timed repetitions.
     #[arg(long)]
     pub repetitions: Option<usize>,
-    /// Seed of the prompts [default: 7].
+    /// Seed of the prompts.
     #[arg(long)]
     pub seed: Option<u64>,
 }
@@ -177,7 +217,7 @@ pub struct Train {
     /// Settings in YAML; flags win over it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder with the splits train and valid [default: data/corpus].
+    /// Folder with the splits train and valid.
     #[arg(long, value_name = "FOLDER")]
     pub corpus: Option<PathBuf>,
     /// Updates in all.
@@ -189,4 +229,23 @@ pub struct Train {
     /// Threads of the kernels [default: all processors].
     #[arg(long)]
     pub threads: Option<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_tells_the_defaults() {
+        let mut command = command();
+        command.clone().debug_assert();
+        let mut help = |name: &str| command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
+        let default = passkey::Passkey::default();
+        let (passkey, ppl) = (help("passkey"), help("ppl"));
+        let lengths = default.lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        for value in [lengths, default.trials.to_string(), default.seed.to_string()] {
+            assert!(passkey.contains(&format!("[default: {value}]")), "{value}: {passkey}");
+        }
+        assert!(ppl.contains("[default: data/corpus]") && ppl.contains("[default: test]"), "{ppl}");
+    }
 }

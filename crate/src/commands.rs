@@ -68,12 +68,7 @@ fn set<T>(value: &mut T, flag: Option<T>) {
 }
 
 fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
-    path.map_or_else(|| Ok(T::default()), read_settings)
-}
-
-fn read_settings<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
-    serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))
+    path.map_or_else(|| Ok(T::default()), lowbit::settings::read)
 }
 
 fn threads(count: Option<usize>) -> Result<()> {
@@ -99,6 +94,7 @@ struct Resolved<'a, M> {
 fn record<M: Measure>(name: &str, measure: &M, source: &Source, recording: &Recording) -> Result<()> {
     threads(recording.threads)?;
     let model = load(source)?;
+    measure.check(&model)?;
     let run = noted(Run::create_in(root(recording), name)?, recording);
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
     run.write_config(&Resolved { model: &source.model, dtype, device, measure })?;
@@ -121,7 +117,7 @@ fn noted(run: Run, recording: &Recording) -> Run {
 fn reproduce(flags: &args::Reproduce) -> Result<()> {
     threads(flags.recording.threads)?;
     let mut study = match &flags.recording.config {
-        Some(path) => read_settings(path)?,
+        Some(path) => lowbit::settings::read(path)?,
         None => Study::named(&flags.study)?,
     };
     if let Some(model) = &flags.model {

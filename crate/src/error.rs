@@ -47,6 +47,14 @@ impl Error {
             std::io::ErrorKind::NotFound => "no such file or folder".to_string(),
             std::io::ErrorKind::PermissionDenied => "permission denied".to_string(),
             std::io::ErrorKind::StorageFull => "the disk is full".to_string(),
+            std::io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_string(),
+            std::io::ErrorKind::FileTooLarge => {
+                "the file would grow beyond the limit set for files".to_string()
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_string(),
+            std::io::ErrorKind::AlreadyExists => "there is a file of this name already".to_string(),
+            std::io::ErrorKind::NotADirectory => "a part of this path is a file and not a folder".to_string(),
+            std::io::ErrorKind::IsADirectory => "this is a folder and not a file".to_string(),
             _ => source.to_string(),
         };
         Self::new(Kind::Io, what).at(path.as_ref().display())

@@ -25,6 +25,7 @@
 //! | read it back | [`Frame`] | [`frame`] |
 //! | see it | [`Figure`] | [`figure`] |
 //! | read a text | [`Corpus`] | [`corpus`] |
+//! | see any of these in a notebook | `value` as a cell's last line | [`display`] |
 //!
 //! Values are owned. Errors are one type, [`Error`], whose sentence says what, where, and what to try. Every long loop
 //! shows its progress and stops at [`progress::interrupt`]. The kernels' threads are set by [`set_threads`].
@@ -33,10 +34,12 @@
 //! record → frame → figure on the other; they meet at record.
 
 pub mod corpus;
+pub mod display;
 pub mod error;
 pub mod family;
 pub mod figure;
 pub mod frame;
+pub mod json;
 pub mod kernel;
 pub mod layer;
 pub mod measure;
@@ -45,6 +48,7 @@ pub mod model;
 pub mod prelude;
 pub mod progress;
 pub mod record;
+pub mod settings;
 pub mod stats;
 pub mod study;
 pub mod threads;

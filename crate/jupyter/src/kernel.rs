@@ -129,6 +129,11 @@ pub fn serve(connection_file: &Path) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}", connection_file.display()))?;
     let connection: ConnectionInfo = serde_json::from_str(&text)
         .map_err(|error| format!("{}: not a connection file of Jupyter's: {error}", connection_file.display()))?;
+    // Inside the project, paths are those of the README: data/…, runs/….
+    let home = Home::find();
+    if std::env::current_dir().is_ok_and(|folder| folder.starts_with(home.root())) {
+        let _ = std::env::set_current_dir(home.root());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     runtime.block_on(run(&connection)).map_err(|error| error.to_string())?;

@@ -89,7 +89,9 @@ impl Corpus {
     /// No document holds a single byte.
     pub fn new(name: impl Into<String>, documents: Vec<Document>) -> Result<Self> {
         if documents.iter().all(|document| document.text.is_empty()) {
-            return Err(Error::input("empty corpus: there is no text in it"));
+            return Err(
+                Error::input("empty corpus: there is no text in it").hint("name a file or folder with text")
+            );
         }
         let mut corpus = Self { name: name.into(), split: None, documents, sha256: String::new() };
         corpus.sha256 = crate::corpus::sha256(corpus.joined().as_bytes());

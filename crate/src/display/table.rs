@@ -45,8 +45,10 @@ impl Draw for DataFrame {
                 numeric: column.dtype().is_primitive_numeric(),
             })
             .collect();
-        let row = |row: &usize| self.columns().iter().map(|column| cell(&column.get(*row).unwrap_or(AnyValue::Null)));
-        let rows: Vec<Vec<String>> = picked.iter().map(|at| row(at).collect()).collect();
+        let row = |at: usize| -> Vec<String> {
+            self.columns().iter().map(|column| cell(&column.get(at).unwrap_or(AnyValue::Null))).collect()
+        };
+        let rows: Vec<Vec<String>> = picked.iter().map(|at| row(*at)).collect();
         let gap = (left_out > 0).then(|| (HEAD, format!("… {left_out} rows …")));
         let size = format!("{height} rows × {} columns", self.width());
         let html = html::table(&columns, &rows, gap) + &html::small(&size);
@@ -107,7 +109,7 @@ mod tests {
             (1.0, "1"),
             (0.1 + 0.2, "0.3"),
             (1234.5678, "1234.57"),
-            (-0.000123456789, "-0.00012345679"),
+            (-0.000123456789, "-0.000123457"),
             (1e-7, "1.0000e-7"),
             (123456789.0, "1.2346e8"),
             (f64::NAN, "NaN"),

@@ -1,4 +1,4 @@
-//! Model families: each a file with its config, its checkpoint's names, how to infer the one from the other, and
+//! Model families: each a folder with its config, its checkpoint's names, how to infer the one from the other, and
 //! the recipe of its blocks.
 
 pub mod mamba2;
@@ -53,18 +53,28 @@ impl Config {
     /// Reads a `config.json`, filling what it leaves out from the shapes of the tensors; or infers everything from the
     /// shapes. Also returns what had to be assumed because neither says it.
     pub fn resolve(json: Option<&serde_json::Value>, tensors: &Tensors) -> Result<(Self, Vec<String>)> {
-        let named = json.and_then(|json| json.get("model_type")).and_then(|t| t.as_str());
+        let in_json = |error: Error| error.at("config.json");
+        if let Some(json) = json.filter(|json| !json.is_object()) {
+            let start: String = json.to_string().chars().take(20).collect();
+            return Err(in_json(Error::input(format!("expected an object of settings, found {start}"))));
+        }
+        let named = match json.and_then(|json| json.get("model_type")).filter(|named| !named.is_null()) {
+            Some(named) => Some(named.as_str().ok_or_else(|| {
+                in_json(Error::input(format!("model_type must be a name such as \"mamba2\", found {named}")))
+            })?),
+            None => None,
+        };
         let is_mamba2 = match named {
             Some(name) => name == "mamba2",
             // Original checkpoints name no type; the tensors tell.
             None => mamba2::Config::recognizes(tensors),
         };
         if !is_mamba2 {
-            let found = match named {
-                Some(name) => format!("unknown model family {name:?}"),
-                None => "no known model family has tensors of these names".to_string(),
+            let error = match named {
+                Some(name) => in_json(Error::input(format!("unknown model family {name:?}"))),
+                None => Error::input("no known model family has tensors of these names"),
             };
-            return Err(Error::input(found).hint("this version knows: mamba2"));
+            return Err(error.hint("this version knows: mamba2"));
         }
         let (config, assumed) = mamba2::Config::resolve(json, tensors)?;
         Ok((Self::Mamba2(config), assumed))
@@ -77,6 +87,13 @@ impl Config {
             "mamba2-tiny" => Ok(Self::Mamba2(mamba2::Config::default())),
             _ => Err(Error::input(format!("unknown shape {shape:?}"))
                 .hint("known are mamba2-130m and mamba2-tiny")),
+        }
+    }
+
+    /// Refuses sizes that no network can have.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Mamba2(config) => config.check(),
         }
     }
 
@@ -97,6 +114,13 @@ impl Config {
     /// A checkpoint's tensor name in the family's own spelling.
     pub fn canonical_name(name: &str) -> String {
         mamba2::canonical_name(name)
+    }
+
+    /// Whether a tensor of this name is part of a block.
+    fn is_of_block(&self, name: &str) -> bool {
+        match self {
+            Self::Mamba2(_) => name.starts_with("backbone.layers."),
+        }
     }
 
     /// Vocabulary size, rows of the embedding.
@@ -166,29 +190,46 @@ impl Network {
     }
 }
 
-/// Holds the tensors to the config: every missing tensor and every wrong shape is an error; returns the unused ones.
+/// What to try when config and tensors contradict each other.
+const DISAGREE: &str = "the config and the checkpoint disagree: are they of the same model?";
+
+/// Holds the tensors to the config; returns those that do not belong to the network.
+///
+/// # Errors
+/// A tensor is missing or has a wrong shape, or a block has a tensor that the config does not call for: a network
+/// without it would compute something else.
 pub fn check(config: &Config, tensors: &Tensors) -> Result<Vec<String>> {
-    let specs = config.tensors();
-    let missing: Vec<_> = specs
-        .iter()
-        .filter(|spec| !tensors.contains_key(&spec.name))
-        .map(|spec| spec.name.as_str())
-        .collect();
+    config.check()?;
+    let specs: BTreeMap<String, Vec<usize>> =
+        config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
+    let missing: Vec<&str> =
+        specs.keys().filter(|name| !tensors.contains_key(*name)).map(String::as_str).collect();
     if !missing.is_empty() {
-        let (shown, more) = (missing[..missing.len().min(8)].join(", "), missing.len().saturating_sub(8));
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let unused: Vec<_> =
-            tensors.keys().filter(|name| specs.iter().all(|spec| spec.name != **name)).collect();
-        return Err(Error::input(format!("missing {} tensors: {shown}{more}", missing.len()))
-            .hint(format!("the checkpoint has {} tensors that the config does not call for", unused.len())));
+        let what = format!("the checkpoint lacks what the config calls for: {}", some_of(&missing));
+        return Err(Error::input(what).hint(DISAGREE));
     }
-    for spec in &specs {
-        let found = tensors[&spec.name].dims();
-        if found != spec.shape {
-            return Err(Error::input(format!("expected shape {:?}, found {found:?}", spec.shape))
-                .at(&spec.name)
-                .hint("the config and the checkpoint disagree: are they of the same model?"));
+    for (name, shape) in &specs {
+        let found = tensors[name].dims();
+        if found != shape {
+            let what = format!("expected shape {shape:?}, found {found:?}");
+            return Err(Error::input(what).at(name).hint(DISAGREE));
         }
     }
-    Ok(tensors.keys().filter(|name| specs.iter().all(|spec| spec.name != **name)).cloned().collect())
+    let unused: Vec<&str> =
+        tensors.keys().filter(|name| !specs.contains_key(*name)).map(String::as_str).collect();
+    let of_blocks: Vec<&str> = unused.iter().copied().filter(|name| config.is_of_block(name)).collect();
+    if !of_blocks.is_empty() {
+        let what = format!("the checkpoint has what the config does not call for: {}", some_of(&of_blocks));
+        return Err(Error::input(what).hint(DISAGREE));
+    }
+    Ok(unused.into_iter().map(String::from).collect())
+}
+
+/// A few names, and how many more there are.
+fn some_of(names: &[&str]) -> String {
+    let shown = names[..names.len().min(4)].join(", ");
+    match names.len().saturating_sub(4) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

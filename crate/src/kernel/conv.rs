@@ -1,4 +1,4 @@
-//! Causal depthwise convolution followed by SiLU: y[t, c] = SiLU(bias[c] + Σ_j w[c, j] x[t − K + 1 + j, c]).
+//! Causal depthwise convolution followed by SiLU: `y[t, c] = SiLU(bias[c] + Σ_j w[c, j] x[t − K + 1 + j, c])`.
 
 use super::Scatter;
 use super::simd::{Lanes, dispatch};
@@ -21,7 +21,7 @@ pub struct Shape {
 
 /// Convolves `x` (rows [B·T] of C values, from the slice's start, `row` apart) into `y` [B, T, C].
 ///
-/// `weight` [C, K]; `bias` [C]; `state` [B, C, K] holds the last K inputs, oldest first, and is moved on by T tokens.
+/// `weight` [C, K]; `bias` `[C]`; `state` [B, C, K] holds the last K inputs, oldest first, and is moved on by T tokens.
 pub fn conv_silu(shape: Shape, x: &[f32], weight: &[f32], bias: &[f32], state: &mut [f32], y: &mut [f32]) {
     let Shape { time, channels, width, row, .. } = shape;
     let taps = by_tap(shape, weight);

@@ -63,7 +63,7 @@ impl Shape {
     }
 }
 
-/// Scans `xbc` [B, T, row] with steps `dt` [B, T, H] (Δ, already positive), rates `a` [H] (A < 0) and skips `d` [H].
+/// Scans `xbc` [B, T, row] with steps `dt` [B, T, H] (Δ, already positive), rates `a` `[H]` (A < 0) and skips `d` `[H]`.
 ///
 /// `h` [B, H, P, N] is the state before the first token and, on return, after the last; `y` is [B, T, H, P].
 /// Chooses the faster of [`recurrent`] and [`chunked`], which agree to rounding.

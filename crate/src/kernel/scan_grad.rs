@@ -21,9 +21,9 @@ pub struct Gradients<'a> {
     pub xbc: &'a mut [f32],
     /// [B, T, H], overwritten.
     pub dt: &'a mut [f32],
-    /// [H], added to.
+    /// `[H]`, added to.
     pub a: &'a mut [f32],
-    /// [H], added to.
+    /// `[H]`, added to.
     pub d: &'a mut [f32],
 }
 

@@ -3,13 +3,13 @@
 use super::simd::{Lanes, dispatch};
 use rayon::prelude::*;
 
-/// nll[i] = ln Σ_v e^{logits[i, v]} − logits[i, target[i]], for rows of `vocab` logits.
+/// `nll[i] = ln Σ_v e^{logits[i, v]} − logits[i, target[i]]`, for rows of `vocab` logits.
 pub fn nll(logits: &[f32], vocab: usize, targets: &[u32]) -> Vec<f32> {
     let row = |(row, target): (&[f32], &u32)| log_sum_exp(row) - row[*target as usize];
     logits.par_chunks(vocab).zip(targets).with_min_len(64).map(row).collect()
 }
 
-/// grad[i, v] = (softmax(logits[i])[v] − [v = target[i]]) · weight[i].
+/// `grad[i, v] = (softmax(logits[i])[v] − [v = target[i]]) · weight[i]`.
 pub fn nll_grad(logits: &[f32], vocab: usize, targets: &[u32], weights: &[f32], grad: &mut [f32]) {
     let rows = grad.par_chunks_mut(vocab).zip(logits.par_chunks(vocab)).zip(targets).zip(weights);
     rows.with_min_len(64).for_each(|(((grad, row), target), weight)| {

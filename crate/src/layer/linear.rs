@@ -1,6 +1,6 @@
 //! A matrix of a model and its product: the one place where quantization enters.
 
-use super::{floats, with_floats};
+use super::op::{floats, gradients};
 use crate::kernel::linear as kernel;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
@@ -32,7 +32,7 @@ impl Weight {
 pub struct Linear {
     /// The matrix.
     pub weight: Weight,
-    /// [out], f32.
+    /// `[out]`, f32.
     pub bias: Option<Tensor>,
 }
 
@@ -61,9 +61,6 @@ impl Linear {
         }
     }
 }
-
-/// A gradient kernel: m, k, n, the output's gradient, the other factor, and where the result goes.
-type Gradient = fn(usize, usize, usize, &[f32], &[f32], &mut [f32]);
 
 /// x Wᵀ by the kernels, with its gradients.
 struct Product;
@@ -108,20 +105,14 @@ impl CustomOp2 for Product {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (n, k) = w.dims2()?;
-        let m = x.elem_count() / k;
-        let dy = dy.contiguous()?;
-        let grad = |other: &Tensor, like: &Tensor, run: Gradient| {
-            let mut grad = vec![0.0; like.elem_count()];
-            with_floats(&dy, |dy| {
-                with_floats(other, |other| {
-                    run(m, k, n, dy, other, &mut grad);
-                    Ok(())
-                })
-            })?;
-            Tensor::from_vec(grad, like.shape().clone(), like.device())
-        };
-        let dx = x.track_op().then(|| grad(w, x, kernel::input_grad)).transpose()?;
-        let dw = w.track_op().then(|| grad(x, w, kernel::weight_grad)).transpose()?;
+        let (m, dy) = (x.elem_count() / k, &dy.contiguous()?);
+        let (mut dx, mut dw) = (None, None);
+        if x.track_op() {
+            [dx] = gradients([dy, w], [x], |[dy, w], [dx]| kernel::input_grad(m, k, n, dy, w, dx))?;
+        }
+        if w.track_op() {
+            [dw] = gradients([dy, x], [w], |[dy, x], [dw]| kernel::weight_grad(m, k, n, dy, x, dw))?;
+        }
         Ok((dx, dw))
     }
 }

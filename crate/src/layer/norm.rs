@@ -1,6 +1,6 @@
 //! RMSNorm over the last dimension.
 
-use super::{floats, with_floats};
+use super::op::{floats, gradients};
 use crate::kernel::norm as kernel;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -12,7 +12,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// A norm with weight [C] in f32.
+    /// A norm with weight `[C]` in f32.
     pub fn new(weight: Tensor, eps: f64) -> Self {
         Self { weight, eps }
     }
@@ -67,16 +67,9 @@ impl CustomOp2 for Fused {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (mut dx, mut dw) = (vec![0.0; x.elem_count()], vec![0.0; w.elem_count()]);
-        with_floats(x, |x| {
-            with_floats(w, |w| {
-                with_floats(&dy.contiguous()?, |dy| {
-                    kernel::rms_norm_grad(x, w, self.eps, dy, &mut dx, &mut dw);
-                    Ok(())
-                })
-            })
+        let [dx, dw] = gradients([x, w, &dy.contiguous()?], [x, w], |[x, w, dy], [dx, dw]| {
+            kernel::rms_norm_grad(x, w, self.eps, dy, dx, dw);
         })?;
-        let dx = Tensor::from_vec(dx, x.shape().clone(), x.device())?;
-        Ok((Some(dx), Some(Tensor::from_vec(dw, w.shape().clone(), w.device())?)))
+        Ok((dx, dw))
     }
 }

@@ -1,6 +1,6 @@
 //! What a recurrent model carries from token to token.
 
-use super::in_place;
+use super::op::in_place;
 use candle_core::{DType, Device, Result, Tensor};
 
 /// The state of one layer. Cloning copies the values: a clone and its origin go on independently.

@@ -177,7 +177,7 @@ impl Measure for Cost {
         fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &())
     }
 
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+    fn check(&self, _model: &Model) -> Result<()> {
         if self.lengths.is_empty() || self.lengths.contains(&0) || self.repetitions == 0 || self.gen_len == 0
         {
             return Err(Error::input("cost needs lengths, repetitions and gen_len of at least 1"));
@@ -185,6 +185,11 @@ impl Measure for Cost {
         if self.phases.is_empty() {
             return Err(Error::input("cost needs a phase: prefill, decode or both"));
         }
+        Ok(())
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.check(model)?;
         let all = || {
             let units = self.units().into_iter();
             units.map(|unit| self.measure_unit(model, unit.lengths[0], unit.phases[0])).collect()

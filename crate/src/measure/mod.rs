@@ -28,11 +28,17 @@ pub trait Measure: Serialize + Sized {
     /// Identifies what this measurement of this model will read: equal fingerprints, equal readings.
     fn fingerprint(&self, model: &Model) -> Result<String>;
 
+    /// Ends with the error that bad settings would end the measurement with, before a run is made or time is spent.
+    fn check(&self, _model: &Model) -> Result<()> {
+        Ok(())
+    }
+
     /// Measures. The rows of a unit share its fingerprint, its summary comes last.
     fn measure(&self, model: &Model) -> Result<Vec<Reading>>;
 
     /// Measures what the run does not hold yet, recording each unit as it is done.
     fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        self.check(model)?;
         for unit in self.units() {
             if !run.has(&unit.fingerprint(model)?) {
                 run.record(&unit.measure(model)?)?;

@@ -4,7 +4,7 @@ use super::{Measure, subject};
 use crate::corpus::passkey::{PasskeyPrompt, PasskeyTemplate, first_number, passkey_prompt, trial};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
-use crate::layer::with_floats;
+use crate::layer::op::with_floats;
 use crate::model::generate::argmax;
 use crate::model::{Model, Positions};
 use crate::progress::Progress;
@@ -82,7 +82,7 @@ impl Passkey {
             let tokens = model.tokens(&answer[..answer.len() - 1])?;
             let rest = model.forward(&tokens, Some(&mut state.clone()), Positions::All)?;
             let rest = rest.to_device(&candle_core::Device::Cpu)?;
-            let each = with_floats(&rest, |x| Ok(softmax::nll(x, logits.len(), &answer[1..])))?;
+            let each = with_floats([&rest], |[x]| softmax::nll(x, logits.len(), &answer[1..]))?;
             nll += each.iter().map(|x| f64::from(*x)).sum::<f64>();
         }
 
@@ -162,14 +162,18 @@ impl Measure for Passkey {
         fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &template)
     }
 
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+    fn check(&self, model: &Model) -> Result<()> {
         if self.trials == 0 || self.lengths.is_empty() {
             return Err(Error::input("a passkey sweep needs at least one length and one trial"));
         }
-        // A length that is too short is found before any time is spent.
         for length in &self.lengths {
             self.prompt(model, *length, 0)?;
         }
+        Ok(())
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.check(model)?;
         let rows: Result<Vec<_>> =
             self.lengths.iter().map(|length| self.measure_length(model, *length)).collect();
         Ok(rows?.concat())

@@ -98,21 +98,6 @@ impl Perplexity {
         }
     }
 
-    fn check(&self) -> Result<()> {
-        if self.seq_len == 0 || self.stride == 0 {
-            let name = if self.seq_len == 0 { "seq_len" } else { "stride" };
-            return Err(Error::input(format!("{name} must be at least 1")));
-        }
-        if self.stride > self.seq_len {
-            return Err(Error::input(format!(
-                "stride {} is larger than seq_len {}: tokens between two windows would not be scored",
-                self.stride, self.seq_len
-            ))
-            .hint("choose a stride of at most seq_len"));
-        }
-        Ok(())
-    }
-
     fn identity(&self, model: &Model, corpus: &Corpus) -> Result<String> {
         let settings = json!({"seq_len": self.seq_len, "stride": self.stride, "max_tokens": self.max_tokens});
         fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &corpus.sha256)
@@ -131,8 +116,29 @@ impl Measure for Perplexity {
         self.identity(model, &self.text()?)
     }
 
+    fn check(&self, _model: &Model) -> Result<()> {
+        let least = [
+            ("seq_len", Some(self.seq_len), 1),
+            ("stride", Some(self.stride), 1),
+            ("max_tokens", self.max_tokens, 2),
+        ];
+        for (name, value, least) in least {
+            if let Some(value) = value.filter(|value| *value < least) {
+                return Err(Error::input(format!("{name} must be at least {least}, found {value}")));
+            }
+        }
+        if self.stride > self.seq_len {
+            return Err(Error::input(format!(
+                "stride {} is larger than seq_len {}: tokens between two windows would not be scored",
+                self.stride, self.seq_len
+            ))
+            .hint("choose a stride of at most seq_len"));
+        }
+        self.text().map(|_| ())
+    }
+
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.check()?;
+        self.check(model)?;
         let corpus = self.text()?;
         let mut ids = model.tokenizer.encode(&corpus.joined())?;
         ids.truncate(self.max_tokens.unwrap_or(usize::MAX));

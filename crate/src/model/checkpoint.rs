@@ -1,8 +1,9 @@
 //! A checkpoint as it is found, before anything is made of it: named tensors, a configuration, where it came from.
 
 use super::hub::{self, Hub};
-use super::{files, json, pickle, safetensors};
+use super::{files, pickle, safetensors};
 use crate::error::{Error, Result};
+use crate::json;
 use candle_core::{CpuStorage, Storage, Tensor};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -153,13 +154,13 @@ fn refuse_non_finite(tensors: &BTreeMap<String, Tensor>) -> Result<()> {
 }
 
 /// How many elements of a tensor are NaN or infinite: those whose exponent bits are all set.
-fn non_finite(tensor: &Tensor) -> usize {
+pub(super) fn non_finite(tensor: &Tensor) -> usize {
     // The loops without branches inside a block run at the speed of memory.
     fn count<T: Copy + Sync>(values: &[T], is_bad: impl Fn(T) -> bool + Sync) -> usize {
         let block = |block: &[T]| block.iter().map(|&value| u32::from(is_bad(value))).sum::<u32>() as usize;
         values.par_chunks(1 << 16).map(block).sum()
     }
-    // Tensors just read own their storage, so it holds nothing but them.
+    // Tensors just read or cast own their storage, so it holds nothing but them.
     let (storage, _) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { return 0 };
     match storage {

@@ -1,7 +1,7 @@
 //! Which files of a folder are the weights.
 
-use super::json;
 use crate::error::{Error, Result};
+use crate::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -3,14 +3,15 @@
 use super::{Model, Positions};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
+use crate::layer::op::with_floats;
 use crate::layer::state::State;
-use crate::layer::with_floats;
 use crate::progress::check_interrupt;
 use crate::threads::install;
 use candle_core::Tensor;
 
-/// Prompts are read in pieces of this many tokens, so that memory does not grow with their length.
-const PIECE: usize = 2048;
+/// Prompts are read in pieces of this many tokens, so that memory does not grow with their length. Twice as many, and
+/// the buffers of a small model's layer are so large that the allocator gives them back after every layer.
+const PIECE: usize = 1024;
 /// Logits are made for at most this many values at a time: a large vocabulary never fills the memory.
 const LOGIT_VALUES: usize = 1 << 24;
 
@@ -86,7 +87,7 @@ impl Model {
             let count = rows.min(read - first);
             let logits = self.head(&hidden.narrow(1, first, count)?)?.to_device(&candle_core::Device::Cpu)?;
             let targets = &ids[first + 1..=first + count];
-            nll.extend(with_floats(&logits, |x| Ok(softmax::nll(x, x.len() / count, targets)))?);
+            nll.extend(with_floats([&logits], |[x]| softmax::nll(x, x.len() / count, targets))?);
             check_interrupt()?;
         }
         Ok(nll)

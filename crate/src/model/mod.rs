@@ -13,7 +13,6 @@ mod files;
 pub mod generate;
 pub mod hub;
 pub mod init;
-pub mod json;
 mod pickle;
 pub mod safetensors;
 pub mod tokenizer;
@@ -134,12 +133,20 @@ impl Model {
             .map(|(name, tensor)| (Config::canonical_name(&name), tensor))
             .collect();
         let at = |error: Error| error.at(found.source.display());
-        let (config, assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
+        let (config, mut assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
         let tokenizer = match &found.tokenizer {
             Some(path) => Tokenizer::load(path)?,
             None => Tokenizer::Bytes,
         };
-        tokenizer.check(config.vocab_size()).map_err(at)?;
+        let told_by = found.tokenizer.as_ref().unwrap_or(&found.source);
+        tokenizer.check(config.vocab_size()).map_err(|error| error.at(told_by.display()))?;
+        if matches!(tokenizer, Tokenizer::Bytes) && config.vocab_size() > 2 * tokenizer.vocab_size() {
+            // Not an error: speed and memory can be measured all the same.
+            assumed.push(format!(
+                "text is bytes, though the vocabulary has {} tokens (no tokenizer.json beside the weights)",
+                config.vocab_size()
+            ));
+        }
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
         let built = Self::build(config, tensors, tokenizer, how).map_err(at)?;
         let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
@@ -174,7 +181,14 @@ impl Model {
         for spec in &specs {
             if let Some(tensor) = tensors.get_mut(&spec.name) {
                 let wanted = if spec.matrix { dtype } else { DType::F32 };
-                *tensor = tensor.to_dtype(wanted)?.to_device(&device)?.contiguous()?;
+                let cast = tensor.to_dtype(wanted)?;
+                if wanted == DType::F16 && cast.dtype() != tensor.dtype() && checkpoint::non_finite(&cast) > 0
+                {
+                    return Err(Error::input("a weight is too large for f16")
+                        .at(&spec.name)
+                        .hint("ask for bf16 or f32"));
+                }
+                *tensor = cast.to_device(&device)?.contiguous()?;
             }
         }
         let network = Network::new(&config, &tensors)?;
@@ -293,31 +307,29 @@ impl Model {
     }
 }
 
-/// The card: what was loaded, in a few lines.
+impl Model {
+    /// What was loaded, as lines of name and value.
+    pub fn card(&self) -> Vec<(String, String)> {
+        let millions = self.parameters() as f64 / 1e6;
+        let size = format!("{millions:.2} M, {:.1} MB as {}", self.bytes() as f64 / 1e6, self.dtype.as_str());
+        let lines = [
+            ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
+            ("parameters", Some(size)),
+            ("vocabulary", Some(format!("{} ({})", self.config.vocab_size(), self.tokenizer.name()))),
+            ("trained at", self.training_length.map(|length| format!("{length} tokens"))),
+            ("revision", self.revision.clone()),
+            ("hash", Some(self.hash[..self.hash.len().min(16)].to_string())),
+            ("assumed", Some(self.assumed.join(", ")).filter(|text| !text.is_empty())),
+            ("unused", Some(self.unused.join(", ")).filter(|text| !text.is_empty())),
+        ];
+        lines.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
+    }
+}
+
+/// The card as text.
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let megabytes = self.bytes() as f64 / 1e6;
-        writeln!(f, "{}  ({})", self.name, self.config.family())?;
-        writeln!(f, "  layers      {} × {} wide", self.config.layers(), self.config.hidden_size())?;
-        writeln!(
-            f,
-            "  parameters  {:.2} M, {megabytes:.1} MB as {}",
-            self.parameters() as f64 / 1e6,
-            self.dtype.as_str()
-        )?;
-        writeln!(f, "  vocabulary  {} ({})", self.config.vocab_size(), self.tokenizer.name())?;
-        if let Some(length) = self.training_length {
-            writeln!(f, "  trained at  {length} tokens")?;
-        }
-        if let Some(revision) = &self.revision {
-            writeln!(f, "  revision    {revision}")?;
-        }
-        write!(f, "  hash        {}", &self.hash[..self.hash.len().min(16)])?;
-        for (title, items) in [("assumed", &self.assumed), ("unused", &self.unused)] {
-            if !items.is_empty() {
-                write!(f, "\n  {title:<10}  {}", items.join(", "))?;
-            }
-        }
-        Ok(())
+        write!(f, "{}  ({})", self.name, self.config.family())?;
+        self.card().iter().try_for_each(|(name, value)| write!(f, "\n  {name:<11} {value}"))
     }
 }

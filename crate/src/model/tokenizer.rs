@@ -41,8 +41,11 @@ impl Tokenizer {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, &e))?;
-        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::input(format!("not a tokenizer.json: {e}")).at(path.display()))?;
+        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
+            Error::input(format!("not a tokenizer.json: {e}"))
+                .at(path.display())
+                .hint("copy or download the file again")
+        })?;
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let folder = full.parent().and_then(Path::file_name);
         let name = folder.map_or_else(|| "tokenizer".to_string(), |name| name.to_string_lossy().into_owned());

@@ -16,6 +16,7 @@
 
 mod files;
 mod fingerprint;
+mod folders;
 mod journal;
 mod line;
 mod provenance;
@@ -26,12 +27,13 @@ mod timing;
 
 pub(crate) use files::write_atomic;
 pub use fingerprint::{config_hash, fingerprint};
+pub use folders::runs_folder;
+pub(crate) use folders::runs_named;
 pub use line::Record;
 pub use provenance::Provenance;
 pub use reader::{Lines, Row, read_lines};
 pub use reading::{Conditions, IntoValue, Reading, Subject};
-pub(crate) use run::runs_named;
-pub use run::{Run, runs_folder};
+pub use run::Run;
 pub use timing::{TIMING_FIELDS, is_timing_field, without_timing};
 
 /// Version of the meaning of the columns, written into every line.

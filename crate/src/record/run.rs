@@ -9,6 +9,7 @@
 //! ```
 
 use super::files::{keep_torn, lacks_newline, lock, write_atomic};
+use super::folders::{ELSEWHERE, check_name, moment_of, runs_folder, runs_named};
 use super::journal::Journal;
 use super::reader::closed_unit;
 use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, SUMMARY, config_hash, read_lines};
@@ -34,11 +35,6 @@ pub struct Run {
 struct State {
     journal: Journal,
     recorded: HashSet<String>,
-}
-
-/// Where runs go: the folder named by the environment variable `LOWBIT_RUNS`, else `runs`.
-pub fn runs_folder() -> PathBuf {
-    std::env::var_os("LOWBIT_RUNS").filter(|v| !v.is_empty()).map_or_else(|| "runs".into(), PathBuf::from)
 }
 
 impl Run {
@@ -101,8 +97,7 @@ impl Run {
 
     fn create_hashed(root: &Path, name: &str, hash: &str) -> Result<Self> {
         check_name(name)?;
-        fs::create_dir_all(root)
-            .map_err(|e| Error::io(root, &e).hint("choose another folder with LOWBIT_RUNS"))?;
+        fs::create_dir_all(root).map_err(|e| Error::io(root, &e).hint(ELSEWHERE))?;
         let mut moment = jiff::Timestamp::now();
         let date = |moment: jiff::Timestamp| moment.strftime("%Y%m%d-%H%M%S").to_string();
         // Names sort by age: a run made within a second of another of its name is dated after that one.
@@ -113,7 +108,7 @@ impl Run {
                 match fs::create_dir(&path) {
                     Ok(()) => return Self::open_folder(&path),
                     Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                    Err(e) => return Err(Error::io(&path, &e).hint("choose another folder with LOWBIT_RUNS")),
+                    Err(e) => return Err(Error::io(&path, &e).hint(ELSEWHERE)),
                 }
             }
             moment += jiff::SignedDuration::from_secs(1);
@@ -245,40 +240,6 @@ impl Run {
         // A panic elsewhere leaves the journal whole: its state changes only after the write.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Folders of the runs of this name in `root`, oldest first.
-pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io(root, &e)),
-    };
-    let mut found: Vec<PathBuf> =
-        entries.flatten().map(|e| e.path()).filter(|path| name_of(path) == Some(name.into())).collect();
-    found.sort();
-    Ok(found)
-}
-
-/// The date and time at the start of a run's folder name.
-fn moment_of(path: &Path) -> Option<String> {
-    path.file_name()?.to_str()?.get(..15).map(str::to_string)
-}
-
-/// The name within a run's folder name: `passkey` of `20260131-142501-passkey-3fa2c1`.
-fn name_of(path: &Path) -> Option<String> {
-    let id = path.file_name()?.to_str()?;
-    let (rest, hash) = id.rsplit_once('-')?;
-    let (moment, name) = (rest.get(..15)?, rest.get(15..)?.strip_prefix('-')?);
-    let dated = moment.char_indices().all(|(i, c)| if i == 8 { c == '-' } else { c.is_ascii_digit() });
-    (dated && hash.len() == 6).then(|| name.to_string())
-}
-
-fn check_name(name: &str) -> Result<()> {
-    if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        return Ok(());
-    }
-    Err(Error::input(format!("`{name}` cannot name a run")).hint("use letters, digits, `-`, `_` and `.`"))
 }
 
 #[cfg(test)]

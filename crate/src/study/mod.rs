@@ -114,7 +114,9 @@ impl Study {
         // Bad settings end here, before a run folder is made.
         let dtypes = self.dtypes.iter().map(|dtype| parse_dtype(dtype)).collect::<Result<Vec<_>>>()?;
         let load = |source: &String| Model::load_with(source, &Loading::default());
-        let mut first = Some(load(&self.models[0])?);
+        let first = load(&self.models[0])?;
+        self.measures.iter().try_for_each(|measure| measure.check(&first))?;
+        let mut first = Some(first);
         let run = open()?;
         for source in &self.models {
             let model = first.take().map_or_else(|| load(source), Ok)?;
@@ -129,6 +131,18 @@ impl Study {
 }
 
 impl Instrument {
+    /// Ends with the error that bad settings would end the measurement with.
+    ///
+    /// # Errors
+    /// Those of the measurement.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        match self {
+            Self::Perplexity(measure) => measure.check(model),
+            Self::Passkey(measure) => measure.check(model),
+            Self::Cost(measure) => measure.check(model),
+        }
+    }
+
     /// Measures what the run does not hold yet, recording each unit as it is done.
     ///
     /// # Errors
@@ -188,6 +202,7 @@ mod tests {
         for (study, part) in [
             (Study::new("empty"), "nothing to do"),
             (tiny().dtypes(["int5"]), "unknown dtype"),
+            (tiny().measure(Passkey::lengths([300, 20])), "20 tokens is shorter"),
             (Study { models: vec!["random:mamba9".into()], ..tiny() }, "unknown shape"),
         ] {
             let error = study.run_into(open).unwrap_err().to_string();

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::family::Tensors;
-use crate::layer::{in_place, with_floats};
+use crate::layer::op::{in_place, with_floats};
 use candle_core::{Tensor, Var, backprop::GradStore};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,7 @@ impl Optimizer {
         }
         let mut square = 0.0;
         for grad in &found {
-            square += with_floats(grad, |g| Ok(g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>()))?;
+            square += with_floats([grad], |[g]| g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>())?;
         }
         let norm = square.sqrt();
         if !norm.is_finite() {
@@ -107,7 +107,7 @@ impl Optimizer {
             let rate = (lr * *factor / correction(s.beta1)) as f32;
             let keep = (1.0 - lr * *factor * *decay * s.weight_decay) as f32;
             let eps = s.eps as f32;
-            with_floats(grad, |grad| {
+            with_floats([grad], |[grad]| {
                 in_place(var.as_tensor(), |weights| {
                     let one = |(((w, g), m), v): (((&mut f32, &f32), &mut f32), &mut f32)| {
                         let g = g * scale;
@@ -118,7 +118,7 @@ impl Optimizer {
                     let all = weights.par_iter_mut().zip(grad).zip(mean).zip(square);
                     all.with_min_len(1 << 14).for_each(one);
                 })
-            })?;
+            })??;
         }
         Ok(norm)
     }

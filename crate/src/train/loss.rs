@@ -1,7 +1,7 @@
 //! Weighted mean cross-entropy, fused with its softmax.
 
 use crate::kernel::softmax;
-use crate::layer::{floats, with_floats};
+use crate::layer::op::{floats, gradients};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// Σ wᵢ nllᵢ / Σ wᵢ in nats, for logits [.., vocabulary] and one target and weight a row.
@@ -48,11 +48,9 @@ impl CustomOp1 for CrossEntropy {
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
         let scale = dloss.to_scalar::<f32>()? / self.weights.iter().sum::<f32>();
         let weights: Vec<f32> = self.weights.iter().map(|w| w * scale).collect();
-        let mut grad = vec![0.0; logits.elem_count()];
-        with_floats(logits, |logits| {
-            softmax::nll_grad(logits, self.vocab, &self.targets, &weights, &mut grad);
-            Ok(())
+        let [grad] = gradients([logits], [logits], |[logits], [grad]| {
+            softmax::nll_grad(logits, self.vocab, &self.targets, &weights, grad);
         })?;
-        Ok(Some(Tensor::from_vec(grad, logits.shape().clone(), logits.device())?))
+        Ok(grad)
     }
 }

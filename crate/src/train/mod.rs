@@ -106,8 +106,7 @@ impl Training {
 
     fn run_in_pool(&self, folder: &Path) -> Result<Outcome> {
         crate::memory::keep_large_buffers();
-        fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
-        self.claim(folder)?;
+        self.check()?;
         let tokenizer = Tokenizer::Bytes;
         let train = Corpus::split(&self.corpus, "train")?;
         let valid = validation::Text::new(&Corpus::split(&self.corpus, "valid")?, &tokenizer, self)?;
@@ -115,6 +114,9 @@ impl Training {
         let data = data::Data::new(self.mixture.clone(), &train, tokenizer, self.seed)?;
         let weights = self.initial()?;
         let mut optimizer = adamw::Optimizer::new(self.optimizer.clone(), &self.groups, &weights)?;
+        // Bad input has ended here: a folder claimed by wrong settings would refuse the right ones.
+        fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+        self.claim(folder)?;
         let checkpoint = folder.join("checkpoint.safetensors");
         if checkpoint.exists() {
             resume(&mut optimizer, &checkpoint)?;
@@ -175,6 +177,31 @@ impl Training {
         Ok(Outcome { steps: optimizer.steps, valid_bits_per_byte: bits, tokens_per_s, model })
     }
 
+    /// Refuses settings that no run can follow.
+    fn check(&self) -> Result<()> {
+        self.model.check().map_err(|error| error.at("model"))?;
+        Tokenizer::Bytes.check(self.model.vocab_size()).map_err(|error| error.at("model: vocab_size"))?;
+        for (name, value) in [
+            ("mixture.batch_size", self.mixture.batch_size as u64),
+            ("mixture.seq_len", self.mixture.seq_len as u64),
+            ("validate_every", self.validate_every),
+            ("checkpoint_every", self.checkpoint_every),
+        ] {
+            if value == 0 {
+                return Err(Error::input(format!("{name} must be at least 1, found 0")));
+            }
+        }
+        let share = self.mixture.passkey;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::input(format!("mixture.passkey is a share from 0 to 1, found {share}")));
+        }
+        let peak = self.schedule.peak;
+        if !peak.is_finite() || peak < 0.0 {
+            return Err(Error::input(format!("schedule.peak must be a learning rate, found {peak}")));
+        }
+        Ok(())
+    }
+
     fn initial(&self) -> Result<Tensors> {
         let Some(start) = &self.start else { return init::initialize(&self.model, self.seed) };
         let how = Loading { dtype: Some(DType::F32), ..Loading::default() };
@@ -199,9 +226,7 @@ impl Training {
     fn claim(&self, folder: &Path) -> Result<()> {
         let path = folder.join("training.yaml");
         if path.exists() {
-            let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, &error))?;
-            let before: Self =
-                serde_saphyr::from_str(&text).map_err(|error| Error::input(error).at(path.display()))?;
+            let before: Self = crate::settings::read(&path)?;
             if (Self { steps: self.steps, ..before.clone() }) != *self {
                 return Err(Error::input("this folder holds a run with other settings")
                     .at(path.display())

@@ -5,7 +5,7 @@ use crate::corpus::{Corpus, passkey};
 use crate::error::{Error, Result};
 use crate::family::Network;
 use crate::kernel::softmax;
-use crate::layer::with_floats;
+use crate::layer::op::with_floats;
 use crate::model::generate::argmax;
 use crate::model::tokenizer::Tokenizer;
 use candle_core::{Device, Tensor};
@@ -26,7 +26,9 @@ impl Text {
         let len = training.mixture.seq_len;
         let available = tokens.len().saturating_sub(1) / len;
         if available == 0 {
-            return Err(Error::input(format!("fewer than {len} tokens")).at(&corpus.name));
+            return Err(Error::input(format!("fewer than the {len} tokens of one sequence"))
+                .at(corpus.title())
+                .hint("choose a smaller mixture.seq_len"));
         }
         // Spread over the whole split, so that every document counts.
         let windows = training.validate_windows.clamp(1, available);
@@ -45,7 +47,7 @@ impl Text {
             let hidden = network.hidden(&self.inputs.narrow(0, first, count)?, None)?.detach();
             let logits = network.logits(&hidden)?;
             let targets = &self.targets[first * len..][..count * len];
-            let nll = with_floats(&logits, |x| Ok(softmax::nll(x, x.len() / targets.len(), targets)))?;
+            let nll = with_floats([&logits], |[x]| softmax::nll(x, x.len() / targets.len(), targets))?;
             sum += nll.iter().map(|x| f64::from(*x)).sum::<f64>();
         }
         Ok(sum / std::f64::consts::LN_2 / self.bytes as f64)
@@ -84,11 +86,10 @@ impl Recall {
             let logits = network.logits(&hidden.narrow(1, tokens.len() - 1 - answer, *answer)?)?;
             let targets = &tokens[tokens.len() - answer..];
             let vocab = logits.dim(2)?;
-            with_floats(&logits, |x| {
+            with_floats([&logits], |[x]| {
                 logprob -= softmax::nll(x, vocab, targets).iter().map(|x| f64::from(*x)).sum::<f64>();
                 right +=
                     usize::from(x.chunks(vocab).zip(targets).all(|(row, target)| argmax(row) == *target));
-                Ok(())
             })?;
         }
         let n = self.prompts.len() as f64;

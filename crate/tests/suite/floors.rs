@@ -7,15 +7,23 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("progress", &["error"]),
+    ("json", &["error"]),
     ("memory", &[]),
     ("threads", &["error"]),
     ("kernel", &[]),
+    ("settings", &["error"]),
     ("stats", &[]),
     ("corpus", &["error", "progress"]),
     ("layer", &["error", "kernel"]),
-    ("family", &["error", "kernel", "layer"]),
-    ("model", &["error", "progress", "threads", "kernel", "layer", "family"]),
-    ("train", &["error", "progress", "memory", "threads", "kernel", "layer", "family", "model", "corpus"]),
+    ("family", &["error", "json", "kernel", "layer"]),
+    ("model", &["error", "progress", "json", "threads", "kernel", "layer", "family"]),
+    (
+        "train",
+        &[
+            "error", "progress", "settings", "memory", "threads", "kernel", "layer", "family", "model",
+            "corpus",
+        ],
+    ),
     ("record", &["error"]),
     ("frame", &["error", "record", "stats"]),
     ("figure", &["error", "record", "stats", "frame"]),
@@ -25,6 +33,10 @@ const FLOORS: &[(&str, &[&str])] = &[
             "error", "progress", "memory", "threads", "kernel", "layer", "family", "model", "corpus",
             "record", "stats",
         ],
+    ),
+    (
+        "display",
+        &["error", "progress", "layer", "family", "model", "train", "record", "frame", "figure", "measure", "study"],
     ),
     ("study", &["error", "progress", "model", "corpus", "record", "measure"]),
 ];

@@ -1,7 +1,14 @@
 //! One binary for all integration tests: golden numbers, loading, the command line.
 
+mod bad_checkpoint;
+mod bad_input;
 mod command_line;
+mod fixture;
 mod floors;
+mod layouts;
 mod parity;
+mod pickled;
 mod reference;
+mod repetition;
 mod study;
+mod training;

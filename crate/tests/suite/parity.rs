@@ -17,6 +17,14 @@ fn far(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
+/// The largest difference between logits and those of the reference; one that is not a number counts as infinite.
+fn farthest(found: &[Vec<f32>], expected: &[Vec<f64>]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().flatten().zip(expected.iter().flatten());
+    let far = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs();
+    pairs.map(far).fold(0.0, |most, far| if far.is_nan() { f64::INFINITY } else { most.max(far) })
+}
+
 fn ids(tensor: &Tensor) -> Tensor {
     tensor.to_dtype(DType::U32).unwrap()
 }
@@ -27,11 +35,14 @@ fn the_hugging_face_fixture_is_reproduced() {
     let mut state = model.state(2).unwrap();
     let logits = model.forward(&ids(&golden["input_ids"]), Some(&mut state), Positions::All).unwrap();
     let error = far(&logits, &golden["logits"]);
+    println!("fixture: logits within {error:.1e}");
     assert!(error < 1e-4, "logits differ by {error}");
     for (i, layer) in state.layers.iter().enumerate() {
         let error = far(&layer.recurrent, &golden["ssm_states"].get(i).unwrap());
+        println!("fixture: ssm state of layer {i} within {error:.1e}");
         assert!(error < 1e-4, "ssm state of layer {i} differs by {error}");
         let error = far(&layer.conv, &golden["conv_states"].get(i).unwrap());
+        println!("fixture: conv state of layer {i} within {error:.1e}");
         assert!(error < 1e-4, "conv state of layer {i} differs by {error}");
     }
     let prompt: Vec<u32> = ids(&golden["input_ids"]).get(0).unwrap().to_vec1().unwrap();
@@ -48,9 +59,9 @@ fn the_reference_in_plain_loops_reproduces_the_fixture_too() {
     let tokens: Vec<u32> = ids(&golden["input_ids"]).get(1).unwrap().to_vec1().unwrap();
     let expected = golden["logits"].get(1).unwrap().to_vec2::<f32>().unwrap();
     let found = reference::logits(config, &tensors.into_iter().collect(), &tokens);
-    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-        assert!((found - f64::from(*expected)).abs() < 1e-4);
-    }
+    let error = farthest(&expected, &found);
+    println!("plain loops against the fixture: logits within {error:.1e}");
+    assert!(error < 1e-4, "logits differ by {error}");
 }
 
 /// Every switch of the family, away from its usual position.
@@ -87,6 +98,7 @@ fn tensors(config: &mamba2::Config) -> lowbit::family::Tensors {
 
 #[test]
 fn every_variant_is_the_reference_at_any_length() {
+    let mut most = 0.0f64;
     for config in variants() {
         let tensors = tensors(&config);
         let model = Model::from_tensors(
@@ -100,16 +112,12 @@ fn every_variant_is_the_reference_at_any_length() {
             let tokens: Vec<u32> = (0..length as u32).map(|t| (t * t + 3) % 31).collect();
             let logits = model.forward(&model.tokens(&tokens).unwrap(), None, Positions::All).unwrap();
             let found = logits.get(0).unwrap().to_vec2::<f32>().unwrap();
-            for (found, expected) in
-                found.iter().flatten().zip(reference::logits(&config, &tensors, &tokens).iter().flatten())
-            {
-                assert!(
-                    (f64::from(*found) - expected).abs() < 1e-4,
-                    "{config:?} at length {length}: {found} {expected}"
-                );
-            }
+            let error = farthest(&found, &reference::logits(&config, &tensors, &tokens));
+            assert!(error < 1e-4, "{config:?} at length {length}: {error}");
+            most = most.max(error);
         }
     }
+    println!("variants against plain loops: logits within {most:.1e}");
 }
 
 #[test]
@@ -118,6 +126,7 @@ fn split_prefill_and_steps_equal_the_whole_prefill() {
     let tokens = ids(&golden["input_ids"]); // [2, 37]
     let mut end = model.state(2).unwrap();
     let whole = model.forward(&tokens, Some(&mut end), Positions::All).unwrap();
+    let mut most = 0.0f32;
     for first in 1..37 {
         let mut state = model.state(2).unwrap();
         let a =
@@ -127,6 +136,7 @@ fn split_prefill_and_steps_equal_the_whole_prefill() {
             .unwrap();
         let error = far(&Tensor::cat(&[a, b], 1).unwrap(), &whole);
         assert!(error < 1e-5, "split at {first}: {error}");
+        most = most.max(error);
         assert!(state.distance(&end).unwrap() < 1e-5);
     }
     let mut state = model.state(2).unwrap();
@@ -134,6 +144,7 @@ fn split_prefill_and_steps_equal_the_whole_prefill() {
         .map(|t| model.forward(&tokens.narrow(1, t, 1).unwrap(), Some(&mut state), Positions::Last).unwrap())
         .collect();
     let error = far(&Tensor::cat(&steps, 1).unwrap(), &whole);
+    println!("split prefill within {most:.1e}, steps within {error:.1e} of the whole");
     assert!(error < 1e-5, "steps: {error}");
     assert_eq!(state.position, 37);
 }
@@ -167,6 +178,7 @@ fn the_tensor_definition_runs_the_whole_model() {
     let mut state = model.state(2).unwrap();
     let hidden = tracked.hidden(&ids(&golden["input_ids"]), Some(&mut state)).unwrap();
     let error = far(&tracked.logits(&hidden).unwrap(), &golden["logits"]);
+    println!("definition against the fixture: logits within {error:.1e}");
     assert!(error < 1e-4, "{error}");
     assert!(far(&state.layers[1].recurrent, &golden["ssm_states"].get(1).unwrap()) < 1e-4);
 }
@@ -181,6 +193,7 @@ fn narrow_weights_stay_close_to_the_wide_ones() {
         let narrow = model.cast(dtype).unwrap();
         assert!(narrow.bytes() < model.bytes() * 6 / 10);
         let error = far(&narrow.forward(&tokens, None, Positions::All).unwrap(), &whole);
+        println!("{dtype:?}: logits within {:.1e} of their size", error / size);
         assert!(error > 0.0 && error < bound * size, "{dtype:?}: {error} of {size}");
         // One token at a time takes the streaming product, many take the widening one: the same weights.
         let mut state = narrow.state(2).unwrap();

@@ -114,6 +114,6 @@ fn bad_use_is_one_sentence() {
     fs::write(&file, "").unwrap();
     let error = Run::create_in(&file, "x").unwrap_err();
     assert_eq!(error.kind(), crate::error::Kind::Io);
-    assert!(error.to_string().ends_with("choose another folder with LOWBIT_RUNS"), "{error}");
+    assert!(error.to_string().ends_with("choose another folder with --runs or LOWBIT_RUNS"), "{error}");
     assert_eq!(error.to_string().lines().count(), 1);
 }

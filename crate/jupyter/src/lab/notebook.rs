@@ -1,0 +1,29 @@
+//! Running notebooks without a front end.
+
+use crate::home::Home;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What nbclient does with one notebook: cell by cell, results written back also where a cell fails.
+const RUN: &str = include_str!("run.py");
+
+/// Runs each notebook in its own folder.
+pub fn run(home: &Home, notebooks: &[PathBuf], check: bool) -> Result<(), String> {
+    for notebook in notebooks {
+        if !notebook.exists() {
+            return Err(format!("{}: no such notebook", notebook.display()));
+        }
+    }
+    for notebook in notebooks {
+        let mut python = Command::new(home.venv().join("bin/python"));
+        python.args(["-c", RUN]).arg(notebook).env("LOWBIT_HEADLESS", "1");
+        if check {
+            python.arg("--check").env("LOWBIT_SMALL", "1");
+        }
+        let status = python.status().map_err(|error| format!("Python cannot be started: {error}"))?;
+        if !status.success() {
+            return Err(format!("{}: stopped at the cell above", notebook.display()));
+        }
+    }
+    Ok(())
+}

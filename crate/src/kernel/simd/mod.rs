@@ -1,0 +1,120 @@
+//! Vectors of f32 of the width that the processor has, behind one small trait.
+//!
+//! A kernel is written once, generic over [`Lanes`], and [`dispatch!`](crate::kernel::simd) compiles it for AVX-512, AVX2 and
+//! plain code. Closures do not inherit the instruction set (not even those given to `array::from_fn`): a kernel's body
+//! has none around vectors, and it is dispatched inside a parallel task, never around it.
+
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use lanes::Lanes;
+use std::sync::OnceLock;
+
+/// The instruction sets that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// No intrinsics.
+    Portable,
+    /// 8 lanes with fused multiply-add.
+    Avx2,
+    /// 16 lanes.
+    Avx512,
+}
+
+/// What this processor has, or less if `LOWBIT_SIMD` asks for less.
+pub fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let wanted = match std::env::var("LOWBIT_SIMD").as_deref() {
+            Ok("portable") => Level::Portable,
+            Ok("avx2") => Level::Avx2,
+            _ => Level::Avx512,
+        };
+        wanted.min(detected())
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detected() -> Level {
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+    {
+        Level::Avx512
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        Level::Avx2
+    } else {
+        Level::Portable
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detected() -> Level {
+    Level::Portable
+}
+
+/// Declares a function whose generic body is compiled for every instruction set and chosen by [`level`].
+macro_rules! dispatch {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    $body::<std::arch::x86_64::__m512>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma,f16c")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    $body::<std::arch::x86_64::__m256>($($arg),*)
+                }
+                match $crate::kernel::simd::level() {
+                    // SAFETY: `level` reports only what the processor has.
+                    $crate::kernel::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::kernel::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::kernel::simd::Level::Portable => {}
+                }
+            }
+            $body::<[f32; 8]>($($arg),*)
+        }
+    };
+}
+pub(crate) use dispatch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[inline(always)]
+    fn exp_body<V: Lanes>(x: &[f32], y: &mut [f32]) {
+        for (x, y) in x.chunks_exact(V::N).zip(y.chunks_exact_mut(V::N)) {
+            V::load(x).exp().store(y);
+        }
+    }
+    dispatch! { fn exp_all(x: &[f32], y: &mut [f32]) = exp_body; }
+
+    fn check_exp(run: impl Fn(&[f32], &mut [f32])) {
+        let x: Vec<f32> = (0..16_000).map(|i| -87.0 + i as f32 * 0.0109).collect();
+        let mut y = vec![0.0; x.len()];
+        run(&x, &mut y);
+        for (x, y) in x.iter().zip(&y) {
+            let expected = f64::from(*x).exp();
+            assert!(
+                (f64::from(*y) - expected).abs() <= 3e-7 * expected,
+                "exp({x}) = {y}, expected {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_at_every_level() {
+        check_exp(exp_all);
+        check_exp(exp_body::<[f32; 8]>);
+    }
+}

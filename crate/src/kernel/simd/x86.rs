@@ -1,0 +1,130 @@
+//! [`Lanes`] on AVX-512 and AVX2.
+
+use super::lanes::Lanes;
+use std::arch::x86_64::*;
+
+// SAFETY, for every intrinsic below: these types are named only by functions that `dispatch!` compiles with
+// the instruction set enabled and calls after `level` has found it; slices are bounds-checked before use.
+macro_rules! lanes {
+    ($ty:ty, $n:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident,
+     $fma:ident, $max:ident, $min:ident, |$r:ident| $round:expr, |$p:ident, $k:ident| $scale2:expr,
+     |$s:ident| $sum:expr, |$b:ident| $bf16:expr, |$h:ident| $f16:expr) => {
+        impl Lanes for $ty {
+            const N: usize = $n;
+            #[inline(always)]
+            fn splat(x: f32) -> Self {
+                unsafe { $splat(x) }
+            }
+            #[inline(always)]
+            fn load(from: &[f32]) -> Self {
+                let from = &from[..$n];
+                unsafe { $load(from.as_ptr()) }
+            }
+            #[inline(always)]
+            fn store(self, to: &mut [f32]) {
+                let to = &mut to[..$n];
+                unsafe { $store(to.as_mut_ptr(), self) }
+            }
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                unsafe { $add(self, other) }
+            }
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                unsafe { $sub(self, other) }
+            }
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                unsafe { $mul(self, other) }
+            }
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                unsafe { $div(self, other) }
+            }
+            #[inline(always)]
+            fn fma(self, b: Self, c: Self) -> Self {
+                unsafe { $fma(self, b, c) }
+            }
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                unsafe { $max(self, other) }
+            }
+            #[inline(always)]
+            fn min(self, other: Self) -> Self {
+                unsafe { $min(self, other) }
+            }
+            #[inline(always)]
+            fn round(self) -> Self {
+                let $r = self;
+                unsafe { $round }
+            }
+            #[inline(always)]
+            fn scale2(self, n: Self) -> Self {
+                let ($p, $k) = (self, n);
+                unsafe { $scale2 }
+            }
+            #[inline(always)]
+            fn sum(self) -> f32 {
+                let $s = self;
+                unsafe { $sum }
+            }
+            #[inline(always)]
+            fn load_bf16(from: &[half::bf16]) -> Self {
+                let $b = from[..$n].as_ptr();
+                unsafe { $bf16 }
+            }
+            #[inline(always)]
+            fn load_f16(from: &[half::f16]) -> Self {
+                let $h = from[..$n].as_ptr();
+                unsafe { $f16 }
+            }
+        }
+    };
+}
+
+lanes!(
+    __m512,
+    16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_add_ps,
+    _mm512_sub_ps,
+    _mm512_mul_ps,
+    _mm512_div_ps,
+    _mm512_fmadd_ps,
+    _mm512_max_ps,
+    _mm512_min_ps,
+    |x| _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x),
+    |x, n| _mm512_scalef_ps(x, n),
+    |x| _mm512_reduce_add_ps(x),
+    |p| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))),
+    |p| _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+);
+
+lanes!(
+    __m256,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_add_ps,
+    _mm256_sub_ps,
+    _mm256_mul_ps,
+    _mm256_div_ps,
+    _mm256_fmadd_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    |x| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x),
+    |x, n| {
+        let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+        _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+    },
+    |x| {
+        let mut lanes = [0.0f32; 8];
+        _mm256_storeu_ps(lanes.as_mut_ptr(), x);
+        lanes.sum()
+    },
+    |p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))),
+    |p| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
+);

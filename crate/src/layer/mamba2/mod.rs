@@ -1,0 +1,157 @@
+//! Mamba2's mixer (Dao & Gu 2024): in_proj → causal conv + SiLU → recurrence → gated norm → out_proj.
+//!
+//! Between the projections there are two forms of one computation: `definition.rs`, in differentiable tensor
+//! operations on any device, and `fused.rs`, the kernels on a CPU, with and without gradients.
+//!
+//! | letter | meaning |
+//! |---|---|
+//! | B, T | sequences, tokens |
+//! | H, P | heads, values per head; I = H·P |
+//! | G, N | groups that share B and C, state size |
+//! | C, K | conv channels I + 2·G·N, conv taps |
+//! | R | rows of in_proj: z (I), x (I), B (G·N), C (G·N), dt (H) |
+
+mod definition;
+mod fused;
+#[cfg(test)]
+mod tests;
+
+use super::linear::Linear;
+use super::state::LayerState;
+use candle_core::{Device, Result, Tensor};
+
+/// One mixer.
+#[derive(Clone, Debug)]
+pub struct Mamba2 {
+    /// [R, hidden].
+    pub in_proj: Linear,
+    /// [hidden, I].
+    pub out_proj: Linear,
+    core: Core,
+}
+
+impl Mamba2 {
+    /// Joins projections and parameters.
+    pub fn new(sizes: Sizes, in_proj: Linear, parts: &Parts, out_proj: Linear) -> Result<Self> {
+        Ok(Self { in_proj, out_proj, core: Core::new(sizes, parts)? })
+    }
+
+    /// u [B, T, hidden] → [B, T, hidden], moving `state` on by T tokens. Without a state the sequence starts from
+    /// zero and nothing is kept: the form for training and for scoring whole windows.
+    pub fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
+        let zxbcdt = self.in_proj.forward(u)?; // [B, T, R]
+        let y = self.core.forward(&zxbcdt, state)?; // [B, T, I]
+        self.out_proj.forward(&y)
+    }
+
+    /// A state of zeros for `batch` sequences.
+    pub fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
+        self.core.sizes.zero_state(batch, device)
+    }
+}
+
+/// Everything between the projections: z|x|B|C|dt [B, T, R] → y [B, T, I].
+#[derive(Clone, Debug)]
+pub(crate) struct Core {
+    sizes: Sizes,
+    /// All parts in one vector, because an operation takes at most three tensors.
+    packed: Tensor,
+}
+
+impl Core {
+    pub fn new(sizes: Sizes, parts: &Parts) -> Result<Self> {
+        let Parts { conv_weight, conv_bias, dt_bias, a_log, d, norm } = parts;
+        let packed = Tensor::cat(&[&conv_weight.flatten_all()?, conv_bias, dt_bias, a_log, d, norm], 0)?;
+        Ok(Self { sizes, packed })
+    }
+
+    pub fn forward(&self, zxbcdt: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
+        let cpu = zxbcdt.device().is_cpu();
+        let tracked = zxbcdt.track_op() || self.packed.track_op();
+        match state {
+            None if cpu => self.fused(zxbcdt),
+            Some(state) if cpu && !tracked => self.advance(zxbcdt, state),
+            Some(state) => {
+                let (y, next) = self.definition(zxbcdt, state)?;
+                *state = next;
+                Ok(y)
+            }
+            None => {
+                let zero = self.sizes.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?;
+                Ok(self.definition(zxbcdt, &zero)?.0)
+            }
+        }
+    }
+}
+
+/// The sizes and constants of a mixer.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Heads H.
+    pub heads: usize,
+    /// Values per head P.
+    pub head_dim: usize,
+    /// Groups G.
+    pub groups: usize,
+    /// State size N.
+    pub state: usize,
+    /// Conv taps K.
+    pub conv_width: usize,
+    /// ε of the gated norm.
+    pub eps: f32,
+    /// Δ is clamped to this range.
+    pub dt_limit: (f32, f32),
+}
+
+impl Sizes {
+    /// I = H·P.
+    pub fn inner(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// C = I + 2·G·N.
+    pub fn channels(&self) -> usize {
+        self.inner() + 2 * self.groups * self.state
+    }
+
+    /// R, the rows of in_proj.
+    pub fn rows(&self) -> usize {
+        self.inner() + self.channels() + self.heads
+    }
+
+    fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
+        let recurrent = (batch, self.heads, self.head_dim, self.state);
+        LayerState::zeros((batch, self.channels(), self.conv_width), recurrent, device)
+    }
+}
+
+/// The small parameters of a mixer, all f32.
+#[derive(Clone, Debug)]
+pub struct Parts<T = Tensor> {
+    /// [C, K].
+    pub conv_weight: T,
+    /// `[C]`.
+    pub conv_bias: T,
+    /// `[H]`.
+    pub dt_bias: T,
+    /// `[H]`; A = −e^A_log.
+    pub a_log: T,
+    /// `[H]`.
+    pub d: T,
+    /// `[I]`.
+    pub norm: T,
+}
+
+impl<T> Parts<T> {
+    /// Cuts the parts, in the order in which `Core` packs them, from something that gives the next so many values.
+    fn cut(s: Sizes, mut next: impl FnMut(usize) -> T) -> Self {
+        Self {
+            conv_weight: next(s.channels() * s.conv_width),
+            conv_bias: next(s.channels()),
+            dt_bias: next(s.heads),
+            a_log: next(s.heads),
+            d: next(s.heads),
+            norm: next(s.inner()),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Where the folders of runs are, and what their names say: `20260131-142501-passkey-3fa2c1`.
+
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What to try where a folder of runs cannot be written.
+pub(super) const ELSEWHERE: &str = "choose another folder with --runs or LOWBIT_RUNS";
+
+/// Where runs go: the folder named by the environment variable `LOWBIT_RUNS`, else `runs`.
+pub fn runs_folder() -> PathBuf {
+    std::env::var_os("LOWBIT_RUNS").filter(|v| !v.is_empty()).map_or_else(|| "runs".into(), PathBuf::from)
+}
+
+/// Folders of the runs of this name in `root`, oldest first.
+pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(root, &e).hint(ELSEWHERE)),
+    };
+    let mut found: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|path| name_of(path) == Some(name.into())).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The date and time at the start of a run's folder name.
+pub(super) fn moment_of(path: &Path) -> Option<String> {
+    path.file_name()?.to_str()?.get(..15).map(str::to_string)
+}
+
+/// The name within a run's folder name: `passkey` of `20260131-142501-passkey-3fa2c1`.
+fn name_of(path: &Path) -> Option<String> {
+    let id = path.file_name()?.to_str()?;
+    let (rest, hash) = id.rsplit_once('-')?;
+    let (moment, name) = (rest.get(..15)?, rest.get(15..)?.strip_prefix('-')?);
+    let dated = moment.char_indices().all(|(i, c)| if i == 8 { c == '-' } else { c.is_ascii_digit() });
+    (dated && hash.len() == 6).then(|| name.to_string())
+}
+
+/// Holds a name to characters that are plain in a path.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        return Ok(());
+    }
+    Err(Error::input(format!("`{name}` cannot name a run")).hint("use letters, digits, `-`, `_` and `.`"))
+}
