@@ -17,6 +17,8 @@ const END: &str = "EVCXR_END_CONTENT";
 const FAILED: &str = "EVCXR_ERROR_OCCURRED";
 /// Text on standard error waits this long for an error that may claim it as its sentence.
 const HOLD: Duration = Duration::from_millis(15);
+/// Set while evcxr starts: it waits for its first cell's output to be taken before anyone can take it.
+pub const STARTING: &str = "LOWBIT_STARTING";
 /// How long the cells' library may take to flush.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -32,6 +34,9 @@ pub fn run_if_asked() {
         std::env::set_var("CANDLE_NUM_THREADS", "1"); // a second, spinning pool only costs time
         // Until lowbit listens, an interrupt must not end the process.
         libc::signal(libc::SIGINT, libc::SIG_IGN);
+    }
+    if std::env::var_os(STARTING).is_some() {
+        evcxr::runtime_hook(); // this process is replaced before the first cell of anyone's
     }
     match lay_pipes() {
         Ok(reader) => {

@@ -3,11 +3,12 @@
 //! ```text
 //! .lab/
 //!     venv/        Python with JupyterLab and nbconvert, pinned
-//!     template/    the crates that cells are compiled against, ready
+//!     library/     the library that cells link to
+//!     face/        the crate that cells name as their dependency
 //!     sessions/    one folder a running kernel
 //!     config/      evcxr's settings
 //!     .cargo/      how the crates below are compiled
-//!     stamp        what the template was made of
+//!     *.stamp      what each step was made of
 //! ```
 
 use std::fs;
@@ -47,9 +48,21 @@ impl Home {
         self.lab().join("venv")
     }
 
-    /// The folder with everything compiled that a cell needs.
-    pub fn template(&self) -> PathBuf {
-        self.lab().join("template")
+    /// The folder in which the library that cells link to is built.
+    pub fn library(&self) -> PathBuf {
+        self.lab().join("library")
+    }
+
+    /// Where that library lies, with the metadata of the crates in it; None before it was built.
+    pub fn library_folder(&self) -> Option<PathBuf> {
+        let targets = fs::read_dir(self.library().join("target")).ok()?.flatten();
+        let mut folders = targets.map(|entry| entry.path().join("release/deps"));
+        folders.find(|folder| folder.join("liblowbit_cells.so").exists())
+    }
+
+    /// Crates without dependencies, in which rust-analyzer finds the sources.
+    pub fn face(&self) -> PathBuf {
+        self.lab().join("face")
     }
 
     /// The folders of running kernels, named by process number.

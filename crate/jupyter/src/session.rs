@@ -1,8 +1,9 @@
 //! A session: a folder to compile cells in, and evcxr with lowbit loaded.
 //!
-//! Compiling the crates that lowbit stands on takes minutes. It is done once, in the *template*; a session's folder is a
-//! copy of it, made of hard links in a moment and gone with the session.
+//! Cells are compiled against a library that is built beforehand (see `lab::steps`), so a session's folder holds little
+//! more than its cells. It goes with the session.
 
+use crate::child;
 use crate::event::Event;
 use crate::home::Home;
 use ariadne::Source;
@@ -10,10 +11,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use evcxr::{CommandContext, CompilationError, EvalContextOutputs, Theme};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+/// The cell that ties a process to the kernel.
+const ATTACH: &str = "lowbit::attach();";
 /// How long after evcxr's word that a cell has ended its last output may still be on the way.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -50,44 +53,34 @@ pub type Shown = BTreeMap<String, String>;
 impl Session {
     /// Opens a session with the crate loaded; `tell` gets what its cells do, as they do it.
     pub fn open(home: &Home, tell: impl Fn(Event) + Send + 'static) -> Result<Self, Trouble> {
-        let folder = Folder::from_template(home).map_err(|error| {
-            Trouble::new("SetUp", format!("no folder to compile cells in: {error}. Run `cargo lab` to repair it"))
+        let folder = Folder::create(home)
+            .map_err(|error| Trouble::new("SetUp", format!("no folder to compile cells in: {error}")))?;
+        let library = home.library_folder().ok_or_else(|| {
+            Trouble::new("SetUp", "the library that cells link to is not there; run `cargo lab setup` in the project")
         })?;
-        Self::open_in(home, folder, tell)
-    }
-
-    /// Opens a session in the template itself, compiling whatever it lacks.
-    pub fn warm(home: &Home) -> Result<(), Trouble> {
-        let folder = Folder { path: home.template(), keep: true };
-        let mut session = Self::open_in(home, folder, |_| ())?;
-        // A check has other artefacts than a build: the first mistake in a cell must not wait minutes for them.
-        let mistakes = session.context.check("let warm: String = 1;").map_err(trouble)?;
-        match mistakes.is_empty() {
-            true => Err(Trouble::new("SetUp", "the compiler did not find a mistake that was made on purpose")),
-            false => Ok(()),
-        }
-    }
-
-    fn open_in(home: &Home, folder: Folder, tell: impl Fn(Event) + Send + 'static) -> Result<Self, Trouble> {
-        let lock = fs::read(folder.path.join("Cargo.lock"));
+        // Cells see one crate that is compiled already; evcxr itself would compile it in every session.
+        let at = library.display();
+        let flags = ["-Cprefer-dynamic".to_string(), format!("-Lcrate={at}"), format!("-Ldependency={at}")];
         // SAFETY: set before the session's threads start; the kernel's own threads do not read the environment.
         unsafe {
             std::env::set_var("EVCXR_TMPDIR", &folder.path);
             std::env::set_var("EVCXR_CONFIG_DIR", home.config());
+            std::env::set_var("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+            std::env::set_var(child::STARTING, "1");
         }
-        let (context, outputs) = CommandContext::new().map_err(trouble)?;
+        let started = CommandContext::new();
+        // SAFETY: as above.
+        unsafe { std::env::remove_var(child::STARTING) };
+        let (mut context, outputs) = started.map_err(trouble)?;
+        context.execute(":restart").map_err(trouble)?;
         let (done_sender, done) = crossbeam_channel::unbounded();
         let trouble_seen = Arc::new(Mutex::new(None));
         listen(outputs, trouble_seen.clone(), done_sender, tell);
         let mut session = Self { context, trouble: trouble_seen, done, _folder: folder };
-        // Without dependencies, cargo has pruned its lock file: the right one back, or it would look for other versions.
-        if let Ok(lock) = lock {
-            fs::write(session._folder.path.join("Cargo.lock"), lock).map_err(|e| Trouble::new("SetUp", e.to_string()))?;
-        }
-        let cells = home.cells();
+        let face = home.face().join("lowbit");
         session.execute(&format!(
-            ":dep lowbit = {{ path = {:?}, package = \"lowbit-cells\" }}\nuse lowbit::prelude::*;\nlowbit::attach();",
-            cells.display().to_string()
+            ":dep lowbit = {{ path = {:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}",
+            face.display().to_string()
         ))?;
         Ok(session)
     }
@@ -107,7 +100,11 @@ impl Session {
         let shown = match result {
             Ok(outputs) => outputs.content_by_mime_type.into_iter().collect(),
             Err(evcxr::Error::CompilationErrors(errors)) => return Err(mistakes(code, &errors)),
-            Err(evcxr::Error::SubprocessTerminated(why)) => return Err(ended(&why)),
+            Err(evcxr::Error::SubprocessTerminated(why)) => {
+                let trouble = ended(&why);
+                let _ = self.context.execute(ATTACH); // the new process knows nothing of the kernel
+                return Err(trouble);
+            }
             Err(error) => return Err(trouble(error)),
         };
         if self.ran(code) {
@@ -229,49 +226,20 @@ fn mistakes(code: &str, errors: &[CompilationError]) -> Trouble {
 /// A folder that goes when its session goes.
 struct Folder {
     path: PathBuf,
-    keep: bool,
 }
 
 impl Folder {
-    fn from_template(home: &Home) -> std::io::Result<Self> {
+    fn create(home: &Home) -> std::io::Result<Self> {
         home.remove_stale_sessions();
-        let path = home.sessions().join(format!("{}", std::process::id()));
+        let path = home.sessions().join(std::process::id().to_string());
         let _ = fs::remove_dir_all(&path); // of an earlier process with this number
-        let folder = Self { path, keep: false };
-        copy(&home.template(), &folder.path, false)?;
-        Ok(folder)
+        fs::create_dir_all(&path)?;
+        Ok(Self { path })
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.keep {
-            let _ = fs::remove_dir_all(&self.path);
-        }
+        let _ = fs::remove_dir_all(&self.path);
     }
-}
-
-/// Copies a tree: hard links of what cargo only reads, copies of what it writes in place.
-fn copy(from: &Path, to: &Path, deep: bool) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let text = name.to_string_lossy();
-        let target = to.join(&name);
-        if entry.file_type()?.is_dir() {
-            if text == "incremental" {
-                continue; // that of the cells is their own; nothing else is compiled anew
-            }
-            let in_place = deep || text == ".fingerprint" || text == "build";
-            copy(&entry.path(), &target, in_place)?;
-        } else if text.starts_with("libcode_") || text.starts_with("libctx") {
-            continue; // compiled cells of the template
-        } else if deep || !from.components().any(|part| part.as_os_str() == "target") {
-            fs::copy(entry.path(), target)?;
-        } else {
-            fs::hard_link(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

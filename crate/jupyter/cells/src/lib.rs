@@ -2,8 +2,9 @@
 //! before the first cell.
 
 pub use lowbit::*;
+pub use {candle_core, polars}; // whose types values of lowbit may have
 
-use lowbit::progress::{self, Update};
+use lowbit::progress::{Update, check_interrupt, interrupt, set_sink};
 use serde_json::json;
 use std::io::Write;
 use std::os::fd::RawFd;
@@ -23,7 +24,7 @@ pub fn attach() {
         libc::signal(libc::SIGINT, on_interrupt as *const () as libc::sighandler_t);
     }
     std::panic::set_hook(Box::new(|panic| tell(&json!({"panic": what_happened(panic)}))));
-    progress::set_sink(Box::new(|update| tell(&describe(update))));
+    set_sink(Box::new(|update| tell(&describe(update))));
     let serve = std::thread::Builder::new().name("lowbit-cells".into());
     if let Err(error) = serve.spawn(move || serve_requests(requests, replies)) {
         eprintln!("unfinished lines will be shown late: {error}");
@@ -38,7 +39,7 @@ fn pipes() -> Option<(RawFd, RawFd)> {
 }
 
 extern "C" fn on_interrupt(_signal: libc::c_int) {
-    progress::interrupt();
+    interrupt();
 }
 
 /// One line for the kernel, in order with all other output.
@@ -80,7 +81,7 @@ fn serve_requests(requests: RawFd, replies: RawFd) {
         }
         let _ = std::io::stdout().flush();
         if asked {
-            let _ = progress::check_interrupt();
+            let _ = check_interrupt();
             // SAFETY: writes one byte from a place of one byte.
             unsafe { libc::write(replies, (&raw const byte).cast(), 1) };
         }

@@ -12,7 +12,7 @@ pub fn run(home: &Home) -> Result<(), String> {
     };
     let venv = home.venv().join("bin/jupyter");
     let spec = home.venv().join("share/jupyter/kernels").join(steps::KERNEL).join("kernel.json");
-    let template = home.lab().join("template.stamp");
+    let library = home.library_folder().unwrap_or_default();
     let sessions = std::fs::read_dir(home.sessions()).map_or(0, Iterator::count);
     let space = steps::free_space(home.root()).map(|free| format!("{:.0} GB free", free as f64 / 1e9));
     let there = |path: &std::path::Path| path.exists().then(|| path.display().to_string());
@@ -23,7 +23,7 @@ pub fn run(home: &Home) -> Result<(), String> {
         ("python", version("python3"), "install Python 3.9 or later"),
         ("JupyterLab", there(&venv), again),
         ("kernelspec", there(&spec), again),
-        ("template", there(&template), again),
+        ("library", there(&library), again),
         ("disk", space, "the file system does not tell"),
     ];
     for (name, found, mend) in &checks {

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `steps` | what must be there: Python's side, evcxr's settings, the template, the kernelspec |
+//! | `steps` | what must be there: Python's side, evcxr's settings, the library, the kernelspec |
 //! | `notebook` | running notebooks without a front end |
 //! | `doctor` | what is there and what is not |
 
@@ -55,9 +55,9 @@ enum Verb {
         /// Jupyter's connection file.
         connection: PathBuf,
     },
-    /// Compile in the template what cells need; a step of its own process.
+    /// Open a session and run a cell, in a process of its own.
     #[command(hide = true)]
-    Warm,
+    Try,
 }
 
 /// Carries out the command line.
@@ -80,7 +80,11 @@ pub fn run() -> Result<(), String> {
         }
         Some(Verb::Uninstall) => uninstall(&home),
         Some(Verb::Kernel { connection }) => crate::kernel::serve(&connection),
-        Some(Verb::Warm) => crate::session::Session::warm(&home).map_err(|trouble| trouble.lines.join("\n")),
+        Some(Verb::Try) => {
+            let tried = crate::session::Session::open(&home, |_| ())
+                .and_then(|mut session| session.execute("let config = Passkey::default();\nconfig.trials").map(|_| ()));
+            tried.map_err(|trouble| trouble.lines.join("\n"))
+        }
     }
 }
 

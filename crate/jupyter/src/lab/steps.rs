@@ -18,14 +18,16 @@ pub fn all(home: &Home) -> Result<(), String> {
     enough_space(home)?;
     python(home)?;
     settings(home)?;
-    template(home)?;
+    library(home)?;
+    face(home)?;
+    first_cell(home)?;
     install_kernelspec(home, &home.venv().join("share/jupyter"))?;
     home.remove_stale_sessions();
     Ok(())
 }
 
 fn enough_space(home: &Home) -> Result<(), String> {
-    if stamp_is(home, "template", &fs::read_to_string(stamp(home, "template")).unwrap_or_default()) && home.venv().exists() {
+    if home.library_folder().is_some() && home.venv().exists() {
         return Ok(());
     }
     match free_space(home.root()) {
@@ -129,78 +131,107 @@ fn python(home: &Home) -> Result<(), String> {
 /// evcxr's settings, and how the crates that cells link to are compiled.
 fn settings(home: &Home) -> Result<(), String> {
     write(&home.config().join("evcxr.toml"), "[evcxr]\noffline_mode = true\nopt_level = \"0\"\n")?;
-    // Cells are compiled as they are, in a moment; what they call is compiled for speed, once.
-    let profile = "[profile.dev.package.\"*\"]\nopt-level = 3\ndebug = false\n\n[profile.dev.build-override]\nopt-level = 0\n";
+    // A crate that a notebook adds with :dep is compiled for speed; the cells themselves are not.
+    let profile = "[profile.dev.package.\"*\"]\nopt-level = 3\n\n[profile.dev.build-override]\nopt-level = 0\n";
     write(&home.lab().join(".cargo/config.toml"), profile)
 }
 
-/// The crate that evcxr writes for its first cell, with lowbit as its dependency.
-fn template_manifest(home: &Home) -> String {
+/// A crate outside the project's workspace that has the library as its only dependency.
+fn library_manifest(home: &Home) -> String {
+    let cells = home.cells().display().to_string();
     format!(
-        r#"
-[package]
-name = "ctx"
-version = "1.0.0"
-edition = "2024"
-
-[lib]
-crate-type = ["cdylib"]
-path = "src/lib.rs"
-
-[profile.dev]
-opt-level = 0
-debug = false
-strip = "debuginfo"
-rpath = true
-lto = false
-debug-assertions = true
-codegen-units = 16
-panic = 'unwind'
-incremental = true
-overflow-checks = true
-
-[dependencies]
-lowbit = {{ path = {:?}, package = "lowbit-cells" }}
-"#,
-        home.cells().display().to_string()
+        "[package]\nname = \"library\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n[lib]\npath = \"lib.rs\"\n\n\
+         [dependencies]\nlowbit-cells = {{ path = {cells:?} }}\n"
     )
 }
 
-/// Everything compiled that a cell needs.
-fn template(home: &Home) -> Result<(), String> {
-    let template = home.template();
+/// lowbit and all that it stands on as one shared library, compiled for speed.
+fn library(home: &Home) -> Result<(), String> {
+    let folder = home.library();
     let locked = home.root().join("Cargo.lock");
     let lock = fs::read_to_string(&locked).map_err(|error| format!("{}: {error}", locked.display()))?;
     // Cargo prunes the copy to what cells need, so what it was made of is kept beside it.
     if !stamp_is(home, "lock", &lock) {
-        write(&template.join("Cargo.lock"), &lock)?;
+        write(&folder.join("Cargo.lock"), &lock)?;
         write(&stamp(home, "lock"), &lock)?;
     }
-    write(&template.join("Cargo.toml"), &template_manifest(home))?;
-    if !template.join("src/lib.rs").exists() {
-        write(&template.join("src/lib.rs"), "")?;
-    }
-    let fresh = stamp(home, "template").exists();
-    let _step = (!fresh).then(|| Step::begin("step 2 of 2: compiling what cells link to, 10 to 20 minutes, once"));
-    build(home, &template, !fresh)?;
-    let made_of = fingerprint(&template)?;
-    if stamp_is(home, "template", &made_of) {
-        return Ok(());
-    }
-    let _step = Step::begin("preparing for the first cell");
-    let itself = std::env::current_exe().map_err(|error| error.to_string())?;
-    let warmed = Command::new(itself).arg("warm").output().map_err(|error| error.to_string())?;
-    if !warmed.status.success() {
-        let why = String::from_utf8_lossy(&warmed.stderr).trim().to_string();
-        return Err(format!("the first cell fails: {why}"));
-    }
-    // evcxr leaves its own crate here; the next build must find the one that it was made from.
-    write(&template.join("Cargo.toml"), &template_manifest(home))?;
-    write(&stamp(home, "template"), &made_of)
+    write(&folder.join("Cargo.toml"), &library_manifest(home))?;
+    write(&folder.join("lib.rs"), "")?;
+    let new = home.library_folder().is_none();
+    let _step = new.then(|| Step::begin("step 2 of 2: compiling what cells link to, 10 to 20 minutes, once"));
+    build(home, &folder, new)
 }
 
-/// Compiles as evcxr will, with cargo's own progress.
-fn build(home: &Home, template: &Path, show: bool) -> Result<(), String> {
+/// The crates whose types a cell's variables may have beside those of lowbit.
+const SOURCES: [&str; 3] = ["candle-core", "polars", "polars-core"];
+
+/// The crate that cells name as their dependency.
+///
+/// The compiler finds the library behind it. rust-analyzer, which tells evcxr the types of variables, is shown the
+/// sources instead, as crates without dependencies: it would otherwise read the two hundred crates below them at
+/// every start, for seconds.
+fn face(home: &Home) -> Result<(), String> {
+    let lock = fs::read_to_string(stamp(home, "lock")).unwrap_or_default();
+    let made_of = format!("{}\n{lock}", include_str!("steps.rs"));
+    if stamp_is(home, "face", &made_of) {
+        return Ok(());
+    }
+    let output = Command::new("cargo").args(["metadata", "--format-version", "1"]).current_dir(home.library()).output();
+    let output = output.map_err(|error| format!("cargo: {error}"))?;
+    let about: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|_| format!("cargo metadata: {}", last_line(&output.stderr)))?;
+    let packages = about["packages"].as_array().cloned().unwrap_or_default();
+    let source = |name: &str| {
+        let package = packages.iter().find(|package| package["name"] == name)?;
+        let manifest = Path::new(package["manifest_path"].as_str()?);
+        Some((manifest.parent()?.join("src/lib.rs"), package["edition"].as_str()?.to_string()))
+    };
+    let package = |name: &str, lib: &Path, edition: &str, below: &[String]| {
+        let below: String = below.iter().map(|line| format!("{line}\n")).collect();
+        let text = format!(
+            "[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"{edition}\"\n\n[lib]\npath = {:?}\n\n\
+             [target.'cfg(rust_analyzer)'.dependencies]\n{below}",
+            lib.display().to_string()
+        );
+        write(&home.face().join(name.trim_end_matches("-face")).join("Cargo.toml"), &text)
+    };
+    let dependency = |name: &str| {
+        format!("{} = {{ path = \"../{name}-source\", package = \"{name}-source\" }}", name.replace('-', "_"))
+    };
+    for name in SOURCES {
+        let (lib, edition) = source(name).ok_or_else(|| format!("{name} is not among lowbit's crates"))?;
+        let below = if name == "polars" { vec![dependency("polars-core")] } else { vec![] };
+        package(&format!("{name}-source"), &lib, &edition, &below)?;
+    }
+    let all: Vec<String> = SOURCES.iter().map(|name| dependency(name)).collect();
+    package("lowbit-source", &home.root().join("crate/src/lib.rs"), "2024", &all)?;
+    let below = [vec![dependency("lowbit")], all].concat();
+    package("lowbit-face", Path::new("lib.rs"), "2024", &below)?;
+    let text = "//! What cells call lowbit.\n\n#[cfg(not(rust_analyzer))]\nextern crate lowbit_cells;\n\
+        #[cfg(not(rust_analyzer))]\npub use lowbit_cells::*;\n\n#[cfg(rust_analyzer)]\npub use lowbit::*;\n\
+        #[cfg(rust_analyzer)]\npub use {candle_core, polars};\n\
+        #[cfg(rust_analyzer)]\n/// Ties the process to the kernel.\npub fn attach() {}\n";
+    write(&home.face().join("lowbit/lib.rs"), text)?;
+    write(&stamp(home, "face"), &made_of)
+}
+
+/// Opens a session once after every change, so that the first notebook finds that it works.
+fn first_cell(home: &Home) -> Result<(), String> {
+    let made_of = fingerprint(home)?;
+    if stamp_is(home, "session", &made_of) {
+        return Ok(());
+    }
+    let _step = Step::begin("trying a first cell");
+    let itself = std::env::current_exe().map_err(|error| error.to_string())?;
+    let tried = Command::new(itself).arg("try").output().map_err(|error| error.to_string())?;
+    if !tried.status.success() {
+        return Err(format!("the first cell fails: {}", String::from_utf8_lossy(&tried.stderr).trim()));
+    }
+    write(&stamp(home, "session"), &made_of)
+}
+
+/// Compiles with cargo's own progress, and with the flags that cells are compiled with.
+fn build(home: &Home, folder: &Path, show: bool) -> Result<(), String> {
     let tool = |name: &str| {
         let which = Command::new("rustup").args(["which", name]).output().ok().filter(|output| output.status.success());
         which.map_or_else(|| name.to_string(), |output| String::from_utf8_lossy(&output.stdout).trim().to_string())
@@ -211,8 +242,8 @@ fn build(home: &Home, template: &Path, show: bool) -> Result<(), String> {
     let target = about.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not name its host")?;
     let mut cargo = Command::new(tool("cargo"));
     cargo
-        .args(["build", "--target", target])
-        .current_dir(template)
+        .args(["build", "--release", "--target", target])
+        .current_dir(folder)
         .env("RUSTC", &rustc)
         .env("RUSTFLAGS", "-Cprefer-dynamic")
         .env("CARGO_TARGET_DIR", "target")
@@ -244,24 +275,11 @@ fn build(home: &Home, template: &Path, show: bool) -> Result<(), String> {
 }
 
 /// What changes when the library that cells link to does.
-fn fingerprint(template: &Path) -> Result<String, String> {
-    let mut found = vec![];
-    let targets = fs::read_dir(template.join("target")).into_iter().flatten().flatten();
-    for folder in targets.map(|entry| entry.path().join("debug/deps")) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("liblowbit_cells") && name.ends_with(".so") {
-                let about = entry.metadata().map_err(|error| error.to_string())?;
-                let time = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-                found.push(format!("{name} {} {:?}\n", about.len(), time));
-            }
-        }
-    }
-    found.sort();
-    match found.is_empty() {
-        true => Err("the library that cells link to was compiled and is not there".into()),
-        false => Ok(found.concat()),
-    }
+fn fingerprint(home: &Home) -> Result<String, String> {
+    let folder = home.library_folder().ok_or("the library that cells link to was compiled and is not there")?;
+    let about = fs::metadata(folder.join("liblowbit_cells.so")).map_err(|error| error.to_string())?;
+    let time = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(format!("{} {time:?}\n{}", about.len(), include_str!("steps.rs")))
 }
 
 /// Where the user's own Jupyter looks for kernels.
