@@ -1,5 +1,7 @@
 //! Memory of this process: how the allocator treats large buffers, and the peak of what is resident.
 
+use candle_core::Device;
+
 /// Keeps freed large buffers instead of returning them to the system.
 ///
 /// A training step frees and asks for the same hundreds of megabytes again and again; without this, a quarter of
@@ -32,6 +34,108 @@ pub fn reset_peak() -> bool {
     }
     // Writing 5 resets the peak to what is resident now (proc_pid_clear_refs(5)).
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// The peak of memory over a segment of work: of what this process has resident, or for a GPU of what is in use there.
+pub struct Watch {
+    before: Option<u64>,
+    gpu: Option<gpu::Sampler>,
+    resets: bool,
+}
+
+impl Watch {
+    /// Begins a segment of work on `device`.
+    pub fn begin(device: &Device) -> Self {
+        if device.is_cpu() {
+            let resets = reset_peak();
+            return Self { before: resident(), gpu: None, resets };
+        }
+        let gpu = gpu::Sampler::begin(device);
+        Self { before: gpu.as_ref().map(gpu::Sampler::now), gpu, resets: false }
+    }
+
+    /// Bytes in use before the segment, where the system tells.
+    pub fn before(&self) -> Option<u64> {
+        self.before
+    }
+
+    /// The highest number of bytes in use since. Where a peak cannot be reset, no number is better than one that
+    /// belongs to another segment.
+    pub fn peak(self) -> Option<u64> {
+        match self.gpu {
+            Some(sampler) => Some(sampler.end()),
+            None => peak().filter(|_| self.resets),
+        }
+    }
+}
+
+/// A GPU keeps no peak, so what is in use is sampled every millisecond; what other programs use there counts too.
+#[cfg(feature = "cuda")]
+mod gpu {
+    use candle_core::Device;
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::Duration;
+
+    pub struct Sampler {
+        context: Arc<CudaContext>,
+        state: Arc<(AtomicU64, AtomicBool)>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    }
+
+    fn in_use(context: &CudaContext) -> u64 {
+        context.mem_get_info().map_or(0, |(free, total)| (total - free) as u64)
+    }
+
+    impl Sampler {
+        pub fn begin(device: &Device) -> Option<Self> {
+            let context = device.as_cuda_device().ok()?.cuda_stream().context().clone();
+            let state = Arc::new((AtomicU64::new(in_use(&context)), AtomicBool::new(false)));
+            let (watched, seen) = (context.clone(), state.clone());
+            let thread = std::thread::spawn(move || {
+                while !seen.1.load(Ordering::Relaxed) {
+                    seen.0.fetch_max(in_use(&watched), Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            Some(Self { context, state, thread: Some(thread) })
+        }
+
+        pub fn now(&self) -> u64 {
+            in_use(&self.context)
+        }
+
+        pub fn end(mut self) -> u64 {
+            self.state.1.store(true, Ordering::Relaxed);
+            if let Some(thread) = self.thread.take() {
+                let _ = thread.join(); // a sampler that failed leaves its last sample
+            }
+            self.state.0.load(Ordering::Relaxed).max(self.now())
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod gpu {
+    use candle_core::Device;
+
+    /// Without the `cuda` feature there is no GPU to watch.
+    pub enum Sampler {}
+
+    impl Sampler {
+        pub fn begin(_device: &Device) -> Option<Self> {
+            None
+        }
+
+        pub fn now(&self) -> u64 {
+            match *self {}
+        }
+
+        pub fn end(self) -> u64 {
+            match self {}
+        }
+    }
 }
 
 fn status(field: &str) -> Option<u64> {

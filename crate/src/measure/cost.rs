@@ -6,13 +6,14 @@
 
 use super::{Measure, subject};
 use crate::error::{Error, Result};
-use crate::memory;
+use crate::memory::Watch;
 use crate::model::Model;
 use crate::model::init::stream;
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
 use crate::stats::Summary;
 use crate::threads::{threads, with_threads};
+use candle_core::Device;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -91,10 +92,13 @@ impl Cost {
     }
 
     /// Runs `call` 2 + repetitions times; each returns its seconds.
-    fn time(&self, progress: &Progress, mut call: impl FnMut() -> Result<f64>) -> Result<Timed> {
-        // Where the peak cannot be reset, no number is better than one that belongs to another segment.
-        let resets = memory::reset_peak();
-        let before = memory::resident();
+    fn time(
+        &self,
+        device: &Device,
+        progress: &Progress,
+        mut call: impl FnMut() -> Result<f64>,
+    ) -> Result<Timed> {
+        let watch = Watch::begin(device);
         let first = call()?;
         progress.tick(1)?;
         call()?;
@@ -104,7 +108,7 @@ impl Cost {
             each.push(call()?);
             progress.tick(1)?;
         }
-        Ok(Timed { first, each, peak: memory::peak().filter(|_| resets), before })
+        Ok(Timed { first, each, before: watch.before(), peak: watch.peak() })
     }
 
     fn measure_unit(&self, model: &Model, length: usize, phase: Phase) -> Result<Reading> {
@@ -115,7 +119,7 @@ impl Cost {
         let start = model.state(1)?;
         let (timed, tokens) = match phase {
             Phase::Prefill => {
-                let timed = self.time(&progress, || {
+                let timed = self.time(model.device(), &progress, || {
                     let mut state = start.clone();
                     let clock = Instant::now();
                     model.prefill(&ids, &mut state)?;
@@ -126,7 +130,7 @@ impl Cost {
             Phase::Decode => {
                 let mut read = start.clone();
                 model.prefill(&ids, &mut read)?;
-                let timed = self.time(&progress, || {
+                let timed = self.time(model.device(), &progress, || {
                     let mut state = read.clone();
                     let clock = Instant::now();
                     for i in 0..self.gen_len {
