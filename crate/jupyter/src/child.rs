@@ -72,7 +72,17 @@ fn lay_pipes() -> std::io::Result<Reader> {
         std::env::set_var("LOWBIT_CELLS", format!("{requests_end},{replies_end}"));
         kernel
     };
-    Ok(Reader { out, err, requests, replies, kernel, text: vec![], held: vec![], held_since: None, state: Parser::default() })
+    Ok(Reader {
+        out,
+        err,
+        requests,
+        replies,
+        kernel,
+        text: vec![],
+        held: vec![],
+        held_since: None,
+        state: Parser::default(),
+    })
 }
 
 /// Reads what the cells print, and tells the kernel.
@@ -93,7 +103,8 @@ struct Reader {
 impl Reader {
     fn run(mut self) {
         loop {
-            let wait = self.held_since.map_or(-1, |since| HOLD.saturating_sub(since.elapsed()).as_millis() as i32);
+            let wait =
+                self.held_since.map_or(-1, |since| HOLD.saturating_sub(since.elapsed()).as_millis() as i32);
             let ready = wait_for(&[self.out, self.err], wait);
             if ready[1] && read_into(self.err, &mut self.held) {
                 self.held_since = Some(Instant::now());
@@ -323,7 +334,10 @@ mod tests {
 
     #[test]
     fn text_is_told_and_words_are_passed_even_behind_an_unfinished_line() {
-        assert_eq!(steps(&["hello", "12EVCXR_EXECUTION_COMPLETE"]), [out("hello\n"), out("12"), Step::Complete]);
+        assert_eq!(
+            steps(&["hello", "12EVCXR_EXECUTION_COMPLETE"]),
+            [out("hello\n"), out("12"), Step::Complete]
+        );
         assert_eq!(steps(&["EVCXR_ERROR_OCCURRED"]), [Step::Failed]);
         let panic = Step::Pass("EVCXR_PANIC_NOTIFICATION".into());
         assert_eq!(steps(&["xEVCXR_PANIC_NOTIFICATION"]), [out("x"), panic]);

@@ -129,7 +129,13 @@ mod tests {
 
     #[test]
     fn a_bar_tells_rate_and_time_left_and_ends_as_one_line() {
-        let mut bar = Progress { label: "passkey <256>".into(), done: 10, total: 50, unit: "prompts".into(), ..Progress::default() };
+        let mut bar = Progress {
+            label: "passkey <256>".into(),
+            done: 10,
+            total: 50,
+            unit: "prompts".into(),
+            ..Progress::default()
+        };
         bar.elapsed_s = 5.0;
         assert_eq!(bar.text(), "passkey <256>  10/50 prompts  2.00/s  20 s left");
         assert!(bar.html().contains("width:20.0%") && bar.html().contains("&lt;256&gt;"));

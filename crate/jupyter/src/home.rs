@@ -56,7 +56,9 @@ impl Home {
     /// Where that library lies, with the metadata of the crates in it; None before it was built.
     pub fn library_folder(&self) -> Option<PathBuf> {
         let targets = fs::read_dir(self.library().join("target")).ok()?.flatten();
-        let mut folders = targets.map(|entry| entry.path().join("release/deps"));
+        let mut folders = targets
+            .filter(|entry| entry.file_name() != "release")
+            .map(|entry| entry.path().join("release/deps"));
         folders.find(|folder| folder.join("liblowbit_cells.so").exists())
     }
 

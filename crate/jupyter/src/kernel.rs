@@ -127,18 +127,34 @@ fn media(parts: &Shown) -> Media {
 pub fn serve(connection_file: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(connection_file)
         .map_err(|error| format!("{}: {error}", connection_file.display()))?;
-    let connection: ConnectionInfo = serde_json::from_str(&text)
-        .map_err(|error| format!("{}: not a connection file of Jupyter's: {error}", connection_file.display()))?;
+    let connection: ConnectionInfo = serde_json::from_str(&text).map_err(|error| {
+        format!("{}: not a connection file of Jupyter's: {error}", connection_file.display())
+    })?;
     // Inside the project, paths are those of the README: data/…, runs/….
     let home = Home::find();
     if std::env::current_dir().is_ok_and(|folder| folder.starts_with(home.root())) {
         let _ = std::env::set_current_dir(home.root());
     }
+    end_with_parent(home);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     runtime.block_on(run(&connection)).map_err(|error| error.to_string())?;
     runtime.shutdown_timeout(Duration::from_millis(200));
     Ok(())
+}
+
+/// A kernel whose Jupyter is gone has no one to tell it to end.
+fn end_with_parent(home: Home) {
+    let parent = std::env::var("JPY_PARENT_PID").ok().and_then(|text| text.parse::<libc::pid_t>().ok());
+    let Some(parent) = parent else { return };
+    std::thread::spawn(move || {
+        // SAFETY: signal 0 only asks whether the process is there.
+        while unsafe { libc::kill(parent, 0) } == 0 {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        let _ = std::fs::remove_dir_all(home.sessions().join(std::process::id().to_string()));
+        std::process::exit(0);
+    });
 }
 
 async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
@@ -207,7 +223,10 @@ async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
 }
 
 /// Sends everything that comes, in order; ends when nothing more can come.
-async fn send_all<S: zeromq_send::Send>(mut connection: zmq::Connection<S>, mut messages: UnboundedReceiver<JupyterMessage>) {
+async fn send_all<S: zeromq_send::Send>(
+    mut connection: zmq::Connection<S>,
+    mut messages: UnboundedReceiver<JupyterMessage>,
+) {
     while let Some(message) = messages.recv().await {
         if let Err(error) = connection.send(message).await {
             eprintln!("a message was lost: {error}");
@@ -264,28 +283,32 @@ fn work(shared: &Arc<Shared>, queue: &mpsc::Receiver<Job>) {
         *lock(&shared.process) = Some(session.process());
     }
     let mut count = 0;
-    // After a failure, what the front end had queued behind the cell is not run.
-    let mut failed_at: Option<Instant> = None;
     while let Ok(Job::Request(request)) = queue.recv() {
-        *shared.parent() = Some((*request).clone());
+        let request = *request;
+        *shared.parent() = Some(request.clone());
         shared.status(ExecutionState::Busy, &request);
         match &request.content {
             JupyterMessageContent::ExecuteRequest(cell) => {
-                if failed_at.is_some_and(|at| at.elapsed() < Duration::from_millis(100)) && was_queued(&request, failed_at) {
-                    let reply = ExecuteReply { status: ReplyStatus::Aborted, ..ExecuteReply::default() };
+                count += usize::from(cell.store_history && !cell.silent);
+                let reply = execute(shared, session.as_mut(), cell, count);
+                // What was queued behind a cell that failed is not run; what comes after its reply is.
+                if reply.status != ReplyStatus::Ok && cell.stop_on_error && !abort_queued(shared, queue) {
                     shared.reply(reply, &request);
-                } else {
-                    count += usize::from(cell.store_history && !cell.silent);
-                    let good = execute(shared, session.as_mut(), cell, count, &request);
-                    failed_at = (!good && cell.stop_on_error).then(Instant::now);
+                    shared.status(ExecutionState::Idle, &request);
+                    return;
                 }
+                shared.reply(reply, &request);
             }
             JupyterMessageContent::CompleteRequest(asked) => {
-                let reply = session.as_mut().map_or_else(|_| CompleteReply::default(), |session| complete(session, asked));
+                let reply = session
+                    .as_mut()
+                    .map_or_else(|_| CompleteReply::default(), |session| complete(session, asked));
                 shared.reply(reply, &request);
             }
             JupyterMessageContent::InspectRequest(asked) => {
-                let reply = session.as_mut().map_or_else(|_| InspectReply::default(), |session| inspect(session, asked));
+                let reply = session
+                    .as_mut()
+                    .map_or_else(|_| InspectReply::default(), |session| inspect(session, asked));
                 shared.reply(reply, &request);
             }
             _ => {}
@@ -294,15 +317,17 @@ fn work(shared: &Arc<Shared>, queue: &mpsc::Receiver<Job>) {
     }
 }
 
-/// Whether a request was sent before the cell before it failed.
-fn was_queued(request: &JupyterMessage, failed_at: Option<Instant>) -> bool {
-    let age = (jiff_now() - request.header.date.timestamp_millis() as f64 / 1e3).max(0.0);
-    failed_at.is_some_and(|at| age > at.elapsed().as_secs_f64())
-}
-
-/// Seconds since 1970.
-fn jiff_now() -> f64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |age| age.as_secs_f64())
+/// Answers every cell in the queue as aborted; false if the kernel is to end.
+fn abort_queued(shared: &Shared, queue: &mpsc::Receiver<Job>) -> bool {
+    while let Ok(job) = queue.try_recv() {
+        let Job::Request(request) = job else { return false };
+        shared.status(ExecutionState::Busy, &request);
+        if matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
+            shared.reply(ExecuteReply { status: ReplyStatus::Aborted, ..ExecuteReply::default() }, &request);
+        }
+        shared.status(ExecutionState::Idle, &request);
+    }
+    true
 }
 
 fn execute(
@@ -310,8 +335,7 @@ fn execute(
     session: Result<&mut Session, &mut Trouble>,
     cell: &ExecuteRequest,
     count: usize,
-    request: &JupyterMessage,
-) -> bool {
+) -> ExecuteReply {
     let execution_count = ExecutionCount::new(count);
     if !cell.silent {
         shared.publish(ExecuteInput { code: cell.code.clone(), execution_count });
@@ -328,17 +352,18 @@ fn execute(
             if !shown.is_empty() && !cell.silent {
                 shared.publish(DisplayData::new(media(&shown)));
             }
-            shared.reply(ExecuteReply { execution_count, ..ExecuteReply::default() }, request);
-            true
+            ExecuteReply { execution_count, ..ExecuteReply::default() }
         }
         Err(trouble) => {
             let traceback = trouble.lines.clone();
             let (ename, evalue) = (trouble.name.clone(), trouble.sentence.clone());
-            shared.publish(ErrorOutput { ename: ename.clone(), evalue: evalue.clone(), traceback: traceback.clone() });
+            shared.publish(ErrorOutput {
+                ename: ename.clone(),
+                evalue: evalue.clone(),
+                traceback: traceback.clone(),
+            });
             let error = Some(Box::new(ReplyError { ename, evalue, traceback }));
-            let status = ReplyStatus::Error;
-            shared.reply(ExecuteReply { status, execution_count, error, ..ExecuteReply::default() }, request);
-            false
+            ExecuteReply { status: ReplyStatus::Error, execution_count, error, ..ExecuteReply::default() }
         }
     }
 }

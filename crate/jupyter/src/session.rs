@@ -10,8 +10,9 @@ use ariadne::Source;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use evcxr::{CommandContext, CompilationError, EvalContextOutputs, Theme};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -56,16 +57,26 @@ impl Session {
         let folder = Folder::create(home)
             .map_err(|error| Trouble::new("SetUp", format!("no folder to compile cells in: {error}")))?;
         let library = home.library_folder().ok_or_else(|| {
-            Trouble::new("SetUp", "the library that cells link to is not there; run `cargo lab setup` in the project")
+            Trouble::new(
+                "SetUp",
+                "the library that cells link to is not there; run `cargo lab setup` in the project",
+            )
         })?;
         // Cells see one crate that is compiled already; evcxr itself would compile it in every session.
         let at = library.display();
-        let flags = ["-Cprefer-dynamic".to_string(), format!("-Lcrate={at}"), format!("-Ldependency={at}")];
+        let macros = home.library().join("target/release/deps"); // procedural macros are compiled for the host
+        let flags = [
+            "-Cprefer-dynamic".to_string(),
+            format!("-Lcrate={at}"),
+            format!("-Ldependency={at}"),
+            format!("-Ldependency={}", macros.display()),
+        ];
         // SAFETY: set before the session's threads start; the kernel's own threads do not read the environment.
         unsafe {
             std::env::set_var("EVCXR_TMPDIR", &folder.path);
             std::env::set_var("EVCXR_CONFIG_DIR", home.config());
             std::env::set_var("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+            std::env::set_var("LD_LIBRARY_PATH", paths(&library));
             std::env::set_var(child::STARTING, "1");
         }
         let started = CommandContext::new();
@@ -145,10 +156,20 @@ impl Session {
 
     /// What is known of the expression before byte `position`, as text and as HTML.
     pub fn inspect(&mut self, code: &str, position: usize) -> Option<(String, String)> {
-        let end = code[position..].find(|c: char| !c.is_alphanumeric() && c != '_').map_or(code.len(), |at| position + at);
+        let end = code[position..]
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .map_or(code.len(), |at| position + at);
         let (text, html) = self.context.hover_at(code, end).ok()?;
         (!text.starts_with("No documentation")).then_some((text, html))
     }
+}
+
+/// Where the process that runs the cells finds the library, before the places where it would look anyway.
+fn paths(library: &Path) -> OsString {
+    let before = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let all = std::iter::once(library.to_path_buf())
+        .chain(std::env::split_paths(&before).filter(|path| path != library));
+    std::env::join_paths(all).unwrap_or(before)
 }
 
 /// Hands on what the cells tell.
@@ -204,7 +225,9 @@ fn ended(why: &str) -> Trouble {
     let why = if killed { "it was killed" } else { why.lines().last().unwrap_or("it ended") };
     Trouble::new(
         "SessionEnded",
-        format!("the process that runs the cells ended ({why}); it was started anew, and all variables are gone"),
+        format!(
+            "the process that runs the cells ended ({why}); it was started anew, and all variables are gone"
+        ),
     )
 }
 
@@ -219,7 +242,8 @@ fn mistakes(code: &str, errors: &[CompilationError]) -> Trouble {
             _ => error.rendered(),
         }
     };
-    let sentence = errors.first().map_or_else(|| "the cell does not compile".to_string(), CompilationError::message);
+    let sentence =
+        errors.first().map_or_else(|| "the cell does not compile".to_string(), CompilationError::message);
     Trouble { name: "CompileError".into(), lines: errors.iter().map(drawn).collect(), sentence }
 }
 

@@ -23,7 +23,9 @@ pub(super) fn table(columns: &[Column], rows: &[Vec<String>], gap: Option<(usize
         .map(|column| {
             let below = match column.below.as_str() {
                 "" => String::new(),
-                below => format!("<br><small style=\"opacity:.6;font-weight:normal\">{}</small>", escape(below)),
+                below => {
+                    format!("<br><small style=\"opacity:.6;font-weight:normal\">{}</small>", escape(below))
+                }
             };
             let style = format!("text-align:{};border-bottom:{LINE};padding:3px 10px", align(column));
             format!("<th style=\"{style}\">{}{below}</th>", escape(&column.name))
@@ -33,10 +35,15 @@ pub(super) fn table(columns: &[Column], rows: &[Vec<String>], gap: Option<(usize
     for (index, row) in rows.iter().enumerate() {
         if let Some((_, text)) = gap.as_ref().filter(|(at, _)| *at == index) {
             let style = "text-align:center;opacity:.6;padding:2px 10px";
-            body += &format!("<tr><td colspan=\"{}\" style=\"{style}\">{}</td></tr>", columns.len(), escape(text));
+            body += &format!(
+                "<tr><td colspan=\"{}\" style=\"{style}\">{}</td></tr>",
+                columns.len(),
+                escape(text)
+            );
         }
         let cells = row.iter().zip(columns).map(|(cell, column)| {
-            let style = format!("text-align:{};padding:2px 10px;font-variant-numeric:tabular-nums", align(column));
+            let style =
+                format!("text-align:{};padding:2px 10px;font-variant-numeric:tabular-nums", align(column));
             format!("<td style=\"{style}\">{}</td>", escape(cell))
         });
         body += &format!("<tr>{}</tr>", cells.collect::<String>());
@@ -47,7 +54,8 @@ pub(super) fn table(columns: &[Column], rows: &[Vec<String>], gap: Option<(usize
 /// A headline with lines of name and value below it.
 pub(super) fn card(title: &str, about: &str, lines: &[(String, String)]) -> String {
     let rows = lines.iter().map(|(name, value)| {
-        let name = format!("<td style=\"text-align:left;padding:1px 14px 1px 0;opacity:.65\">{}</td>", escape(name));
+        let name =
+            format!("<td style=\"text-align:left;padding:1px 14px 1px 0;opacity:.65\">{}</td>", escape(name));
         format!("<tr>{name}<td style=\"text-align:left;padding:1px 0\">{}</td></tr>", escape(value))
     });
     let title = format!("<b>{}</b> <span style=\"opacity:.65\">{}</span>", escape(title), escape(about));
@@ -60,7 +68,10 @@ pub(super) fn card(title: &str, about: &str, lines: &[(String, String)]) -> Stri
 
 /// A sentence on what went wrong.
 pub(super) fn alarm(text: &str) -> String {
-    format!("<div style=\"border-left:3px solid #d55e00;padding:2px 12px;color:inherit\">{}</div>", escape(text))
+    format!(
+        "<div style=\"border-left:3px solid #d55e00;padding:2px 12px;color:inherit\">{}</div>",
+        escape(text)
+    )
 }
 
 /// Small print below something.

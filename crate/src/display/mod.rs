@@ -127,7 +127,19 @@ macro_rules! known_types {
 }
 
 known_types!(
-    Model, Run, Frame, Figure, State, Study, Outcome, Vec<Reading>, Error, DataFrame, Tensor, String, &'static str
+    Model,
+    Run,
+    Frame,
+    Figure,
+    State,
+    Study,
+    Outcome,
+    Vec<Reading>,
+    Error,
+    DataFrame,
+    Tensor,
+    String,
+    &'static str
 );
 
 impl Draw for String {
@@ -164,7 +176,9 @@ mod tests {
         assert_eq!(drawing(&vec![1, 2]).text, "[1, 2]");
         let error: crate::Result<Model> = Err(Error::input("no such <model>").hint("look again"));
         let drawn = drawing(&error);
-        assert!(drawn.text.contains("no such <model>") && drawn.html.unwrap().contains("no such &lt;model&gt;"));
+        assert!(
+            drawn.text.contains("no such <model>") && drawn.html.unwrap().contains("no such &lt;model&gt;")
+        );
         assert!(drawing(&Passkey::default()).text.starts_with("Passkey {"));
     }
 

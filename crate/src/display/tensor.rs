@@ -77,7 +77,11 @@ mod tests {
     fn a_tensor_shows_its_shape_statistics_and_corner() {
         let drawn = Tensor::arange(0f32, 200.0, &Device::Cpu).unwrap().reshape((2, 10, 10)).unwrap().draw();
         assert!(drawn.text.starts_with("tensor [2, 10, 10] f32 on CPU\n0 to 199, mean 99.5, σ 57.7343"));
-        assert!(drawn.text.ends_with("70  71  72  73  74  75  76  77\nfirst 8 × 8 of 200 values"), "{}", drawn.text);
+        assert!(
+            drawn.text.ends_with("70  71  72  73  74  75  76  77\nfirst 8 × 8 of 200 values"),
+            "{}",
+            drawn.text
+        );
         let odd = Tensor::new(&[1f32, f32::NAN], &Device::Cpu).unwrap().draw();
         assert!(odd.text.contains("1 to 1, mean 1, σ 0, 1 not finite"));
         assert!(Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap().draw().text.contains("[0, 3]"));

@@ -61,12 +61,18 @@ impl Frame {
         let numbers = self.numbers(name);
         let numeric = numbers.is_ok();
         let cells = match numbers {
-            Ok(numbers) => {
-                numbers.into_iter().take(rows).map(|v| v.map_or_else(String::new, |v| number(name, v))).collect()
-            }
-            Err(_) => {
-                self.texts(name).unwrap_or_default().into_iter().take(rows).map(Option::unwrap_or_default).collect()
-            }
+            Ok(numbers) => numbers
+                .into_iter()
+                .take(rows)
+                .map(|v| v.map_or_else(String::new, |v| number(name, v)))
+                .collect(),
+            Err(_) => self
+                .texts(name)
+                .unwrap_or_default()
+                .into_iter()
+                .take(rows)
+                .map(Option::unwrap_or_default)
+                .collect(),
         };
         ShownColumn { heading: heading(name), numeric, cells }
     }

@@ -36,7 +36,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     (
         "display",
-        &["error", "progress", "layer", "family", "model", "train", "record", "frame", "figure", "measure", "study"],
+        &[
+            "error", "progress", "layer", "family", "model", "train", "record", "frame", "figure", "measure",
+            "study",
+        ],
     ),
     ("study", &["error", "progress", "model", "corpus", "record", "measure"]),
 ];

@@ -7,7 +7,8 @@ use std::process::Command;
 /// Prints a line a thing that the lab needs; fails if one is missing.
 pub fn run(home: &Home) -> Result<(), String> {
     let version = |program: &str| {
-        let output = Command::new(program).arg("--version").output().ok().filter(|output| output.status.success());
+        let output =
+            Command::new(program).arg("--version").output().ok().filter(|output| output.status.success());
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string())
     };
     let venv = home.venv().join("bin/jupyter");

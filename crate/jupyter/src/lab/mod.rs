@@ -81,8 +81,9 @@ pub fn run() -> Result<(), String> {
         Some(Verb::Uninstall) => uninstall(&home),
         Some(Verb::Kernel { connection }) => crate::kernel::serve(&connection),
         Some(Verb::Try) => {
-            let tried = crate::session::Session::open(&home, |_| ())
-                .and_then(|mut session| session.execute("let config = Passkey::default();\nconfig.trials").map(|_| ()));
+            let tried = crate::session::Session::open(&home, |_| ()).and_then(|mut session| {
+                session.execute("let config = Passkey::default();\nconfig.trials").map(|_| ())
+            });
             tried.map_err(|trouble| trouble.lines.join("\n"))
         }
     }

@@ -109,9 +109,15 @@ fn python(home: &Home) -> Result<(), String> {
             Ok(output) if output.status.success() => {}
             Ok(output) => {
                 let why = last_line(&[output.stdout, output.stderr].concat());
-                return Err(format!("python3 cannot make a virtual environment: {why}. Debian's package is python3-venv"));
+                return Err(format!(
+                    "python3 cannot make a virtual environment: {why}. Debian's package is python3-venv"
+                ));
             }
-            Err(_) => return Err("python3 is not installed: install Python 3.9 or later, and run `cargo lab` again".into()),
+            Err(_) => {
+                return Err(
+                    "python3 is not installed: install Python 3.9 or later, and run `cargo lab` again".into(),
+                );
+            }
         }
     }
     let installed = Command::new(&python)
@@ -123,7 +129,9 @@ fn python(home: &Home) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}", python.display()))?;
     if !installed.status.success() {
         let why = last_line(&installed.stderr);
-        return Err(format!("the Python packages cannot be installed: {why}. Check the network, and run `cargo lab` again"));
+        return Err(format!(
+            "the Python packages cannot be installed: {why}. Check the network, and run `cargo lab` again"
+        ));
     }
     write(&stamp(home, "python"), &wanted)
 }
@@ -132,7 +140,8 @@ fn python(home: &Home) -> Result<(), String> {
 fn settings(home: &Home) -> Result<(), String> {
     write(&home.config().join("evcxr.toml"), "[evcxr]\noffline_mode = true\nopt_level = \"0\"\n")?;
     // A crate that a notebook adds with :dep is compiled for speed; the cells themselves are not.
-    let profile = "[profile.dev.package.\"*\"]\nopt-level = 3\n\n[profile.dev.build-override]\nopt-level = 0\n";
+    let profile =
+        "[profile.dev.package.\"*\"]\nopt-level = 3\n\n[profile.dev.build-override]\nopt-level = 0\n";
     write(&home.lab().join(".cargo/config.toml"), profile)
 }
 
@@ -168,51 +177,82 @@ const SOURCES: [&str; 3] = ["candle-core", "polars", "polars-core"];
 /// The crate that cells name as their dependency.
 ///
 /// The compiler finds the library behind it. rust-analyzer, which tells evcxr the types of variables, is shown the
-/// sources instead, as crates without dependencies: it would otherwise read the two hundred crates below them at
-/// every start, for seconds.
+/// sources: as crates without dependencies, since it would otherwise read the two hundred crates below them at every
+/// start, for seconds; and as crates that are empty to the compiler.
 fn face(home: &Home) -> Result<(), String> {
-    let lock = fs::read_to_string(stamp(home, "lock")).unwrap_or_default();
-    let made_of = format!("{}\n{lock}", include_str!("steps.rs"));
+    let made_of = fingerprint(home)?;
     if stamp_is(home, "face", &made_of) {
         return Ok(());
     }
-    let output = Command::new("cargo").args(["metadata", "--format-version", "1"]).current_dir(home.library()).output();
+    let _ = fs::remove_dir_all(home.face());
+    let output = Command::new("cargo")
+        .args(["metadata", "--format-version", "1"])
+        .current_dir(home.library())
+        .output();
     let output = output.map_err(|error| format!("cargo: {error}"))?;
     let about: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|_| format!("cargo metadata: {}", last_line(&output.stderr)))?;
     let packages = about["packages"].as_array().cloned().unwrap_or_default();
-    let source = |name: &str| {
-        let package = packages.iter().find(|package| package["name"] == name)?;
-        let manifest = Path::new(package["manifest_path"].as_str()?);
-        Some((manifest.parent()?.join("src/lib.rs"), package["edition"].as_str()?.to_string()))
-    };
-    let package = |name: &str, lib: &Path, edition: &str, below: &[String]| {
-        let below: String = below.iter().map(|line| format!("{line}\n")).collect();
-        let text = format!(
-            "[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"{edition}\"\n\n[lib]\npath = {:?}\n\n\
-             [target.'cfg(rust_analyzer)'.dependencies]\n{below}",
-            lib.display().to_string()
-        );
-        write(&home.face().join(name.trim_end_matches("-face")).join("Cargo.toml"), &text)
-    };
-    let dependency = |name: &str| {
-        format!("{} = {{ path = \"../{name}-source\", package = \"{name}-source\" }}", name.replace('-', "_"))
-    };
-    for name in SOURCES {
-        let (lib, edition) = source(name).ok_or_else(|| format!("{name} is not among lowbit's crates"))?;
-        let below = if name == "polars" { vec![dependency("polars-core")] } else { vec![] };
-        package(&format!("{name}-source"), &lib, &edition, &below)?;
+    let mut manifests = vec![];
+    for name in ["lowbit"].iter().chain(&SOURCES) {
+        let package = packages.iter().find(|package| package["name"] == *name);
+        let package = package.ok_or_else(|| format!("{name} is not among lowbit's crates"))?;
+        let source = Path::new(package["manifest_path"].as_str().unwrap_or_default()).with_file_name("src");
+        let crate_folder = home.face().join(format!("{name}-source"));
+        copy_sources(&source, &crate_folder.join("src"))
+            .map_err(|error| format!("{}: {error}", crate_folder.display()))?;
+        let root = crate_folder.join("src/lib.rs");
+        let text = fs::read_to_string(&root).map_err(|error| format!("{}: {error}", root.display()))?;
+        write(&root, &format!("#![cfg(rust_analyzer)]\n{text}"))?;
+        let below: &[&str] = match *name {
+            "lowbit" => &SOURCES,
+            "polars" => &["polars-core"],
+            _ => &[],
+        };
+        manifests.push((
+            crate_folder,
+            format!("{name}-source"),
+            package["edition"].as_str().unwrap_or("2021"),
+            below.to_vec(),
+        ));
     }
-    let all: Vec<String> = SOURCES.iter().map(|name| dependency(name)).collect();
-    package("lowbit-source", &home.root().join("crate/src/lib.rs"), "2024", &all)?;
-    let below = [vec![dependency("lowbit")], all].concat();
-    package("lowbit-face", Path::new("lib.rs"), "2024", &below)?;
-    let text = "//! What cells call lowbit.\n\n#[cfg(not(rust_analyzer))]\nextern crate lowbit_cells;\n\
-        #[cfg(not(rust_analyzer))]\npub use lowbit_cells::*;\n\n#[cfg(rust_analyzer)]\npub use lowbit::*;\n\
+    manifests.push((
+        home.face().join("lowbit"),
+        "lowbit-face".into(),
+        "2024",
+        [&["lowbit"], &SOURCES[..]].concat(),
+    ));
+    for (folder, name, edition, below) in manifests {
+        let mut text = format!(
+            "[package]\nname = {name:?}\nversion = \"1.0.0\"\nedition = {edition:?}\n\n[dependencies]\n"
+        );
+        for name in below {
+            let key = name.replace('-', "_");
+            text += &format!("{key} = {{ path = \"../{name}-source\", package = \"{name}-source\" }}\n");
+        }
+        write(&folder.join("Cargo.toml"), &text)?;
+    }
+    let text = "//! What cells call lowbit.\n#![allow(unexpected_cfgs)]\n\n\
+        #[cfg(not(rust_analyzer))]\nextern crate lowbit_cells;\n\
+        #[cfg(not(rust_analyzer))]\npub use lowbit_cells::*;\n\n\
+        #[cfg(rust_analyzer)]\npub use lowbit::*;\n\
         #[cfg(rust_analyzer)]\npub use {candle_core, polars};\n\
         #[cfg(rust_analyzer)]\n/// Ties the process to the kernel.\npub fn attach() {}\n";
-    write(&home.face().join("lowbit/lib.rs"), text)?;
+    write(&home.face().join("lowbit/src/lib.rs"), text)?;
     write(&stamp(home, "face"), &made_of)
+}
+
+fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)?.flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_sources(&entry.path(), &target)?;
+        } else if target.extension().is_some_and(|end| end == "rs") {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a session once after every change, so that the first notebook finds that it works.
@@ -233,13 +273,21 @@ fn first_cell(home: &Home) -> Result<(), String> {
 /// Compiles with cargo's own progress, and with the flags that cells are compiled with.
 fn build(home: &Home, folder: &Path, show: bool) -> Result<(), String> {
     let tool = |name: &str| {
-        let which = Command::new("rustup").args(["which", name]).output().ok().filter(|output| output.status.success());
-        which.map_or_else(|| name.to_string(), |output| String::from_utf8_lossy(&output.stdout).trim().to_string())
+        let which = Command::new("rustup")
+            .args(["which", name])
+            .output()
+            .ok()
+            .filter(|output| output.status.success());
+        which.map_or_else(
+            || name.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_string(),
+        )
     };
     let rustc = tool("rustc");
     let about = Command::new(&rustc).arg("-Vv").output().map_err(|error| format!("{rustc}: {error}"))?;
     let about = String::from_utf8_lossy(&about.stdout).into_owned();
-    let target = about.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not name its host")?;
+    let target =
+        about.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not name its host")?;
     let mut cargo = Command::new(tool("cargo"));
     cargo
         .args(["build", "--release", "--target", target])
@@ -276,7 +324,8 @@ fn build(home: &Home, folder: &Path, show: bool) -> Result<(), String> {
 
 /// What changes when the library that cells link to does.
 fn fingerprint(home: &Home) -> Result<String, String> {
-    let folder = home.library_folder().ok_or("the library that cells link to was compiled and is not there")?;
+    let folder =
+        home.library_folder().ok_or("the library that cells link to was compiled and is not there")?;
     let about = fs::metadata(folder.join("liblowbit_cells.so")).map_err(|error| error.to_string())?;
     let time = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     Ok(format!("{} {time:?}\n{}", about.len(), include_str!("steps.rs")))
@@ -289,7 +338,11 @@ pub fn user_data() -> Result<PathBuf, String> {
     }
     let home = std::env::var_os("HOME").ok_or("HOME is not set, so there is no folder for kernels")?;
     let home = PathBuf::from(home);
-    Ok(if cfg!(target_os = "macos") { home.join("Library/Jupyter") } else { home.join(".local/share/jupyter") })
+    Ok(if cfg!(target_os = "macos") {
+        home.join("Library/Jupyter")
+    } else {
+        home.join(".local/share/jupyter")
+    })
 }
 
 /// Writes the kernelspec into a folder of Jupyter's data.
