@@ -18,7 +18,10 @@ pub fn run(home: &Home, notebooks: &[PathBuf], check: bool) -> Result<(), String
         let mut python = Command::new(home.venv().join("bin/python"));
         python.args(["-c", RUN]).arg(notebook).env("LOWBIT_HEADLESS", "1");
         if check {
-            python.arg("--check").env("LOWBIT_SMALL", "1");
+            // Runs of a check are not results.
+            let runs = home.lab().join("check-runs");
+            let _ = std::fs::remove_dir_all(&runs);
+            python.arg("--check").env("LOWBIT_SMALL", "1").env("LOWBIT_RUNS", runs);
         }
         let status = python.status().map_err(|error| format!("Python cannot be started: {error}"))?;
         if !status.success() {
