@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::layer::state::State;
 use crate::model::Model;
-use crate::record::{Reading, Run};
+use crate::record::{COLUMNS, Reading, Row, Run};
 use crate::study::Study;
 use crate::train::Outcome;
 use std::fmt::Display;
@@ -89,10 +89,13 @@ impl Draw for Outcome {
 impl Draw for Run {
     fn draw(&self) -> Drawing {
         let finished = if self.is_finished() { "finished" } else { "open" };
-        let lines = [line("folder", self.path().display())];
+        let here = std::env::current_dir().unwrap_or_default();
+        let lines = [line("folder", self.path().strip_prefix(here).unwrap_or(self.path()).display())];
         let mut drawn = card(self.id(), finished, &lines);
         let summaries = Frame::load(self.path()).and_then(|frame| frame.filter("row", "summary"));
-        if let Ok(summaries) = summaries {
+        if let Ok(summaries) =
+            summaries.and_then(|frame| frame.select(frame.columns().iter().filter(|name| tells(name))))
+        {
             let below = summaries.draw();
             drawn.text += &format!("\n{}", below.text);
             drawn.html = drawn.html.zip(below.html).map(|(card, table)| card + &table);
@@ -101,15 +104,28 @@ impl Draw for Run {
     }
 }
 
+/// Whether a column says something about the result; where it comes from is told by the records.
+fn tells(column: &str) -> bool {
+    const SUBJECT: [&str; 5] = ["measure", "model", "dtype", "scheme", "threads"];
+    let provenance = COLUMNS.contains(&column) || column.ends_with("hash") || column.ends_with("_version");
+    SUBJECT.contains(&column) || !provenance
+}
+
 /// Readings are drawn as the table that they will be read back as; rows below the summaries are only counted.
 impl Draw for Vec<Reading> {
     fn draw(&self) -> Drawing {
         let rows = self.iter().filter_map(|reading| match serde_json::to_value(reading) {
-            Ok(serde_json::Value::Object(row)) => Some(row),
+            Ok(serde_json::Value::Object(mut row)) => {
+                row.retain(|name, value| (tells(name) || name == "row") && !value.is_array());
+                Some(row)
+            }
             _ => None,
         });
-        let summaries = |row: &crate::record::Row| row.get("row").and_then(|v| v.as_str()) == Some("summary");
-        let (shown, rest): (Vec<_>, Vec<_>) = rows.partition(summaries);
+        let summaries = |row: &Row| row.get("row").and_then(|v| v.as_str()) == Some("summary");
+        let (mut shown, rest): (Vec<Row>, Vec<Row>) = rows.partition(summaries);
+        shown.iter_mut().for_each(|row| {
+            row.remove("row");
+        });
         let mut drawn = match Frame::from_rows(if shown.is_empty() { &rest } else { &shown }) {
             Ok(frame) => frame.draw(),
             Err(error) => return error.draw(),
