@@ -25,6 +25,7 @@
 //! | read it back | [`Frame`] | [`frame`] |
 //! | see it | [`Figure`] | [`figure`] |
 //! | read a text | [`Corpus`] | [`corpus`] |
+//! | see any of these in a notebook | `value` as a cell's last line | [`display`] |
 //!
 //! Values are owned. Errors are one type, [`Error`], whose sentence says what, where, and what to try. Every long loop
 //! shows its progress and stops at [`progress::interrupt`]. The kernels' threads are set by [`set_threads`].
@@ -33,6 +34,7 @@
 //! record → frame → figure on the other; they meet at record.
 
 pub mod corpus;
+pub mod display;
 pub mod error;
 pub mod family;
 pub mod figure;

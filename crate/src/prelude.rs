@@ -1,6 +1,7 @@
 //! The names that a notebook's first cell wants: `use lowbit::prelude::*;`.
 
 pub use crate::corpus::Corpus;
+pub use crate::display::{EvcxrDisplay, show};
 pub use crate::error::{Error, Result};
 pub use crate::family::Config;
 pub use crate::figure::{self, Figure, Series};

@@ -4,11 +4,46 @@
 
 use crate::error::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static QUIET: AtomicBool = AtomicBool::new(false);
+static SINK: OnceLock<Sink> = OnceLock::new();
+static BARS: AtomicU64 = AtomicU64::new(0);
+
+/// Time between two updates of a bar that go to a sink.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Where bars go instead of the terminal.
+pub type Sink = Box<dyn Fn(&Update) + Send + Sync>;
+
+/// The state of a bar, as a [`Sink`] is told it.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Tells the bars of this process apart.
+    pub id: u64,
+    /// What is being done.
+    pub label: String,
+    /// Units done.
+    pub done: u64,
+    /// Units in all.
+    pub total: u64,
+    /// What is counted.
+    pub unit: String,
+    /// Time since the bar began.
+    pub elapsed: Duration,
+    /// A word on the state of the work, such as the current loss.
+    pub message: String,
+    /// Whether the work has ended, well or not.
+    pub finished: bool,
+}
+
+/// Sends all bars to `sink`, such as a notebook's display, from now on. Only the first call counts.
+pub fn set_sink(sink: Sink) {
+    let _ = SINK.set(sink);
+}
 
 /// Asks all long work to stop at its next tick. Safe to call from a signal handler.
 pub fn interrupt() {
@@ -28,12 +63,17 @@ pub fn set_quiet(quiet: bool) {
 /// A progress bar with rate and time left, drawn on standard error when that is a terminal.
 pub struct Progress {
     bar: ProgressBar,
+    id: u64,
+    unit: String,
+    started: Instant,
+    /// When the sink was told last.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Progress {
     /// Starts a bar over `total` units of work, for example `Progress::new("perplexity", 64, "windows")`.
     pub fn new(label: &str, total: u64, unit: &str) -> Self {
-        let quiet = QUIET.load(Ordering::SeqCst);
+        let quiet = QUIET.load(Ordering::SeqCst) || SINK.get().is_some();
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = format!(
@@ -43,13 +83,39 @@ impl Progress {
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸─"));
         bar.set_prefix(label.to_string());
-        bar.enable_steady_tick(Duration::from_millis(250));
-        Self { bar }
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+        let id = BARS.fetch_add(1, Ordering::Relaxed);
+        let new = Self { bar, id, unit: unit.to_string(), started: Instant::now(), told: Mutex::new(None) };
+        new.tell(false);
+        new
+    }
+
+    /// Tells the sink, if there is one, unless it was told a moment ago.
+    fn tell(&self, finished: bool) {
+        let Some(sink) = SINK.get().filter(|_| !QUIET.load(Ordering::SeqCst)) else { return };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !finished && told.is_some_and(|told| told.elapsed() < PACE) {
+            return;
+        }
+        *told = Some(Instant::now());
+        sink(&Update {
+            id: self.id,
+            label: self.bar.prefix(),
+            done: self.bar.position(),
+            total: self.bar.length().unwrap_or_default(),
+            unit: self.unit.clone(),
+            elapsed: self.started.elapsed(),
+            message: self.bar.message(),
+            finished,
+        });
     }
 
     /// Counts `n` units as done; fails if the user asked to stop.
     pub fn tick(&self, n: u64) -> Result<()> {
         self.bar.inc(n);
+        self.tell(false);
         check_interrupt()
     }
 
@@ -70,6 +136,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        self.tell(true);
         self.bar.finish_and_clear();
     }
 }

@@ -11,7 +11,7 @@
 
 mod columns;
 mod load;
-mod table;
+pub(crate) mod table;
 
 use crate::error::{Error, Result};
 use crate::record::{Record, Row};

@@ -9,60 +9,90 @@ const ROWS: usize = 40;
 /// Columns shown before the rest is only named.
 const COLUMNS: usize = 12;
 
-impl fmt::Display for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.height() == 0 {
-            return write!(f, "no rows (columns: {})", self.columns().join(", "));
-        }
-        let mut differing = Vec::new();
-        let mut constant = Vec::new();
+/// What of a frame is shown, wherever it is shown.
+pub(crate) struct Shown {
+    /// Columns whose values differ, at most [`COLUMNS`].
+    pub(crate) columns: Vec<ShownColumn>,
+    /// Rows that are written out.
+    pub(crate) rows: usize,
+    /// What was left out, and what all rows have in common.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One column as text.
+pub(crate) struct ShownColumn {
+    /// Its name, and on a second line the unit.
+    pub(crate) heading: String,
+    /// Whether the cells are numbers.
+    pub(crate) numeric: bool,
+    /// One text a row.
+    pub(crate) cells: Vec<String>,
+}
+
+impl Frame {
+    pub(crate) fn shown(&self) -> Shown {
+        let (mut differing, mut constant) = (Vec::new(), Vec::new());
         for name in self.columns() {
-            let texts = self.texts(&name).map_err(|_| fmt::Error)?;
+            let texts = self.texts(&name).unwrap_or_default();
             match texts.iter().all(|text| *text == texts[0]) && self.height() > 1 {
                 true => constant.extend(texts[0].as_ref().map(|text| format!("{name} {text}"))),
                 false if texts.iter().any(Option::is_some) => differing.push(name),
                 false => {}
             }
         }
-        let shown: Vec<&String> = differing.iter().take(COLUMNS).collect();
         let rows = self.height().min(ROWS);
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(shown.iter().map(|name| heading(name)));
-        let cells: Vec<Vec<Cell>> = shown.iter().map(|name| self.cells(name, rows)).collect();
-        for row in 0..rows {
-            table.add_row(cells.iter().map(|column| column[row].clone()));
-        }
-        write!(f, "{table}")?;
+        let mut notes = Vec::new();
         if rows < self.height() {
-            write!(f, "\n… {} more rows", self.height() - rows)?;
+            notes.push(format!("… {} more rows", self.height() - rows));
         }
-        if differing.len() > shown.len() {
-            write!(f, "\nmore columns: {}", differing[shown.len()..].join(", "))?;
+        if self.height() == 0 {
+            notes.push(format!("no rows (columns: {})", self.columns().join(", ")));
+        }
+        if differing.len() > COLUMNS {
+            notes.push(format!("more columns: {}", differing.split_off(COLUMNS).join(", ")));
         }
         if !constant.is_empty() {
-            write!(f, "\nin all rows: {}", constant.join(" · "))?;
+            notes.push(format!("in all rows: {}", constant.join(" · ")));
         }
-        Ok(())
+        Shown { columns: differing.iter().map(|name| self.shown_column(name, rows)).collect(), rows, notes }
     }
-}
 
-impl Frame {
-    fn cells(&self, name: &str, rows: usize) -> Vec<Cell> {
-        match self.numbers(name) {
-            Ok(numbers) => {
-                let texts =
-                    numbers.into_iter().take(rows).map(|v| v.map_or_else(String::new, |v| number(name, v)));
-                texts.map(|text| Cell::new(text).set_alignment(CellAlignment::Right)).collect()
-            }
+    fn shown_column(&self, name: &str, rows: usize) -> ShownColumn {
+        let numbers = self.numbers(name);
+        let numeric = numbers.is_ok();
+        let cells = match numbers {
+            Ok(numbers) => numbers
+                .into_iter()
+                .take(rows)
+                .map(|v| v.map_or_else(String::new, |v| number(name, v)))
+                .collect(),
             Err(_) => self
                 .texts(name)
                 .unwrap_or_default()
                 .into_iter()
                 .take(rows)
-                .map(|v| Cell::new(v.unwrap_or_default()))
+                .map(Option::unwrap_or_default)
                 .collect(),
+        };
+        ShownColumn { heading: heading(name), numeric, cells }
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.shown();
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_header(shown.columns.iter().map(|column| column.heading.as_str()));
+        for row in 0..shown.rows {
+            table.add_row(shown.columns.iter().map(|column| {
+                let side = if column.numeric { CellAlignment::Right } else { CellAlignment::Left };
+                Cell::new(&column.cells[row]).set_alignment(side)
+            }));
         }
+        let table = (self.height() > 0).then(|| table.to_string());
+        let lines: Vec<String> = table.into_iter().chain(shown.notes).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 

@@ -307,31 +307,29 @@ impl Model {
     }
 }
 
-/// The card: what was loaded, in a few lines.
+impl Model {
+    /// What was loaded, as lines of name and value.
+    pub fn card(&self) -> Vec<(String, String)> {
+        let millions = self.parameters() as f64 / 1e6;
+        let size = format!("{millions:.2} M, {:.1} MB as {}", self.bytes() as f64 / 1e6, self.dtype.as_str());
+        let lines = [
+            ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
+            ("parameters", Some(size)),
+            ("vocabulary", Some(format!("{} ({})", self.config.vocab_size(), self.tokenizer.name()))),
+            ("trained at", self.training_length.map(|length| format!("{length} tokens"))),
+            ("revision", self.revision.clone()),
+            ("hash", Some(self.hash[..self.hash.len().min(16)].to_string())),
+            ("assumed", Some(self.assumed.join(", ")).filter(|text| !text.is_empty())),
+            ("unused", Some(self.unused.join(", ")).filter(|text| !text.is_empty())),
+        ];
+        lines.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
+    }
+}
+
+/// The card as text.
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let megabytes = self.bytes() as f64 / 1e6;
-        writeln!(f, "{}  ({})", self.name, self.config.family())?;
-        writeln!(f, "  layers      {} × {} wide", self.config.layers(), self.config.hidden_size())?;
-        writeln!(
-            f,
-            "  parameters  {:.2} M, {megabytes:.1} MB as {}",
-            self.parameters() as f64 / 1e6,
-            self.dtype.as_str()
-        )?;
-        writeln!(f, "  vocabulary  {} ({})", self.config.vocab_size(), self.tokenizer.name())?;
-        if let Some(length) = self.training_length {
-            writeln!(f, "  trained at  {length} tokens")?;
-        }
-        if let Some(revision) = &self.revision {
-            writeln!(f, "  revision    {revision}")?;
-        }
-        write!(f, "  hash        {}", &self.hash[..self.hash.len().min(16)])?;
-        for (title, items) in [("assumed", &self.assumed), ("unused", &self.unused)] {
-            if !items.is_empty() {
-                write!(f, "\n  {title:<10}  {}", items.join(", "))?;
-            }
-        }
-        Ok(())
+        write!(f, "{}  ({})", self.name, self.config.family())?;
+        self.card().iter().try_for_each(|(name, value)| write!(f, "\n  {name:<11} {value}"))
     }
 }

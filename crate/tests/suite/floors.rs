@@ -34,6 +34,13 @@ const FLOORS: &[(&str, &[&str])] = &[
             "record", "stats",
         ],
     ),
+    (
+        "display",
+        &[
+            "error", "progress", "layer", "family", "model", "train", "record", "frame", "figure", "measure",
+            "study",
+        ],
+    ),
     ("study", &["error", "progress", "model", "corpus", "record", "measure"]),
 ];
 

@@ -1,0 +1,91 @@
+//! Where everything of the lab is: `.lab/` at the project's root, and nothing outside it but the kernelspec.
+//!
+//! ```text
+//! .lab/
+//!     venv/        Python with JupyterLab and nbconvert, pinned
+//!     library/     the library that cells link to
+//!     face/        the crate that cells name as their dependency
+//!     sessions/    one folder a running kernel
+//!     config/      evcxr's settings
+//!     .cargo/      how the crates below are compiled
+//!     *.stamp      what each step was made of
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The project's folders.
+#[derive(Clone, Debug)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The project that this program was built from, or the one that `LOWBIT_HOME` names.
+    pub fn find() -> Self {
+        let built_in = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = std::env::var_os("LOWBIT_HOME").map_or_else(built_in, PathBuf::from);
+        Self { root: fs::canonicalize(&root).unwrap_or(root) }
+    }
+
+    /// The project's root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of all that the lab installs.
+    pub fn lab(&self) -> PathBuf {
+        self.root.join(".lab")
+    }
+
+    /// The crate that cells link to.
+    pub fn cells(&self) -> PathBuf {
+        self.root.join("crate/jupyter/cells")
+    }
+
+    /// The Python environment.
+    pub fn venv(&self) -> PathBuf {
+        self.lab().join("venv")
+    }
+
+    /// The folder in which the library that cells link to is built.
+    pub fn library(&self) -> PathBuf {
+        self.lab().join("library")
+    }
+
+    /// Where that library lies, with the metadata of the crates in it; None before it was built.
+    pub fn library_folder(&self) -> Option<PathBuf> {
+        let targets = fs::read_dir(self.library().join("target")).ok()?.flatten();
+        let mut folders = targets
+            .filter(|entry| entry.file_name() != "release")
+            .map(|entry| entry.path().join("release/deps"));
+        folders.find(|folder| folder.join("liblowbit_cells.so").exists())
+    }
+
+    /// Crates without dependencies, in which rust-analyzer finds the sources.
+    pub fn face(&self) -> PathBuf {
+        self.lab().join("face")
+    }
+
+    /// The folders of running kernels, named by process number.
+    pub fn sessions(&self) -> PathBuf {
+        self.lab().join("sessions")
+    }
+
+    /// evcxr's settings.
+    pub fn config(&self) -> PathBuf {
+        self.lab().join("config")
+    }
+
+    /// Removes the folders of kernels that no longer run.
+    pub fn remove_stale_sessions(&self) {
+        for entry in fs::read_dir(self.sessions()).into_iter().flatten().flatten() {
+            let number = entry.file_name().to_string_lossy().parse::<i32>();
+            // SAFETY: signal 0 only asks whether the process is there.
+            let runs = number.is_ok_and(|number| unsafe { libc::kill(number, 0) } == 0);
+            if !runs {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The Jupyter kernel: sockets, requests, replies.
+//!
+//! One thread owns the session and runs cells, completions and inspections in the order in which they came. The sockets
+//! live in an asynchronous runtime beside it, so that an interrupt or a heartbeat is answered while a cell runs.
+
+use crate::event::{Event, Progress};
+use crate::home::Home;
+use crate::session::{Session, Shown, Trouble};
+use jupyter_protocol::messaging::*;
+use jupyter_protocol::{ConnectionInfo, Media, MediaType};
+use jupyter_zmq_client as zmq;
+use serde_json::json;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// A second interrupt within this time ends the process that runs the cells.
+const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
+
+/// What the threads of a kernel share.
+struct Shared {
+    iopub: UnboundedSender<JupyterMessage>,
+    shell: UnboundedSender<JupyterMessage>,
+    /// The request that is being worked on: what its outputs answer to.
+    parent: Mutex<Option<JupyterMessage>>,
+    /// Bars that have a display.
+    bars: Mutex<HashSet<u64>>,
+    /// The process that runs the cells.
+    process: Mutex<Option<Arc<Mutex<std::process::Child>>>>,
+    busy: AtomicBool,
+    interrupted: Mutex<Option<Instant>>,
+    /// No bars: the notebook is run without anyone looking.
+    headless: bool,
+}
+
+impl Shared {
+    fn parent(&self) -> MutexGuard<'_, Option<JupyterMessage>> {
+        lock(&self.parent)
+    }
+
+    /// Publishes as output of the request that is being worked on.
+    fn publish(&self, content: impl Into<JupyterMessageContent>) {
+        let message = JupyterMessage::new(content, self.parent().as_ref());
+        let _ = self.iopub.send(message.with_zmq_identities(vec![]));
+    }
+
+    fn status(&self, state: ExecutionState, request: &JupyterMessage) {
+        let message = JupyterMessage::new(Status { execution_state: state }, Some(request));
+        let _ = self.iopub.send(message.with_zmq_identities(vec![]));
+    }
+
+    fn reply(&self, content: impl Into<JupyterMessageContent>, request: &JupyterMessage) {
+        let _ = self.shell.send(JupyterMessage::new(content, Some(request)));
+    }
+
+    /// What a cell does becomes what a notebook shows.
+    fn show(&self, event: Event) {
+        match event {
+            Event::Stdout(text) => self.publish(StreamContent::stdout(&text)),
+            Event::Stderr(text) => self.publish(StreamContent::stderr(&text)),
+            Event::Display(parts) => self.publish(DisplayData::new(media(&parts))),
+            Event::Progress(bar) => self.show_bar(&bar),
+            Event::Panic(_) | Event::Failed(_) | Event::Done => {}
+        }
+    }
+
+    fn show_bar(&self, bar: &Progress) {
+        if self.headless {
+            return;
+        }
+        let id = format!("lowbit-{}-{}", std::process::id(), bar.id);
+        let parts = [("text/plain", bar.text()), ("text/html", bar.html())];
+        let data = media(&parts.map(|(mime, content)| (mime.to_string(), content)).into());
+        if lock(&self.bars).insert(bar.id) {
+            let transient = Some(Transient { display_id: Some(id) });
+            self.publish(DisplayData { transient, ..DisplayData::new(data) });
+        } else {
+            self.publish(UpdateDisplayData::new(data, &id));
+        }
+        if bar.finished {
+            lock(&self.bars).remove(&bar.id);
+        }
+    }
+
+    /// Asks the running cell to stop; asked twice, ends its process.
+    fn interrupt(&self) {
+        if !self.busy.load(Ordering::SeqCst) {
+            return;
+        }
+        let Some(process) = lock(&self.process).clone() else { return };
+        let mut process = lock(&process);
+        let before = lock(&self.interrupted).replace(Instant::now());
+        if before.is_some_and(|before| before.elapsed() < SECOND_INTERRUPT) {
+            let _ = process.kill();
+        } else {
+            // SAFETY: a signal to a child that is held and not yet waited for.
+            unsafe { libc::kill(process.id() as libc::pid_t, libc::SIGINT) };
+        }
+    }
+
+    fn end_process(&self) {
+        if let Some(process) = lock(&self.process).take() {
+            let _ = lock(&process).kill();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Content by MIME type as a message holds it.
+fn media(parts: &Shown) -> Media {
+    let json: serde_json::Map<String, serde_json::Value> =
+        parts.iter().map(|(mime, content)| (mime.clone(), json!(content))).collect();
+    let text = || MediaType::Plain(parts.get("text/plain").cloned().unwrap_or_default());
+    serde_json::from_value(json.into()).unwrap_or_else(|_| Media::new(vec![text()]))
+}
+
+/// Serves a front end until it says shut down.
+///
+/// # Errors
+/// If the connection file cannot be read or its ports cannot be bound.
+pub fn serve(connection_file: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(connection_file)
+        .map_err(|error| format!("{}: {error}", connection_file.display()))?;
+    let connection: ConnectionInfo = serde_json::from_str(&text).map_err(|error| {
+        format!("{}: not a connection file of Jupyter's: {error}", connection_file.display())
+    })?;
+    // Inside the project, paths are those of the README: data/…, runs/….
+    let home = Home::find();
+    if std::env::current_dir().is_ok_and(|folder| folder.starts_with(home.root())) {
+        let _ = std::env::set_current_dir(home.root());
+    }
+    end_with_parent(home);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(run(&connection)).map_err(|error| error.to_string())?;
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    Ok(())
+}
+
+/// A kernel whose Jupyter is gone has no one to tell it to end.
+fn end_with_parent(home: Home) {
+    let parent = std::env::var("JPY_PARENT_PID").ok().and_then(|text| text.parse::<libc::pid_t>().ok());
+    let Some(parent) = parent else { return };
+    std::thread::spawn(move || {
+        // SAFETY: signal 0 only asks whether the process is there.
+        while unsafe { libc::kill(parent, 0) } == 0 {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        let _ = std::fs::remove_dir_all(home.sessions().join(std::process::id().to_string()));
+        std::process::exit(0);
+    });
+}
+
+async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
+    let id = uuid::Uuid::new_v4().to_string();
+    let mut heartbeat = zmq::create_kernel_heartbeat_connection(connection).await?;
+    let iopub = zmq::create_kernel_iopub_connection(connection, &id).await?;
+    let (shell_send, shell) = zmq::create_kernel_shell_connection(connection, &id).await?.split();
+    let (control_send, mut control) = zmq::create_kernel_control_connection(connection, &id).await?.split();
+    let _stdin = zmq::create_kernel_stdin_connection(connection, &id).await?;
+
+    let (iopub_sender, iopub_messages) = unbounded_channel();
+    let (shell_sender, shell_messages) = unbounded_channel();
+    let (control_sender, control_messages) = unbounded_channel();
+    let published = tokio::spawn(send_all(iopub, iopub_messages));
+    let replied = tokio::spawn(send_all(shell_send, shell_messages));
+    let answered = tokio::spawn(send_all(control_send, control_messages));
+    tokio::spawn(async move { while heartbeat.single_heartbeat().await.is_ok() {} });
+
+    let shared = Arc::new(Shared {
+        iopub: iopub_sender,
+        shell: shell_sender,
+        parent: Mutex::new(None),
+        bars: Mutex::default(),
+        process: Mutex::default(),
+        busy: AtomicBool::new(false),
+        interrupted: Mutex::default(),
+        headless: std::env::var_os("LOWBIT_HEADLESS").is_some(),
+    });
+    let (jobs, queue) = mpsc::channel();
+    let worker = std::thread::spawn({
+        let shared = shared.clone();
+        move || work(&shared, &queue)
+    });
+    let reading = tokio::spawn(read_shell(shell, shared.clone(), jobs.clone()));
+
+    // Control: interrupts and the end.
+    while let Ok(request) = control.read().await {
+        match &request.content {
+            JupyterMessageContent::InterruptRequest(_) => {
+                shared.interrupt();
+                let _ = control_sender.send(JupyterMessage::new(InterruptReply::new(), Some(&request)));
+            }
+            JupyterMessageContent::ShutdownRequest(shutdown) => {
+                let reply = ShutdownReply { restart: shutdown.restart, ..ShutdownReply::default() };
+                let _ = control_sender.send(JupyterMessage::new(reply, Some(&request)));
+                break;
+            }
+            JupyterMessageContent::KernelInfoRequest(_) => {
+                let _ = control_sender.send(JupyterMessage::new(about(), Some(&request)));
+            }
+            _ => {}
+        }
+    }
+    // A cell that still runs must not keep the folder of its session.
+    reading.abort();
+    let _ = jobs.send(Job::End);
+    drop(jobs);
+    if shared.busy.load(Ordering::SeqCst) {
+        shared.end_process();
+    }
+    let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    drop((shared, control_sender));
+    let sent = async { tokio::join!(published, replied, answered) };
+    let _ = tokio::time::timeout(Duration::from_secs(1), sent).await;
+    Ok(())
+}
+
+/// Sends everything that comes, in order; ends when nothing more can come.
+async fn send_all<S: zeromq_send::Send>(
+    mut connection: zmq::Connection<S>,
+    mut messages: UnboundedReceiver<JupyterMessage>,
+) {
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = connection.send(message).await {
+            eprintln!("a message was lost: {error}");
+        }
+    }
+}
+
+/// The trait that a socket must have for [`send_all`].
+mod zeromq_send {
+    pub use zeromq::SocketSend as Send;
+}
+
+enum Job {
+    Request(Box<JupyterMessage>),
+    End,
+}
+
+async fn read_shell(mut shell: zmq::RouterRecvConnection, shared: Arc<Shared>, jobs: mpsc::Sender<Job>) {
+    loop {
+        let request = match shell.read().await {
+            Ok(request) => request,
+            Err(error) => {
+                eprintln!("a request could not be read: {error}");
+                continue;
+            }
+        };
+        // These need no session and are answered while a cell runs.
+        let answer: Option<JupyterMessageContent> = match &request.content {
+            JupyterMessageContent::KernelInfoRequest(_) => Some(about().into()),
+            JupyterMessageContent::CommInfoRequest(_) => Some(CommInfoReply::default().into()),
+            JupyterMessageContent::HistoryRequest(_) => Some(HistoryReply::default().into()),
+            JupyterMessageContent::IsCompleteRequest(asked) => Some(is_complete(&asked.code).into()),
+            JupyterMessageContent::ShutdownRequest(_) => continue, // control answers it
+            _ => None,
+        };
+        match answer {
+            Some(answer) => {
+                shared.status(ExecutionState::Busy, &request);
+                shared.reply(answer, &request);
+                shared.status(ExecutionState::Idle, &request);
+            }
+            None if jobs.send(Job::Request(Box::new(request))).is_err() => return,
+            None => {}
+        }
+    }
+}
+
+/// The session's thread.
+fn work(shared: &Arc<Shared>, queue: &mpsc::Receiver<Job>) {
+    let home = Home::find();
+    let teller = shared.clone();
+    let mut session = Session::open(&home, move |event| teller.show(event));
+    if let Ok(session) = &session {
+        *lock(&shared.process) = Some(session.process());
+    }
+    let mut count = 0;
+    while let Ok(Job::Request(request)) = queue.recv() {
+        let request = *request;
+        *shared.parent() = Some(request.clone());
+        shared.status(ExecutionState::Busy, &request);
+        match &request.content {
+            JupyterMessageContent::ExecuteRequest(cell) => {
+                count += usize::from(cell.store_history && !cell.silent);
+                let reply = execute(shared, session.as_mut(), cell, count);
+                // What was queued behind a cell that failed is not run; what comes after its reply is.
+                if reply.status != ReplyStatus::Ok && cell.stop_on_error && !abort_queued(shared, queue) {
+                    shared.reply(reply, &request);
+                    shared.status(ExecutionState::Idle, &request);
+                    return;
+                }
+                shared.reply(reply, &request);
+            }
+            JupyterMessageContent::CompleteRequest(asked) => {
+                let reply = session
+                    .as_mut()
+                    .map_or_else(|_| CompleteReply::default(), |session| complete(session, asked));
+                shared.reply(reply, &request);
+            }
+            JupyterMessageContent::InspectRequest(asked) => {
+                let reply = session
+                    .as_mut()
+                    .map_or_else(|_| InspectReply::default(), |session| inspect(session, asked));
+                shared.reply(reply, &request);
+            }
+            _ => {}
+        }
+        shared.status(ExecutionState::Idle, &request);
+    }
+}
+
+/// Answers every cell in the queue as aborted; false if the kernel is to end.
+fn abort_queued(shared: &Shared, queue: &mpsc::Receiver<Job>) -> bool {
+    while let Ok(job) = queue.try_recv() {
+        let Job::Request(request) = job else { return false };
+        shared.status(ExecutionState::Busy, &request);
+        if matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
+            shared.reply(ExecuteReply { status: ReplyStatus::Aborted, ..ExecuteReply::default() }, &request);
+        }
+        shared.status(ExecutionState::Idle, &request);
+    }
+    true
+}
+
+fn execute(
+    shared: &Shared,
+    session: Result<&mut Session, &mut Trouble>,
+    cell: &ExecuteRequest,
+    count: usize,
+) -> ExecuteReply {
+    let execution_count = ExecutionCount::new(count);
+    if !cell.silent {
+        shared.publish(ExecuteInput { code: cell.code.clone(), execution_count });
+    }
+    *lock(&shared.interrupted) = None;
+    shared.busy.store(true, Ordering::SeqCst);
+    let result = match session {
+        Ok(session) => session.execute(&cell.code),
+        Err(trouble) => Err(trouble.clone()),
+    };
+    shared.busy.store(false, Ordering::SeqCst);
+    match result {
+        Ok(shown) => {
+            if !shown.is_empty() && !cell.silent {
+                shared.publish(DisplayData::new(media(&shown)));
+            }
+            ExecuteReply { execution_count, ..ExecuteReply::default() }
+        }
+        Err(trouble) => {
+            let traceback = trouble.lines.clone();
+            let (ename, evalue) = (trouble.name.clone(), trouble.sentence.clone());
+            shared.publish(ErrorOutput {
+                ename: ename.clone(),
+                evalue: evalue.clone(),
+                traceback: traceback.clone(),
+            });
+            let error = Some(Box::new(ReplyError { ename, evalue, traceback }));
+            ExecuteReply { status: ReplyStatus::Error, execution_count, error, ..ExecuteReply::default() }
+        }
+    }
+}
+
+fn complete(session: &mut Session, asked: &CompleteRequest) -> CompleteReply {
+    let position = byte_at(&asked.code, asked.cursor_pos);
+    let (start, end, found) = session.completions(&asked.code, position);
+    let characters = |byte: usize| asked.code[..byte.min(asked.code.len())].chars().count();
+    let (cursor_start, cursor_end) = (characters(start), characters(end));
+    let kinds: Vec<_> = found
+        .iter()
+        .map(|(text, kind)| json!({"start": cursor_start, "end": cursor_end, "text": text, "type": kind}))
+        .collect();
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("_jupyter_types_experimental".into(), kinds.into());
+    let matches = found.into_iter().map(|(text, _)| text).collect();
+    CompleteReply { matches, cursor_start, cursor_end, metadata, ..CompleteReply::default() }
+}
+
+fn inspect(session: &mut Session, asked: &InspectRequest) -> InspectReply {
+    let position = byte_at(&asked.code, asked.cursor_pos);
+    match session.inspect(&asked.code, position) {
+        Some((text, html)) => {
+            let parts = [("text/plain".to_string(), text), ("text/html".to_string(), html)];
+            InspectReply { found: true, data: media(&parts.into()), ..InspectReply::default() }
+        }
+        None => InspectReply::default(),
+    }
+}
+
+/// Jupyter counts characters, evcxr bytes.
+fn byte_at(code: &str, characters: usize) -> usize {
+    code.char_indices().nth(characters).map_or(code.len(), |(byte, _)| byte)
+}
+
+/// Whether a console should run what was typed: brackets and quotes are closed.
+fn is_complete(code: &str) -> IsCompleteReply {
+    let open = |c: &char| "([{".contains(*c);
+    let close = |c: &char| ")]}".contains(*c);
+    let depth = code.chars().filter(open).count() as isize - code.chars().filter(close).count() as isize;
+    let (status, indent) = match depth {
+        d if d > 0 => (IsCompleteReplyStatus::Incomplete, "    ".repeat(d as usize)),
+        _ => (IsCompleteReplyStatus::Complete, String::new()),
+    };
+    IsCompleteReply::new(status, indent)
+}
+
+fn about() -> KernelInfoReply {
+    KernelInfoReply {
+        status: ReplyStatus::Ok,
+        protocol_version: "5.3".into(),
+        implementation: "lowbit".into(),
+        implementation_version: env!("CARGO_PKG_VERSION").into(),
+        language_info: LanguageInfo {
+            name: "rust".into(),
+            version: String::new(),
+            mimetype: Some("text/rust".into()),
+            file_extension: Some(".rs".into()),
+            pygments_lexer: Some("rust".into()),
+            codemirror_mode: Some(CodeMirrorMode::Simple("rust".into())),
+            nbconvert_exporter: Some("script".into()),
+        },
+        banner: "lowbit: a research lab for low-bit sequence models".into(),
+        help_links: vec![],
+        debugger: false,
+        error: None,
+    }
+}

@@ -1,0 +1,113 @@
+//! `cargo lab`: from a clone to a notebook, in steps that can be repeated.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `steps` | what must be there: Python's side, evcxr's settings, the library, the kernelspec |
+//! | `notebook` | running notebooks without a front end |
+//! | `doctor` | what is there and what is not |
+
+mod doctor;
+mod notebook;
+mod steps;
+
+use crate::home::Home;
+use clap::{Parser, Subcommand};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// JupyterLab with a Rust kernel that has lowbit loaded.
+#[derive(Parser)]
+#[command(name = "cargo lab", version)]
+struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// Print the address instead of opening a browser.
+    #[arg(long)]
+    no_browser: bool,
+    /// Passed on to JupyterLab, such as `-- --port 9999`.
+    #[arg(last = true)]
+    jupyter: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing and stop.
+    Setup,
+    /// Run notebooks without a front end and write the results back; fails at the first cell that fails.
+    Run {
+        /// The notebooks.
+        #[arg(required = true)]
+        notebooks: Vec<PathBuf>,
+        /// Run on the small setting and write nothing back: do the notebooks still work?
+        #[arg(long)]
+        check: bool,
+    },
+    /// Tell what is there, what is missing, and how to mend it.
+    Doctor,
+    /// Make the kernel known to your own Jupyter too.
+    Kernelspec,
+    /// Remove everything that the lab has installed.
+    Uninstall,
+    /// The kernel itself, as Jupyter starts it.
+    #[command(hide = true)]
+    Kernel {
+        /// Jupyter's connection file.
+        connection: PathBuf,
+    },
+    /// Open a session and run a cell, in a process of its own.
+    #[command(hide = true)]
+    Try,
+}
+
+/// Carries out the command line.
+pub fn run() -> Result<(), String> {
+    let args = Args::parse();
+    let home = Home::find();
+    match args.verb {
+        None => open(&home, args.no_browser, &args.jupyter),
+        Some(Verb::Setup) => steps::all(&home),
+        Some(Verb::Run { notebooks, check }) => {
+            steps::all(&home)?;
+            notebook::run(&home, &notebooks, check)
+        }
+        Some(Verb::Doctor) => doctor::run(&home),
+        Some(Verb::Kernelspec) => {
+            steps::all(&home)?;
+            let folder = steps::install_kernelspec(&home, &steps::user_data()?)?;
+            println!("\"Rust (lowbit)\" is in {}", folder.display());
+            Ok(())
+        }
+        Some(Verb::Uninstall) => uninstall(&home),
+        Some(Verb::Kernel { connection }) => crate::kernel::serve(&connection),
+        Some(Verb::Try) => {
+            let tried = crate::session::Session::open(&home, |_| ()).and_then(|mut session| {
+                session.execute("let config = Passkey::default();\nconfig.trials").map(|_| ())
+            });
+            tried.map_err(|trouble| trouble.lines.join("\n"))
+        }
+    }
+}
+
+fn open(home: &Home, no_browser: bool, more: &[String]) -> Result<(), String> {
+    steps::all(home)?;
+    let mut lab = Command::new(home.venv().join("bin/jupyter"));
+    lab.arg("lab").current_dir(home.root().join("notebooks"));
+    if no_browser {
+        lab.arg("--no-browser");
+    }
+    let error = lab.args(more).exec(); // JupyterLab takes this process over
+    Err(format!("JupyterLab cannot be started: {error}. Run `cargo lab doctor`"))
+}
+
+fn uninstall(home: &Home) -> Result<(), String> {
+    let spec = steps::user_data()?.join("kernels").join(steps::KERNEL);
+    for folder in [home.lab(), spec] {
+        match std::fs::remove_dir_all(&folder) {
+            Ok(()) => println!("removed {}", folder.display()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{}: {error}", folder.display())),
+        }
+    }
+    Ok(())
+}

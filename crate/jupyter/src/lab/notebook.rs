@@ -1,0 +1,32 @@
+//! Running notebooks without a front end.
+
+use crate::home::Home;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What nbclient does with one notebook: cell by cell, results written back also where a cell fails.
+const RUN: &str = include_str!("run.py");
+
+/// Runs each notebook in its own folder.
+pub fn run(home: &Home, notebooks: &[PathBuf], check: bool) -> Result<(), String> {
+    for notebook in notebooks {
+        if !notebook.exists() {
+            return Err(format!("{}: no such notebook", notebook.display()));
+        }
+    }
+    for notebook in notebooks {
+        let mut python = Command::new(home.venv().join("bin/python"));
+        python.args(["-c", RUN]).arg(notebook).env("LOWBIT_HEADLESS", "1");
+        if check {
+            // Runs of a check are not results.
+            let runs = home.lab().join("check-runs");
+            let _ = std::fs::remove_dir_all(&runs);
+            python.arg("--check").env("LOWBIT_SMALL", "1").env("LOWBIT_RUNS", runs);
+        }
+        let status = python.status().map_err(|error| format!("Python cannot be started: {error}"))?;
+        if !status.success() {
+            return Err(format!("{}: stopped at the cell above", notebook.display()));
+        }
+    }
+    Ok(())
+}

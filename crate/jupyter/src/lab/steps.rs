@@ -1,0 +1,378 @@
+//! What must be there before a notebook opens. Each step looks first and does only what is missing.
+
+use crate::home::Home;
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The kernelspec's name; it is shown as "Rust (lowbit)".
+pub const KERNEL: &str = "lowbit";
+
+/// Free space that a set-up from nothing needs, in bytes.
+const SPACE: u64 = 6 << 30;
+
+/// Takes every step that is missing.
+pub fn all(home: &Home) -> Result<(), String> {
+    enough_space(home)?;
+    python(home)?;
+    settings(home)?;
+    library(home)?;
+    face(home)?;
+    first_cell(home)?;
+    install_kernelspec(home, &home.venv().join("share/jupyter"))?;
+    home.remove_stale_sessions();
+    Ok(())
+}
+
+fn enough_space(home: &Home) -> Result<(), String> {
+    if home.library_folder().is_some() && home.venv().exists() {
+        return Ok(());
+    }
+    match free_space(home.root()) {
+        Some(free) if free < SPACE => Err(format!(
+            "{}: {:.1} GB are free, and the set-up needs {:.0} GB; free some space and run `cargo lab` again",
+            home.root().display(),
+            free as f64 / 1e9,
+            SPACE as f64 / 1e9
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that may be written beside `path`.
+pub fn free_space(path: &Path) -> Option<u64> {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).ok()?;
+    // SAFETY: a C string that lives, and a place for the answer, which is plain data.
+    unsafe {
+        let mut about: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(name.as_ptr(), &raw mut about) == 0).then(|| about.f_bavail * about.f_frsize)
+    }
+}
+
+fn stamp(home: &Home, step: &str) -> PathBuf {
+    home.lab().join(format!("{step}.stamp"))
+}
+
+/// Whether a step was finished for this input.
+pub fn stamp_is(home: &Home, step: &str, input: &str) -> bool {
+    !input.is_empty() && fs::read_to_string(stamp(home, step)).is_ok_and(|found| found == input)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    if fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(path);
+    let draft = path.with_extension("draft");
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(&draft, text))
+        .and_then(|()| fs::rename(&draft, path))
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Says what begins, and on drop how long it took.
+struct Step(Instant);
+
+impl Step {
+    fn begin(what: &str) -> Self {
+        eprintln!("lab: {what}");
+        Self(Instant::now())
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        eprintln!("lab: … {:.0} s", self.0.elapsed().as_secs_f64());
+    }
+}
+
+/// Text that a command left on standard error, its last line first in mind.
+fn last_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_string()
+}
+
+/// A virtual environment with the pinned packages.
+fn python(home: &Home) -> Result<(), String> {
+    let list = home.root().join("crate/jupyter/requirements.txt");
+    let wanted = fs::read_to_string(&list).map_err(|error| format!("{}: {error}", list.display()))?;
+    if stamp_is(home, "python", &wanted) && home.venv().join("bin/jupyter").exists() {
+        return Ok(());
+    }
+    let _step = Step::begin("step 1 of 2: Python packages (JupyterLab, nbconvert), a minute or two");
+    let python = home.venv().join("bin/python");
+    if !python.exists() {
+        let made = Command::new("python3").args(["-m", "venv"]).arg(home.venv()).output();
+        match made {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                let why = last_line(&[output.stdout, output.stderr].concat());
+                return Err(format!(
+                    "python3 cannot make a virtual environment: {why}. Debian's package is python3-venv"
+                ));
+            }
+            Err(_) => {
+                return Err(
+                    "python3 is not installed: install Python 3.9 or later, and run `cargo lab` again".into(),
+                );
+            }
+        }
+    }
+    let installed = Command::new(&python)
+        .args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r"])
+        .arg(&list)
+        .stdin(Stdio::null())
+        .stdout(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("{}: {error}", python.display()))?;
+    if !installed.status.success() {
+        let why = last_line(&installed.stderr);
+        return Err(format!(
+            "the Python packages cannot be installed: {why}. Check the network, and run `cargo lab` again"
+        ));
+    }
+    write(&stamp(home, "python"), &wanted)
+}
+
+/// evcxr's settings, and how the crates that cells link to are compiled.
+fn settings(home: &Home) -> Result<(), String> {
+    write(&home.config().join("evcxr.toml"), "[evcxr]\noffline_mode = true\nopt_level = \"0\"\n")?;
+    // A crate that a notebook adds with :dep is compiled for speed; the cells themselves are not.
+    let profile =
+        "[profile.dev.package.\"*\"]\nopt-level = 3\n\n[profile.dev.build-override]\nopt-level = 0\n";
+    write(&home.lab().join(".cargo/config.toml"), profile)
+}
+
+/// A crate outside the project's workspace that has the library as its only dependency.
+fn library_manifest(home: &Home) -> String {
+    let cells = home.cells().display().to_string();
+    format!(
+        "[package]\nname = \"library\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n[lib]\npath = \"lib.rs\"\n\n\
+         [dependencies]\nlowbit-cells = {{ path = {cells:?} }}\n"
+    )
+}
+
+/// lowbit and all that it stands on as one shared library, compiled for speed.
+fn library(home: &Home) -> Result<(), String> {
+    let folder = home.library();
+    let locked = home.root().join("Cargo.lock");
+    let lock = fs::read_to_string(&locked).map_err(|error| format!("{}: {error}", locked.display()))?;
+    // Cargo prunes the copy to what cells need, so what it was made of is kept beside it.
+    if !stamp_is(home, "lock", &lock) {
+        write(&folder.join("Cargo.lock"), &lock)?;
+        write(&stamp(home, "lock"), &lock)?;
+    }
+    write(&folder.join("Cargo.toml"), &library_manifest(home))?;
+    write(&folder.join("lib.rs"), "")?;
+    let new = home.library_folder().is_none();
+    let _step = new.then(|| Step::begin("step 2 of 2: compiling what cells link to, 10 to 20 minutes, once"));
+    build(home, &folder, new)
+}
+
+/// The crates whose types a cell's variables may have beside those of lowbit.
+const SOURCES: [&str; 3] = ["candle-core", "polars", "polars-core"];
+
+/// The crate that cells name as their dependency.
+///
+/// The compiler finds the library behind it. rust-analyzer, which tells evcxr the types of variables, is shown the
+/// sources: as crates without dependencies, since it would otherwise read the two hundred crates below them at every
+/// start, for seconds; and as crates that are empty to the compiler.
+fn face(home: &Home) -> Result<(), String> {
+    let made_of = fingerprint(home)?;
+    if stamp_is(home, "face", &made_of) {
+        return Ok(());
+    }
+    let _ = fs::remove_dir_all(home.face());
+    let output = Command::new("cargo")
+        .args(["metadata", "--format-version", "1"])
+        .current_dir(home.library())
+        .output();
+    let output = output.map_err(|error| format!("cargo: {error}"))?;
+    let about: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|_| format!("cargo metadata: {}", last_line(&output.stderr)))?;
+    let packages = about["packages"].as_array().cloned().unwrap_or_default();
+    let mut manifests = vec![];
+    for name in ["lowbit"].iter().chain(&SOURCES) {
+        let package = packages.iter().find(|package| package["name"] == *name);
+        let package = package.ok_or_else(|| format!("{name} is not among lowbit's crates"))?;
+        let source = Path::new(package["manifest_path"].as_str().unwrap_or_default()).with_file_name("src");
+        let crate_folder = home.face().join(format!("{name}-source"));
+        copy_sources(&source, &crate_folder.join("src"))
+            .map_err(|error| format!("{}: {error}", crate_folder.display()))?;
+        let root = crate_folder.join("src/lib.rs");
+        let text = fs::read_to_string(&root).map_err(|error| format!("{}: {error}", root.display()))?;
+        write(&root, &format!("#![cfg(rust_analyzer)]\n{text}"))?;
+        let below: &[&str] = match *name {
+            "lowbit" => &SOURCES,
+            "polars" => &["polars-core"],
+            _ => &[],
+        };
+        manifests.push((
+            crate_folder,
+            format!("{name}-source"),
+            package["edition"].as_str().unwrap_or("2021"),
+            below.to_vec(),
+        ));
+    }
+    manifests.push((
+        home.face().join("lowbit"),
+        "lowbit-face".into(),
+        "2024",
+        [&["lowbit"], &SOURCES[..]].concat(),
+    ));
+    for (folder, name, edition, below) in manifests {
+        let mut text = format!(
+            "[package]\nname = {name:?}\nversion = \"1.0.0\"\nedition = {edition:?}\n\n[dependencies]\n"
+        );
+        for name in below {
+            let key = name.replace('-', "_");
+            text += &format!("{key} = {{ path = \"../{name}-source\", package = \"{name}-source\" }}\n");
+        }
+        write(&folder.join("Cargo.toml"), &text)?;
+    }
+    let text = "//! What cells call lowbit.\n#![allow(unexpected_cfgs)]\n\n\
+        #[cfg(not(rust_analyzer))]\nextern crate lowbit_cells;\n\
+        #[cfg(not(rust_analyzer))]\npub use lowbit_cells::*;\n\n\
+        #[cfg(rust_analyzer)]\npub use lowbit::*;\n\
+        #[cfg(rust_analyzer)]\npub use {candle_core, polars};\n\
+        #[cfg(rust_analyzer)]\n/// Ties the process to the kernel.\npub fn attach() {}\n";
+    write(&home.face().join("lowbit/src/lib.rs"), text)?;
+    write(&stamp(home, "face"), &made_of)
+}
+
+fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)?.flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_sources(&entry.path(), &target)?;
+        } else if target.extension().is_some_and(|end| end == "rs") {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a session once after every change, so that the first notebook finds that it works.
+fn first_cell(home: &Home) -> Result<(), String> {
+    let made_of = fingerprint(home)?;
+    if stamp_is(home, "session", &made_of) {
+        return Ok(());
+    }
+    let _step = Step::begin("trying a first cell");
+    let itself = std::env::current_exe().map_err(|error| error.to_string())?;
+    let tried = Command::new(itself).arg("try").output().map_err(|error| error.to_string())?;
+    if !tried.status.success() {
+        return Err(format!("the first cell fails: {}", String::from_utf8_lossy(&tried.stderr).trim()));
+    }
+    write(&stamp(home, "session"), &made_of)
+}
+
+/// Compiles with cargo's own progress, and with the flags that cells are compiled with.
+fn build(home: &Home, folder: &Path, show: bool) -> Result<(), String> {
+    let tool = |name: &str| {
+        let which = Command::new("rustup")
+            .args(["which", name])
+            .output()
+            .ok()
+            .filter(|output| output.status.success());
+        which.map_or_else(
+            || name.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_string(),
+        )
+    };
+    let rustc = tool("rustc");
+    let about = Command::new(&rustc).arg("-Vv").output().map_err(|error| format!("{rustc}: {error}"))?;
+    let about = String::from_utf8_lossy(&about.stdout).into_owned();
+    let target =
+        about.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not name its host")?;
+    let mut cargo = Command::new(tool("cargo"));
+    cargo
+        .args(["build", "--release", "--target", target])
+        .current_dir(folder)
+        .env("RUSTC", &rustc)
+        .env("RUSTFLAGS", "-Cprefer-dynamic")
+        .env("CARGO_TARGET_DIR", "target")
+        .env("CARGO_BUILD_BUILD_DIR", "target")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    // What `cargo lab` itself was started with is not for this crate.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text == "CARGO_MANIFEST_DIR" || text == "CARGO_MANIFEST_PATH" {
+            cargo.env_remove(&name);
+        }
+    }
+    if show {
+        let status = cargo.status().map_err(|error| format!("cargo: {error}"))?;
+        return match status.success() {
+            true => Ok(()),
+            false => Err("lowbit does not compile for cells: see cargo's words above".into()),
+        };
+    }
+    let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "lowbit does not compile for cells:\n{}\nThe project is {}",
+            String::from_utf8_lossy(&output.stderr).trim(),
+            home.root().display()
+        )),
+    }
+}
+
+/// What changes when the library that cells link to does.
+fn fingerprint(home: &Home) -> Result<String, String> {
+    let folder =
+        home.library_folder().ok_or("the library that cells link to was compiled and is not there")?;
+    let about = fs::metadata(folder.join("liblowbit_cells.so")).map_err(|error| error.to_string())?;
+    let time = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(format!("{} {time:?}\n{}", about.len(), include_str!("steps.rs")))
+}
+
+/// Where the user's own Jupyter looks for kernels.
+pub fn user_data() -> Result<PathBuf, String> {
+    if let Some(folder) = std::env::var_os("JUPYTER_DATA_DIR") {
+        return Ok(folder.into());
+    }
+    let home = std::env::var_os("HOME").ok_or("HOME is not set, so there is no folder for kernels")?;
+    let home = PathBuf::from(home);
+    Ok(if cfg!(target_os = "macos") {
+        home.join("Library/Jupyter")
+    } else {
+        home.join(".local/share/jupyter")
+    })
+}
+
+/// Writes the kernelspec into a folder of Jupyter's data.
+pub fn install_kernelspec(home: &Home, data: &Path) -> Result<PathBuf, String> {
+    let folder = data.join("kernels").join(KERNEL);
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    // A later build replaces the program; the notebooks that run go on with the one they have.
+    let copy = home.lab().join("bin/lowbit-jupyter");
+    install_program(&program, &copy)?;
+    let spec = json!({
+        "argv": [copy, "kernel", "{connection_file}"],
+        "display_name": "Rust (lowbit)",
+        "language": "rust",
+        "interrupt_mode": "message",
+        "env": {"LOWBIT_HOME": home.root()},
+    });
+    write(&folder.join("kernel.json"), &format!("{spec:#}\n"))?;
+    Ok(folder)
+}
+
+fn install_program(program: &Path, copy: &Path) -> Result<(), String> {
+    let about = |path: &Path| fs::metadata(path).and_then(|about| Ok((about.len(), about.modified()?))).ok();
+    let same = about(program).zip(about(copy)).is_some_and(|(new, old)| new.0 == old.0 && new.1 <= old.1);
+    if same || program == copy {
+        return Ok(());
+    }
+    let draft = copy.with_extension("draft");
+    let folder = copy.parent().unwrap_or(copy);
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::copy(program, &draft))
+        .and_then(|_| fs::rename(&draft, copy))
+        .map_err(|error| format!("{}: {error}", copy.display()))
+}

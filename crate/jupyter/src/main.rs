@@ -1,0 +1,30 @@
+//! The research kernel of lowbit, and what sets it up: `cargo lab`.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `kernel` | Jupyter's side: sockets, requests, replies |
+//! | `session` | evcxr's side: compiling and running cells |
+//! | `child` | the process that runs the cells: its output, live and in order |
+//! | `event` | what that process tells the kernel |
+//! | `home` | where everything is |
+//! | `lab` | setting up, opening JupyterLab, running notebooks headless |
+
+mod child;
+mod event;
+mod home;
+mod kernel;
+mod lab;
+mod session;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    child::run_if_asked();
+    match lab::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("lowbit: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}

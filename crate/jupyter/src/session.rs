@@ -1,0 +1,269 @@
+//! A session: a folder to compile cells in, and evcxr with lowbit loaded.
+//!
+//! Cells are compiled against a library that is built beforehand (see `lab::steps`), so a session's folder holds little
+//! more than its cells. It goes with the session.
+
+use crate::child;
+use crate::event::Event;
+use crate::home::Home;
+use ariadne::Source;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use evcxr::{CommandContext, CompilationError, EvalContextOutputs, Theme};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+/// The cell that ties a process to the kernel.
+const ATTACH: &str = "lowbit::attach();";
+/// How long after evcxr's word that a cell has ended its last output may still be on the way.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Compiles and runs cells.
+pub struct Session {
+    context: CommandContext,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+    done: Receiver<()>,
+    _folder: Folder,
+}
+
+/// Why a cell did not come to a good end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The kind, as Jupyter calls it `ename`.
+    pub name: String,
+    /// One sentence.
+    pub sentence: String,
+    /// What is shown: the sentence, or the compiler's words with the places in the code.
+    pub lines: Vec<String>,
+}
+
+impl Trouble {
+    /// Trouble that one sentence tells.
+    pub fn new(name: &str, sentence: impl Into<String>) -> Self {
+        let sentence = sentence.into();
+        Self { name: name.to_string(), lines: vec![sentence.clone()], sentence }
+    }
+}
+
+/// What a cell showed by a command of evcxr's, content by MIME type.
+pub type Shown = BTreeMap<String, String>;
+
+impl Session {
+    /// Opens a session with the crate loaded; `tell` gets what its cells do, as they do it.
+    pub fn open(home: &Home, tell: impl Fn(Event) + Send + 'static) -> Result<Self, Trouble> {
+        let folder = Folder::create(home)
+            .map_err(|error| Trouble::new("SetUp", format!("no folder to compile cells in: {error}")))?;
+        let library = home.library_folder().ok_or_else(|| {
+            Trouble::new(
+                "SetUp",
+                "the library that cells link to is not there; run `cargo lab setup` in the project",
+            )
+        })?;
+        // Cells see one crate that is compiled already; evcxr itself would compile it in every session.
+        let at = library.display();
+        let macros = home.library().join("target/release/deps"); // procedural macros are compiled for the host
+        let flags = [
+            "-Cprefer-dynamic".to_string(),
+            format!("-Lcrate={at}"),
+            format!("-Ldependency={at}"),
+            format!("-Ldependency={}", macros.display()),
+        ];
+        // SAFETY: set before the session's threads start; the kernel's own threads do not read the environment.
+        unsafe {
+            std::env::set_var("EVCXR_TMPDIR", &folder.path);
+            std::env::set_var("EVCXR_CONFIG_DIR", home.config());
+            std::env::set_var("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+            std::env::set_var("LD_LIBRARY_PATH", paths(&library));
+            std::env::set_var(child::STARTING, "1");
+        }
+        let started = CommandContext::new();
+        // SAFETY: as above.
+        unsafe { std::env::remove_var(child::STARTING) };
+        let (mut context, outputs) = started.map_err(trouble)?;
+        context.execute(":restart").map_err(trouble)?;
+        let (done_sender, done) = crossbeam_channel::unbounded();
+        let trouble_seen = Arc::new(Mutex::new(None));
+        listen(outputs, trouble_seen.clone(), done_sender, tell);
+        let mut session = Self { context, trouble: trouble_seen, done, _folder: folder };
+        let face = home.face().join("lowbit");
+        session.execute(&format!(
+            ":dep lowbit = {{ path = {:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}",
+            face.display().to_string()
+        ))?;
+        Ok(session)
+    }
+
+    /// Runs a cell; what its commands show is returned, everything else was told on the way.
+    pub fn execute(&mut self, code: &str) -> Result<Shown, Trouble> {
+        let online = code.lines().any(|line| line.trim_start().starts_with(":dep "));
+        if online {
+            let _ = self.context.execute(":offline 0"); // a crate that is not here yet must be fetched
+        }
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        while self.done.try_recv().is_ok() {}
+        let result = self.context.execute(code);
+        if online {
+            let _ = self.context.execute(":offline 1");
+        }
+        let shown = match result {
+            Ok(outputs) => outputs.content_by_mime_type.into_iter().collect(),
+            Err(evcxr::Error::CompilationErrors(errors)) => return Err(mistakes(code, &errors)),
+            Err(evcxr::Error::SubprocessTerminated(why)) => {
+                let trouble = ended(&why);
+                let _ = self.context.execute(ATTACH); // the new process knows nothing of the kernel
+                return Err(trouble);
+            }
+            Err(error) => return Err(trouble(error)),
+        };
+        if self.ran(code) {
+            match self.done.recv_timeout(PATIENCE) {
+                Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+        match self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(trouble) => Err(trouble),
+            None => Ok(shown),
+        }
+    }
+
+    /// Whether a cell holds more than commands, so that its end is told.
+    fn ran(&self, code: &str) -> bool {
+        let is_code = |line: &str| {
+            let line = line.trim_start();
+            !line.is_empty() && !line.starts_with([':', '!']) && !line.starts_with("//")
+        };
+        code.lines().any(is_code)
+    }
+
+    /// The handle of the process that runs the cells, the same for the session's life.
+    pub fn process(&self) -> Arc<Mutex<std::process::Child>> {
+        self.context.process_handle()
+    }
+
+    /// What may stand at byte `position` of `code`: the range that is replaced, and the candidates with their kinds.
+    pub fn completions(&mut self, code: &str, position: usize) -> (usize, usize, Vec<(String, String)>) {
+        match self.context.completions(code, position) {
+            Ok(found) => {
+                let each = found.completions.into_iter().map(|one| (one.code, one.kind.to_string()));
+                (found.start_offset, found.end_offset, each.collect())
+            }
+            Err(_) => (position, position, vec![]),
+        }
+    }
+
+    /// What is known of the expression before byte `position`, as text and as HTML.
+    pub fn inspect(&mut self, code: &str, position: usize) -> Option<(String, String)> {
+        let end = code[position..]
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .map_or(code.len(), |at| position + at);
+        let (text, html) = self.context.hover_at(code, end).ok()?;
+        (!text.starts_with("No documentation")).then_some((text, html))
+    }
+}
+
+/// Where the process that runs the cells finds the library, before the places where it would look anyway.
+fn paths(library: &Path) -> OsString {
+    let before = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let all = std::iter::once(library.to_path_buf())
+        .chain(std::env::split_paths(&before).filter(|path| path != library));
+    std::env::join_paths(all).unwrap_or(before)
+}
+
+/// Hands on what the cells tell.
+fn listen(
+    outputs: EvalContextOutputs,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+    done: crossbeam_channel::Sender<()>,
+    tell: impl Fn(Event) + Send + 'static,
+) {
+    let (sender, events) = mpsc::channel();
+    let from_errors = sender.clone();
+    std::thread::spawn(move || {
+        // Text here does not come from the cells, whose standard error is an event, but from before or after the pipes.
+        while let Ok(line) = outputs.stderr.recv() {
+            if from_errors.send(Event::Stderr(line + "\n")).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        while let Ok(line) = outputs.stdout.recv() {
+            let event = Event::parse(&line).unwrap_or_else(|| Event::Stdout(line + "\n"));
+            if sender.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        while let Ok(event) = events.recv() {
+            let seen = match &event {
+                Event::Failed(sentence) => Some(Trouble::new("Error", sentence.as_str())),
+                Event::Panic(sentence) => Some(Trouble::new("Panic", sentence.as_str())),
+                Event::Done => {
+                    let _ = done.send(());
+                    continue;
+                }
+                _ => None,
+            };
+            match seen {
+                Some(seen) => *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen),
+                None => tell(event),
+            }
+        }
+    });
+}
+
+fn trouble(error: impl std::fmt::Display) -> Trouble {
+    Trouble::new("Error", error.to_string().trim_end())
+}
+
+fn ended(why: &str) -> Trouble {
+    let killed = why.contains("signal: 9");
+    let why = if killed { "it was killed" } else { why.lines().last().unwrap_or("it ended") };
+    Trouble::new(
+        "SessionEnded",
+        format!(
+            "the process that runs the cells ended ({why}); it was started anew, and all variables are gone"
+        ),
+    )
+}
+
+/// What the compiler found, with the places marked in the cell.
+fn mistakes(code: &str, errors: &[CompilationError]) -> Trouble {
+    let drawn = |error: &CompilationError| {
+        let report = error.build_report("cell".to_string(), code.to_string(), Theme::Light);
+        let mut bytes = vec![];
+        match report.map(|report| report.write(("cell".to_string(), Source::from(code)), &mut bytes)) {
+            Some(Ok(())) => String::from_utf8_lossy(&bytes).trim_end().to_string(),
+            // The drawing needs plain ASCII; the compiler's own text does not.
+            _ => error.rendered(),
+        }
+    };
+    let sentence =
+        errors.first().map_or_else(|| "the cell does not compile".to_string(), CompilationError::message);
+    Trouble { name: "CompileError".into(), lines: errors.iter().map(drawn).collect(), sentence }
+}
+
+/// A folder that goes when its session goes.
+struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    fn create(home: &Home) -> std::io::Result<Self> {
+        home.remove_stale_sessions();
+        let path = home.sessions().join(std::process::id().to_string());
+        let _ = fs::remove_dir_all(&path); // of an earlier process with this number
+        fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}

@@ -1,0 +1,80 @@
+//! The few elements that drawings are made of. Styles stand inline, because a front end may drop a style sheet.
+
+const TABLE: &str = "border-collapse:collapse;font-size:13px;color:inherit;background:transparent";
+const LINE: &str = "1px solid rgba(128,128,128,.35)";
+
+/// `text` with the characters that HTML reads as markup replaced.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A column of a table: its name, a second line below it, and whether its cells are numbers.
+pub(super) struct Column {
+    pub name: String,
+    pub below: String,
+    pub numeric: bool,
+}
+
+/// A table of text. `gap` is the row before which rows were left out, with what to say of them.
+pub(super) fn table(columns: &[Column], rows: &[Vec<String>], gap: Option<(usize, String)>) -> String {
+    let align = |column: &Column| if column.numeric { "right" } else { "left" };
+    let head: String = columns
+        .iter()
+        .map(|column| {
+            let below = match column.below.as_str() {
+                "" => String::new(),
+                below => {
+                    format!("<br><small style=\"opacity:.6;font-weight:normal\">{}</small>", escape(below))
+                }
+            };
+            let style = format!("text-align:{};border-bottom:{LINE};padding:3px 10px", align(column));
+            format!("<th style=\"{style}\">{}{below}</th>", escape(&column.name))
+        })
+        .collect();
+    let mut body = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        if let Some((_, text)) = gap.as_ref().filter(|(at, _)| *at == index) {
+            let style = "text-align:center;opacity:.6;padding:2px 10px";
+            body += &format!(
+                "<tr><td colspan=\"{}\" style=\"{style}\">{}</td></tr>",
+                columns.len(),
+                escape(text)
+            );
+        }
+        let cells = row.iter().zip(columns).map(|(cell, column)| {
+            let style =
+                format!("text-align:{};padding:2px 10px;font-variant-numeric:tabular-nums", align(column));
+            format!("<td style=\"{style}\">{}</td>", escape(cell))
+        });
+        body += &format!("<tr>{}</tr>", cells.collect::<String>());
+    }
+    format!("<table style=\"{TABLE}\"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+}
+
+/// A headline with lines of name and value below it.
+pub(super) fn card(title: &str, about: &str, lines: &[(String, String)]) -> String {
+    let rows = lines.iter().map(|(name, value)| {
+        let name =
+            format!("<td style=\"text-align:left;padding:1px 14px 1px 0;opacity:.65\">{}</td>", escape(name));
+        format!("<tr>{name}<td style=\"text-align:left;padding:1px 0\">{}</td></tr>", escape(value))
+    });
+    let title = format!("<b>{}</b> <span style=\"opacity:.65\">{}</span>", escape(title), escape(about));
+    let rows: String = rows.collect();
+    format!(
+        "<div style=\"border-left:3px solid #0072b2;padding:2px 12px;color:inherit\">{title}\
+         <table style=\"{TABLE};margin:2px 0\">{rows}</table></div>"
+    )
+}
+
+/// A sentence on what went wrong.
+pub(super) fn alarm(text: &str) -> String {
+    format!(
+        "<div style=\"border-left:3px solid #d55e00;padding:2px 12px;color:inherit\">{}</div>",
+        escape(text)
+    )
+}
+
+/// Small print below something.
+pub(super) fn small(text: &str) -> String {
+    format!("<div style=\"font-size:12px;opacity:.65;padding:2px 0\">{}</div>", escape(text))
+}
