@@ -19,6 +19,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
 ROOT = Path(__file__).resolve().parents[2]
+PAUSE = float(os.environ.get("PAUSE", 0))  # seconds between the start and the first cell, as of a person who reads
 REPETITIONS = int(os.environ.get("REPETITIONS", 3))
 LOAD = f':dep lowbit = {{ path = "{ROOT}/crate" }}\nuse lowbit::prelude::*;'
 CELLS = {
@@ -26,7 +27,8 @@ CELLS = {
     "first `let`": "let first = 1;",
     "trivial cell": "1 + 1",
     "variable of the crate": 'let model = Model::load("random:mamba2-tiny")?;',
-    "cell with a table": "let rows = Passkey::lengths([300]).trials(1).measure(&model)?; rows",
+    "cell with a table": "Passkey::lengths([300]).trials(1).measure(&model)?",
+    "variable and a table": "let rows = Passkey::lengths([300]).trials(1).measure(&model)?; rows",
     "cell with a figure": 'figure::passkey(&Frame::load("runs/20261121-075457-phase1-85f43b")?)?',
     "mistake": "let wrong: String = 1;",
 }
@@ -48,6 +50,7 @@ def measure(manager, load):
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=600)
+    time.sleep(PAUSE)
     if load:
         client.execute_interactive(LOAD, timeout=3600, output_hook=lambda message: None)
     for cell, code in CELLS.items():

@@ -20,6 +20,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// A second interrupt within this time ends the process that runs the cells.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
 
+/// A kernel that nobody asks anything for so long after its start uses the time.
+const REST: Duration = Duration::from_millis(100);
+
 /// What the threads of a kernel share.
 struct Shared {
     iopub: UnboundedSender<JupyterMessage>,
@@ -282,8 +285,14 @@ fn work(shared: &Arc<Shared>, queue: &mpsc::Receiver<Job>) {
     if let Ok(session) = &session {
         *lock(&shared.process) = Some(session.process());
     }
+    let mut next = queue.recv_timeout(REST);
+    if let (Err(mpsc::RecvTimeoutError::Timeout), Ok(session)) = (&next, &mut session) {
+        session.learn_types();
+    }
     let mut count = 0;
-    while let Ok(Job::Request(request)) = queue.recv() {
+    loop {
+        let Ok(Job::Request(request)) = next.or_else(|_| queue.recv()) else { return };
+        next = Err(mpsc::RecvTimeoutError::Timeout);
         let request = *request;
         *shared.parent() = Some(request.clone());
         shared.status(ExecutionState::Busy, &request);

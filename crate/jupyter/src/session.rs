@@ -154,6 +154,12 @@ impl Session {
         }
     }
 
+    /// Has rust-analyzer read lowbit's types, which the first variable would else wait for.
+    pub fn learn_types(&mut self) {
+        let code = "let model = Model::load(\"\")?;\nmodel.";
+        let _ = self.completions(code, code.len());
+    }
+
     /// What is known of the expression before byte `position`, as text and as HTML.
     pub fn inspect(&mut self, code: &str, position: usize) -> Option<(String, String)> {
         let end = code[position..]
