@@ -3,12 +3,14 @@
 //! | file | holds |
 //! |---|---|
 //! | `kernel` | Jupyter's side: sockets, requests, replies |
+//! | `answer` | what the replies say |
 //! | `session` | evcxr's side: compiling and running cells |
 //! | `child` | the process that runs the cells: its output, live and in order |
 //! | `event` | what that process tells the kernel |
 //! | `home` | where everything is |
 //! | `lab` | setting up, opening JupyterLab, running notebooks headless |
 
+mod answer;
 mod child;
 mod event;
 mod home;

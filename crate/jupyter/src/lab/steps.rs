@@ -56,7 +56,7 @@ fn stamp(home: &Home, step: &str) -> PathBuf {
 }
 
 /// Whether a step was finished for this input.
-pub fn stamp_is(home: &Home, step: &str, input: &str) -> bool {
+fn stamp_is(home: &Home, step: &str, input: &str) -> bool {
     !input.is_empty() && fs::read_to_string(stamp(home, step)).is_ok_and(|found| found == input)
 }
 
@@ -168,7 +168,7 @@ fn library(home: &Home) -> Result<(), String> {
     write(&folder.join("lib.rs"), "")?;
     let new = home.library_folder().is_none();
     let _step = new.then(|| Step::begin("step 2 of 2: compiling what cells link to, 10 to 20 minutes, once"));
-    build(home, &folder, new)
+    build(&folder)
 }
 
 /// The crates whose types a cell's variables may have beside those of lowbit.
@@ -271,7 +271,7 @@ fn first_cell(home: &Home) -> Result<(), String> {
 }
 
 /// Compiles with cargo's own progress, and with the flags that cells are compiled with.
-fn build(home: &Home, folder: &Path, show: bool) -> Result<(), String> {
+fn build(folder: &Path) -> Result<(), String> {
     let tool = |name: &str| {
         let which = Command::new("rustup")
             .args(["which", name])
@@ -304,21 +304,10 @@ fn build(home: &Home, folder: &Path, show: bool) -> Result<(), String> {
             cargo.env_remove(&name);
         }
     }
-    if show {
-        let status = cargo.status().map_err(|error| format!("cargo: {error}"))?;
-        return match status.success() {
-            true => Ok(()),
-            false => Err("lowbit does not compile for cells: see cargo's words above".into()),
-        };
-    }
-    let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
-    match output.status.success() {
+    let status = cargo.status().map_err(|error| format!("cargo: {error}"))?;
+    match status.success() {
         true => Ok(()),
-        false => Err(format!(
-            "lowbit does not compile for cells:\n{}\nThe project is {}",
-            String::from_utf8_lossy(&output.stderr).trim(),
-            home.root().display()
-        )),
+        false => Err("lowbit does not compile for cells: see cargo's words above".into()),
     }
 }
 
