@@ -5,6 +5,7 @@ pub mod mamba2;
 
 use crate::error::{Error, Result};
 use crate::layer::linear::Linear;
+use crate::layer::mamba2::Recurrence;
 use crate::layer::state::State;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -179,6 +180,16 @@ impl Network {
     pub fn zero_state(&self, batch: usize, device: &Device) -> Result<State> {
         match self {
             Self::Mamba2(network) => Ok(network.zero_state(batch, device)?),
+        }
+    }
+
+    /// Sets the bits of what goes through the recurrence: inputs and state of every layer.
+    ///
+    /// # Errors
+    /// If a width is not one of 2 … 8 bits, or the network is on a GPU.
+    pub fn set_recurrence(&mut self, recurrence: Recurrence) -> Result<()> {
+        match self {
+            Self::Mamba2(network) => network.set_recurrence(recurrence),
         }
     }
 

@@ -6,6 +6,7 @@
 //! | [`conv`] | causal depthwise convolution with SiLU |
 //! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
 //! | [`scan_grad`] | its gradient |
+//! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
 //! | [`norm`] | RMSNorm, plain and gated |
 //! | [`softmax`] | negative log-likelihood and its gradient |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
@@ -16,6 +17,7 @@
 pub mod conv;
 pub mod linear;
 pub mod norm;
+pub mod round;
 pub mod scan;
 pub mod scan_grad;
 pub mod simd;

@@ -77,6 +77,20 @@ pub fn scan(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut
 
 /// The recurrence, one token after the other. Arguments as in [`scan`].
 pub fn recurrent(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
+    each_token(shape, xbc, dt, a, d, h, y, |_, _| {});
+}
+
+/// [`recurrent`], where `after` each token gets the number of (sequence, head) and its state [P, N].
+pub(super) fn each_token(
+    shape: Shape,
+    xbc: &[f32],
+    dt: &[f32],
+    a: &[f32],
+    d: &[f32],
+    h: &mut [f32],
+    y: &mut [f32],
+    after: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let Shape { time, heads, head_dim, state, .. } = shape;
     let out = Scatter::new(y);
     let size = head_dim * state;
@@ -99,6 +113,7 @@ pub fn recurrent(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h:
                 h,
                 y,
             );
+            after(index, h);
         }
     };
     if h.len() * time < 1 << 16 {

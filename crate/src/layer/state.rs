@@ -10,6 +10,8 @@ pub struct LayerState {
     pub conv: Tensor,
     /// The recurrent state h: [batch, head, P, N].
     pub recurrent: Tensor,
+    /// What the last rounding took from a quantized state that is given it back: [batch, head, P, N].
+    pub feedback: Option<Tensor>,
 }
 
 impl LayerState {
@@ -22,21 +24,29 @@ impl LayerState {
         Ok(Self {
             conv: Tensor::zeros(conv, DType::F32, device)?,
             recurrent: Tensor::zeros(recurrent, DType::F32, device)?,
+            feedback: None,
         })
     }
 
-    /// Lets `f` change the values of (conv, recurrent) in place.
-    pub(crate) fn update<R>(&mut self, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> Result<R> {
-        let mut out = None;
-        let mut f = Some(f);
+    /// From here on the state carries the error of its last rounding; zero where it did not yet.
+    pub(crate) fn keep_feedback(&mut self) -> Result<()> {
+        if self.feedback.is_none() {
+            self.feedback = Some(self.recurrent.zeros_like()?);
+        }
+        Ok(())
+    }
+
+    /// Lets `f` change the values of (conv, recurrent, feedback) in place.
+    pub(crate) fn update<R>(
+        &mut self,
+        f: impl FnOnce(&mut [f32], &mut [f32], Option<&mut [f32]>) -> R,
+    ) -> Result<R> {
         in_place(&self.conv, |conv| {
-            in_place(&self.recurrent, |recurrent| {
-                if let Some(f) = f.take() {
-                    out = Some(f(conv, recurrent));
-                }
+            in_place(&self.recurrent, |recurrent| match &self.feedback {
+                Some(feedback) => in_place(feedback, |feedback| f(conv, recurrent, Some(feedback))),
+                None => Ok(f(conv, recurrent, None)),
             })
-        })??;
-        out.ok_or_else(|| candle_core::Error::Msg("the state was not updated".into()))
+        })??
     }
 }
 
@@ -44,7 +54,11 @@ impl Clone for LayerState {
     fn clone(&self) -> Self {
         // `copy` of a CPU or GPU tensor fails only when memory does; sharing would let the clone change its origin.
         let copy = |tensor: &Tensor| tensor.copy().unwrap_or_else(|error| panic!("copying a state: {error}"));
-        Self { conv: copy(&self.conv), recurrent: copy(&self.recurrent) }
+        Self {
+            conv: copy(&self.conv),
+            recurrent: copy(&self.recurrent),
+            feedback: self.feedback.as_ref().map(copy),
+        }
     }
 }
 
@@ -60,7 +74,9 @@ pub struct State {
 impl State {
     /// Bytes of all values.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|l| 4 * (l.conv.elem_count() + l.recurrent.elem_count())).sum()
+        let tensors =
+            self.layers.iter().flat_map(|l| [Some(&l.conv), Some(&l.recurrent), l.feedback.as_ref()]);
+        tensors.flatten().map(|tensor| 4 * tensor.elem_count()).sum()
     }
 
     /// ‖h − h'‖ / ‖h'‖ over the recurrent states of all layers: how far this state is from `reference`.

@@ -5,7 +5,7 @@ mod resolve;
 
 use super::Tensors;
 use crate::layer::linear::Linear;
-use crate::layer::mamba2::{Mamba2 as Mixer, Parts};
+use crate::layer::mamba2::{Mamba2 as Mixer, Parts, Recurrence};
 use crate::layer::norm::RmsNorm;
 use crate::layer::state::State;
 use candle_core::{DType, Device, Result, Tensor};
@@ -91,6 +91,11 @@ impl Mamba2 {
         let layers =
             self.blocks.iter().map(|block| block.mixer.zero_state(batch, device)).collect::<Result<_>>()?;
         Ok(State { layers, position: 0 })
+    }
+
+    /// Sets the bits of the recurrence of every block; see [`super::Network::set_recurrence`].
+    pub fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<()> {
+        self.blocks.iter_mut().try_for_each(|block| block.mixer.set_recurrence(recurrence))
     }
 
     /// in_proj and out_proj of every block, then the head.

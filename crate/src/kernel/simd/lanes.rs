@@ -35,6 +35,20 @@ pub trait Lanes: Copy {
     /// `N` f16 values, widened.
     fn load_f16(from: &[half::f16]) -> Self;
 
+    /// Lane-wise |x|.
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.max(Self::splat(0.0).sub(self))
+    }
+
+    /// The largest lane of values that are not negative.
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        let mut lanes = [0.0_f32; 16];
+        self.store(&mut lanes);
+        lanes.iter().fold(0.0, |top, x| if *x > top { *x } else { top })
+    }
+
     /// The first `from.len() < N` values, zeros behind them.
     #[inline(always)]
     fn load_part(from: &[f32]) -> Self {

@@ -55,7 +55,7 @@ impl Core {
 
         let gated = (y * z.silu()?)?.reshape((batch, time, s.groups, inner / s.groups))?;
         let y = rms_normalized(&gated, f64::from(s.eps))?.reshape((batch, time, inner))?;
-        Ok((y.broadcast_mul(&p.norm?)?, LayerState { conv, recurrent: h }))
+        Ok((y.broadcast_mul(&p.norm?)?, LayerState { conv, recurrent: h, feedback: None }))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The mixer's core by the kernels, on a CPU: from a state, or from zero with gradients.
 
 use super::super::op::{floats, gradients, with_floats};
-use super::{Core, LayerState, Parts, Sizes};
-use crate::kernel::{conv, norm, scan, scan_grad};
+use super::{Core, LayerState, Parts, Recurrence, Sizes};
+use crate::kernel::{conv, norm, round, scan, scan_grad};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Mutex;
 
@@ -14,9 +14,12 @@ impl Core {
 
     /// From `state`, which is changed in place.
     pub(super) fn advance(&self, zxbcdt: &Tensor, state: &mut LayerState) -> Result<Tensor> {
-        let (s, (batch, time, _)) = (self.sizes, zxbcdt.dims3()?);
+        let (s, r, (batch, time, _)) = (self.sizes, self.recurrence, zxbcdt.dims3()?);
+        if r.feedback() {
+            state.keep_feedback()?;
+        }
         let y = with_floats([zxbcdt, &self.packed], |[zxbcdt, packed]| {
-            state.update(|conv, h| run(s, batch, time, zxbcdt, &slices(s, packed), conv, h).1)
+            state.update(|conv, h, e| run(s, r, batch, time, zxbcdt, &slices(s, packed), conv, h, e).1)
         })??;
         Tensor::from_vec(y, (batch, time, s.inner()), zxbcdt.device())
     }
@@ -64,19 +67,22 @@ struct Saved {
     y: Vec<f32>,
 }
 
-/// The fused forward pass: everything saved, and the output [B, T, I].
+/// The fused forward pass: everything saved, and the output [B, T, I]. `error` is the feedback of a quantized state.
 fn run(
     s: Sizes,
+    recurrence: Recurrence,
     batch: usize,
     time: usize,
     zxbcdt: &[f32],
     p: &Parts<&[f32]>,
     conv: &mut [f32],
     h: &mut [f32],
+    error: Option<&mut [f32]>,
 ) -> (Saved, Vec<f32>) {
     let (rows, inner, channels) = (s.rows(), s.inner(), s.channels());
     let mut xbc = vec![0.0; batch * time * channels];
     conv::conv_silu(s.conv(batch, time), &zxbcdt[inner..], p.conv_weight, p.conv_bias, conv, &mut xbc);
+    recurrence.round_inputs(s, &mut xbc);
     let mut dt = Vec::with_capacity(batch * time * s.heads);
     for row in zxbcdt.chunks(rows) {
         dt.extend(row[inner + channels..].iter().zip(p.dt_bias).map(|(dt, bias)| {
@@ -85,7 +91,14 @@ fn run(
         }));
     }
     let mut y = vec![0.0; batch * time * inner];
-    scan::scan(s.scan(batch, time), &xbc, &dt, &rates(p.a_log), p.d, h, &mut y);
+    let (shape, rates) = (s.scan(batch, time), rates(p.a_log));
+    match recurrence.state {
+        None => scan::scan(shape, &xbc, &dt, &rates, p.d, h, &mut y),
+        Some(state) => {
+            let error = error.filter(|_| state.feedback);
+            round::recurrent_rounded(shape, &xbc, &dt, &rates, p.d, h, &mut y, state.bits, error);
+        }
+    }
     let mut out = vec![0.0; batch * time * inner];
     norm::gated_rms_norm(&y, zxbcdt, rows, p.norm, inner / s.groups, s.eps, &mut out);
     (Saved { xbc, dt, y }, out)
@@ -113,7 +126,8 @@ impl CustomOp2 for Fused {
         let parts = slices(s, floats(s2, l2)?);
         let mut conv = vec![0.0; batch * s.channels() * s.conv_width];
         let mut h = vec![0.0; batch * s.inner() * s.state];
-        let (saved, y) = run(s, batch, time, floats(s1, l1)?, &parts, &mut conv, &mut h);
+        let exact = Recurrence::default();
+        let (saved, y) = run(s, exact, batch, time, floats(s1, l1)?, &parts, &mut conv, &mut h, None);
         *self.saved.lock().map_err(|_| candle_core::Error::Msg("a forward pass panicked".into()))? =
             Some(saved);
         Ok((CpuStorage::F32(y), (batch, time, s.inner()).into()))

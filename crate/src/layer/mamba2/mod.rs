@@ -1,7 +1,8 @@
 //! Mamba2's mixer (Dao & Gu 2024): in_proj → causal conv + SiLU → recurrence → gated norm → out_proj.
 //!
 //! Between the projections there are two forms of one computation: `definition.rs`, in differentiable tensor
-//! operations on any device, and `fused.rs`, the kernels on a CPU, with and without gradients.
+//! operations on any device, and `fused.rs`, the kernels on a CPU, with and without gradients. `precision.rs` rounds
+//! what goes through the recurrence to few bits, in the fused form alone.
 //!
 //! | letter | meaning |
 //! |---|---|
@@ -13,12 +14,14 @@
 
 mod definition;
 mod fused;
+mod precision;
 #[cfg(test)]
 mod tests;
 
 use super::linear::Linear;
 use super::state::LayerState;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
+pub use precision::{Recurrence, StateBits};
 
 /// One mixer.
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ impl Mamba2 {
 
     /// A state of zeros for `batch` sequences.
     pub fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
-        self.core.sizes.zero_state(batch, device)
+        self.core.zero_state(batch, device)
     }
 }
 
@@ -56,18 +59,28 @@ pub(crate) struct Core {
     sizes: Sizes,
     /// All parts in one vector, because an operation takes at most three tensors.
     packed: Tensor,
+    recurrence: Recurrence,
 }
 
 impl Core {
     pub fn new(sizes: Sizes, parts: &Parts) -> Result<Self> {
         let Parts { conv_weight, conv_bias, dt_bias, a_log, d, norm } = parts;
         let packed = Tensor::cat(&[&conv_weight.flatten_all()?, conv_bias, dt_bias, a_log, d, norm], 0)?;
-        Ok(Self { sizes, packed })
+        Ok(Self { sizes, packed, recurrence: Recurrence::default() })
     }
 
     pub fn forward(&self, zxbcdt: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
         let cpu = zxbcdt.device().is_cpu();
         let tracked = zxbcdt.track_op() || self.packed.track_op();
+        if self.rounds() {
+            return match state {
+                _ if !cpu || tracked => {
+                    bail!("a quantized recurrence has no gradients and runs on a CPU only")
+                }
+                Some(state) => self.advance(zxbcdt, state),
+                None => self.advance(zxbcdt, &mut self.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?),
+            };
+        }
         match state {
             None if cpu => self.fused(zxbcdt),
             Some(state) if cpu && !tracked => self.advance(zxbcdt, state),
@@ -81,6 +94,14 @@ impl Core {
                 Ok(self.definition(zxbcdt, &zero)?.0)
             }
         }
+    }
+
+    fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
+        let mut state = self.sizes.zero_state(batch, device)?;
+        if self.recurrence.feedback() {
+            state.keep_feedback()?;
+        }
+        Ok(state)
     }
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use candle_core::{DType, Var};
 
-fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
+pub(super) fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
     let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|_| {
@@ -18,7 +18,7 @@ fn sizes(heads: usize, head_dim: usize, groups: usize, state: usize, conv_width:
     Sizes { heads, head_dim, groups, state, conv_width, eps: 1e-5, dt_limit: (0.0, f32::INFINITY) }
 }
 
-fn parts(s: Sizes) -> Parts {
+pub(super) fn parts(s: Sizes) -> Parts {
     Parts {
         conv_weight: noise(&[s.channels(), s.conv_width], 1, 0.5),
         conv_bias: noise(&[s.channels()], 2, 0.3),
@@ -29,12 +29,12 @@ fn parts(s: Sizes) -> Parts {
     }
 }
 
-fn far(a: &Tensor, b: &Tensor) -> f32 {
+pub(super) fn far(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
 /// Shapes with groups, odd widths, and times around the chunk's borders.
-fn cases() -> Vec<(Sizes, usize, usize)> {
+pub(super) fn cases() -> Vec<(Sizes, usize, usize)> {
     let limited = Sizes { dt_limit: (0.3, 0.9), ..sizes(2, 5, 1, 3, 3) };
     vec![
         (sizes(2, 16, 1, 16, 4), 2, 64),
@@ -61,20 +61,30 @@ fn fused_is_the_definition() {
     }
 }
 
+/// The output and the end state of `x` [B, T, R] read piece by piece: in several splits, the last into single tokens.
+pub(super) fn in_pieces(core: &Core, x: &Tensor) -> Vec<(Tensor, LayerState)> {
+    let (batch, time, _) = x.dims3().unwrap();
+    let splits = [vec![1], vec![3, 70], vec![time / 2], (1..time).collect()];
+    let read = |cuts: Vec<usize>| {
+        let mut state = core.zero_state(batch, &Device::Cpu).unwrap();
+        let (mut first, mut pieces) = (0, vec![]);
+        for cut in cuts.into_iter().filter(|cut| *cut < time).chain([time]) {
+            let piece = x.narrow(1, first, cut - first).unwrap().contiguous().unwrap();
+            pieces.push(core.forward(&piece, Some(&mut state)).unwrap());
+            first = cut;
+        }
+        (Tensor::cat(&pieces, 1).unwrap(), state)
+    };
+    splits.into_iter().map(read).collect()
+}
+
 #[test]
 fn any_split_and_single_steps_continue_the_sequence() {
     for (s, batch, time) in cases() {
         let core = Core::new(s, &parts(s)).unwrap();
         let x = noise(&[batch, time, s.rows()], 8, 1.0);
         let whole = core.forward(&x, None).unwrap();
-        for cuts in [vec![1], vec![3, 70], vec![time / 2], (1..time).collect()] {
-            let (mut state, mut first, mut pieces) = (s.zero_state(batch, &Device::Cpu).unwrap(), 0, vec![]);
-            for cut in cuts.into_iter().filter(|cut| *cut < time).chain([time]) {
-                let piece = x.narrow(1, first, cut - first).unwrap().contiguous().unwrap();
-                pieces.push(core.forward(&piece, Some(&mut state)).unwrap());
-                first = cut;
-            }
-            let joined = Tensor::cat(&pieces, 1).unwrap();
+        for (joined, _) in in_pieces(&core, &x) {
             assert!(far(&joined, &whole) < 1e-5, "{s:?}: {}", far(&joined, &whole));
         }
     }

@@ -1,0 +1,230 @@
+//! How many bits go through the recurrence: its inputs x, B and C, and its state.
+//!
+//! The recurrence is where Mamba loses most when it is quantized (Quamba2, Chiang et al. 2025), so each of the three has
+//! a switch of its own. All are symmetric integers, simulated: values are rounded and stay f32.
+//!
+//! | | what shares a scale | when |
+//! |---|---|---|
+//! | x | the P values of a head | every token, after conv and SiLU |
+//! | B, C | the N values of a group, of B and of C each | every token, after conv and SiLU |
+//! | state | the P × N values of a head | after every token |
+
+use super::{Core, Mamba2, Sizes};
+use crate::error::{Error, Result};
+use crate::kernel::round::fake_int;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Bits of what goes through the recurrence; `None` leaves it in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recurrence {
+    /// Bits of the input x.
+    pub x: Option<u8>,
+    /// Bits of B and of C.
+    pub bc: Option<u8>,
+    /// Bits of the state.
+    pub state: Option<StateBits>,
+}
+
+/// How the state is stored between tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateBits {
+    /// Bits of a value.
+    pub bits: u8,
+    /// Whether what rounding took is given back before the next rounding; costs a second tensor of the state's size.
+    #[serde(default)]
+    pub feedback: bool,
+}
+
+impl Recurrence {
+    /// Refuses widths that no integer here has.
+    ///
+    /// # Errors
+    /// If a width is not one of 2 … 8 bits.
+    pub fn check(&self) -> Result<()> {
+        let widths = [("x", self.x), ("B and C", self.bc), ("the state", self.state.map(|state| state.bits))];
+        for (what, bits) in widths {
+            if let Some(bits) = bits.filter(|bits| !(2..=8).contains(bits)) {
+                return Err(Error::input(format!("{what} of the recurrence cannot have {bits} bits"))
+                    .hint("choose from 2 to 8, or leave it in f32"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the state carries the error of its last rounding.
+    pub(super) fn feedback(&self) -> bool {
+        self.state.is_some_and(|state| state.feedback)
+    }
+
+    /// Rounds x, B and C in rows of `xbc` [B·T, C], as they come from the convolution.
+    pub(super) fn round_inputs(&self, s: Sizes, xbc: &mut [f32]) {
+        if (self.x, self.bc) == (None, None) {
+            return;
+        }
+        xbc.par_chunks_mut(s.channels()).with_min_len(16).for_each(|row| {
+            let (x, bc) = row.split_at_mut(s.inner());
+            for (values, width, bits) in [(x, s.head_dim, self.x), (bc, s.state, self.bc)] {
+                if let Some(bits) = bits {
+                    values.chunks_mut(width).for_each(|values| fake_int(values, bits));
+                }
+            }
+        });
+    }
+}
+
+impl Mamba2 {
+    /// Sets the bits of the recurrence; states made before go on being valid.
+    ///
+    /// # Errors
+    /// If a width is not one of 2 … 8 bits, or the mixer is on a GPU.
+    pub fn set_recurrence(&mut self, recurrence: Recurrence) -> Result<()> {
+        recurrence.check()?;
+        if recurrence != Recurrence::default() && !self.core.packed.device().is_cpu() {
+            return Err(Error::input("a quantized recurrence runs on the CPU only")
+                .hint("load the model with the device cpu"));
+        }
+        self.core.recurrence = recurrence;
+        Ok(())
+    }
+}
+
+impl Core {
+    /// Whether anything in the recurrence is rounded: then there is no definition in tensor operations beside it.
+    pub(super) fn rounds(&self) -> bool {
+        self.recurrence != Recurrence::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{cases, far, in_pieces, noise, parts};
+    use super::*;
+    use crate::layer::linear::Linear;
+    use crate::layer::state::{LayerState, State};
+    use candle_core::{Device, Tensor, Var};
+
+    const CPU: &Device = &Device::Cpu;
+
+    fn state(bits: u8, feedback: bool) -> Recurrence {
+        Recurrence { state: Some(StateBits { bits, feedback }), ..Recurrence::default() }
+    }
+
+    /// Each switch alone, and all at once.
+    fn switches(bits: u8) -> [Recurrence; 5] {
+        let (x, bc) = (Some(bits), Some(bits));
+        [
+            Recurrence { x, ..Recurrence::default() },
+            Recurrence { bc, ..Recurrence::default() },
+            state(bits, false),
+            state(bits, true),
+            Recurrence { x, bc, ..state(bits, true) },
+        ]
+    }
+
+    fn core(s: Sizes, recurrence: Recurrence) -> Core {
+        Core { recurrence, ..Core::new(s, &parts(s)).unwrap() }
+    }
+
+    fn size(t: &Tensor) -> f32 {
+        t.sqr().unwrap().mean_all().unwrap().sqrt().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn eight_bits_are_close_and_two_are_far() {
+        for (s, batch, time) in cases() {
+            let x = noise(&[batch, time, s.rows()], 21, 1.0);
+            let exact = core(s, Recurrence::default()).forward(&x, None).unwrap();
+            let error = |recurrence| {
+                let y = core(s, recurrence).forward(&x, None).unwrap();
+                size(&(y - &exact).unwrap()) / size(&exact)
+            };
+            for (eight, two) in switches(8).into_iter().zip(switches(2)) {
+                let (near, far) = (error(eight), error(two));
+                assert!(0.0 < near && near < 0.05, "{s:?} {eight:?}: {near}");
+                assert!(far > 0.02 && far > 5.0 * near, "{s:?} {two:?}: {far} beside {near}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_split_and_single_steps_give_the_same_bits() {
+        // With a quantized state the scan runs token by token however many there are; otherwise in chunks.
+        let stored = &switches(8)[2..];
+        for ((s, batch, time), recurrence) in cases().into_iter().zip(stored.iter().copied().cycle()) {
+            let core = core(s, recurrence);
+            let x = noise(&[batch, time, s.rows()], 22, 1.0);
+            let mut end = core.zero_state(batch, CPU).unwrap();
+            let whole = core.forward(&x, Some(&mut end)).unwrap();
+            assert_eq!(far(&core.forward(&x, None).unwrap(), &whole), 0.0);
+            for (joined, state) in in_pieces(&core, &x) {
+                assert_eq!(far(&joined, &whole), 0.0, "{s:?} {recurrence:?}");
+                assert_eq!(far(&state.recurrent, &end.recurrent), 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_mixer_is_itself_again_when_nothing_is_rounded() {
+        let (s, batch, time) = cases()[2];
+        let [in_proj, out_proj] =
+            [[s.rows(), 12], [12, s.inner()]].map(|shape| Linear::dense(noise(&shape, 26, 0.5), None));
+        let mut mixer = Mamba2::new(s, in_proj, &parts(s), out_proj).unwrap();
+        let u = noise(&[batch, time, 12], 27, 1.0);
+        let before = mixer.forward(&u, None).unwrap();
+        mixer.set_recurrence(switches(8)[4]).unwrap();
+        assert!(far(&mixer.forward(&u, None).unwrap(), &before) > 0.0);
+        assert!(mixer.zero_state(batch, CPU).unwrap().feedback.is_some());
+        assert!(mixer.set_recurrence(Recurrence { x: Some(9), ..Recurrence::default() }).is_err());
+        mixer.set_recurrence(Recurrence::default()).unwrap();
+        assert_eq!(far(&mixer.forward(&u, None).unwrap(), &before), 0.0);
+    }
+
+    #[test]
+    fn a_state_of_zeros_stays_zero() {
+        let (s, batch, time) = cases()[2];
+        let silent = Tensor::zeros((batch, time, s.rows()), candle_core::DType::F32, CPU).unwrap();
+        // A bias of the convolution would be an input.
+        let quiet = super::super::Parts { conv_bias: noise(&[s.channels()], 2, 0.0), ..parts(s) };
+        let core = Core { recurrence: switches(8)[4], ..Core::new(s, &quiet).unwrap() };
+        let mut state = core.zero_state(batch, CPU).unwrap();
+        assert_eq!(size(&core.forward(&silent, Some(&mut state)).unwrap()), 0.0);
+        assert_eq!(size(&state.recurrent) + size(state.feedback.as_ref().unwrap()), 0.0);
+    }
+
+    #[test]
+    fn feedback_is_a_tensor_of_the_state_where_it_is_on() {
+        let (s, batch, time) = cases()[0];
+        let x = noise(&[batch, time, s.rows()], 24, 1.0);
+        let bytes = |layer: &LayerState| State { layers: vec![layer.clone()], position: 0 }.bytes();
+        let (with, without) = (core(s, state(8, true)), core(s, state(8, false)));
+        let (mut fed, mut plain) =
+            (with.zero_state(batch, CPU).unwrap(), without.zero_state(batch, CPU).unwrap());
+        assert_eq!(bytes(&fed) - bytes(&plain), 4 * plain.recurrent.elem_count());
+        let copy = fed.clone();
+        with.forward(&x, Some(&mut fed)).unwrap();
+        assert!(size(fed.feedback.as_ref().unwrap()) > 0.0 && size(copy.feedback.as_ref().unwrap()) == 0.0);
+        // A state that was made without serves too, from no error on.
+        let y = with.forward(&x, Some(&mut plain)).unwrap();
+        assert_eq!(far(&y, &with.forward(&x, None).unwrap()), 0.0);
+        assert!(plain.feedback.is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (recurrence, part) in [
+            (Recurrence { x: Some(1), ..Recurrence::default() }, "x of the recurrence cannot have 1 bits"),
+            (Recurrence { bc: Some(9), ..Recurrence::default() }, "B and C of the recurrence cannot have 9"),
+            (state(0, true), "the state of the recurrence cannot have 0 bits; choose from 2 to 8"),
+        ] {
+            let error = recurrence.check().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        let (s, batch, time) = cases()[0];
+        let x = Var::from_tensor(&noise(&[batch, time, s.rows()], 25, 1.0)).unwrap();
+        let error = core(s, state(8, false)).forward(&x, None).unwrap_err().to_string();
+        assert!(error.contains("no gradients"), "{error}");
+    }
+}
