@@ -56,7 +56,7 @@ fn shown(value: &Value) -> Option<String> {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Measure a whole study into one run: perplexity, passkey and cost at f32 and bf16, with figures.
+    /// Measure a whole study into one run, from full precision to 4 bits, with figures.
     ///
     /// An interrupted run goes on where it stopped when the same command is given again.
     Reproduce(Reproduce),
@@ -66,6 +66,16 @@ pub enum Command {
     Passkey(Passkey),
     /// Prefill and decode speed, and peak memory, against length.
     Cost(Cost),
+    /// Quantize a model and save it, packed; tells what became of each matrix.
+    Quantize {
+        #[command(flatten)]
+        model: Source,
+        /// The folder to write.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
+    /// Common schemes, and the parts of which a scheme's name is made.
+    Schemes,
     /// Train a model; the same command resumes it.
     Train(Train),
     /// Redraw the figures of a run, or of a training folder, from its records.
@@ -109,6 +119,21 @@ pub struct Source {
     /// Hub revision: branch, tag or commit.
     #[arg(long)]
     pub revision: Option<String>,
+    /// Quantize it: w8a8, w4a8-g64-gptq, …; `lowbit schemes` explains the names.
+    #[arg(long)]
+    pub scheme: Option<String>,
+    /// Text for schemes that need one [default: the train split of data/corpus].
+    #[arg(long, value_name = "PATH")]
+    pub calibration: Option<PathBuf>,
+    /// Windows of that text that are read [default: 128].
+    #[arg(long, value_name = "COUNT")]
+    pub calibration_samples: Option<usize>,
+    /// Tokens of such a window [default: 512].
+    #[arg(long, value_name = "TOKENS")]
+    pub calibration_length: Option<usize>,
+    /// Compute with what the codes stand for, in f32, instead of the codes.
+    #[arg(long)]
+    pub simulate: bool,
 }
 
 /// Where settings come from and readings go.
@@ -136,6 +161,9 @@ pub struct Reproduce {
     /// Another model than the study's: a folder, a file, a hub id or random:SHAPE.
     #[arg(long)]
     pub model: Option<String>,
+    /// Other schemes than the study's.
+    #[arg(long, value_delimiter = ',')]
+    pub schemes: Option<Vec<String>>,
     /// Fewer lengths, prompts and tokens: a check that everything works, in under a minute.
     #[arg(long)]
     pub small: bool,

@@ -6,7 +6,9 @@ use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
 use lowbit::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
+use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype};
+use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
 use lowbit::study::Study;
 use lowbit::train::Training;
@@ -48,6 +50,11 @@ pub fn run(args: Args) -> Result<()> {
             measure.threads = flags.recording.threads.or(measure.threads);
             record("cost", &measure, &flags.source, &flags.recording)
         }
+        Command::Quantize { model, out } => quantize(&model, &out),
+        Command::Schemes => {
+            println!("{}", schemes());
+            Ok(())
+        }
         Command::Train(flags) => train(&flags),
         Command::Plots { run } => plots(&run),
         Command::Info { model, linears } => info(&model, linears),
@@ -79,7 +86,39 @@ fn load(source: &Source) -> Result<Model> {
     let dtype = source.dtype.as_deref().map(parse_dtype).transpose()?;
     let how =
         Loading { dtype, device: Some(parse_device(&source.device)?), revision: source.revision.clone() };
-    Model::load_with(&source.model, &how)
+    let model = Model::load_with(&source.model, &how)?;
+    match &source.scheme {
+        Some(scheme) => model.quantized_with(&scheme.parse()?, &quantizing(source)),
+        None => Ok(model),
+    }
+}
+
+fn quantizing(source: &Source) -> Quantizing {
+    let mut calibration = source.calibration.as_ref().map_or_else(Calibration::default, Calibration::of);
+    set(&mut calibration.samples, source.calibration_samples);
+    set(&mut calibration.length, source.calibration_length);
+    Quantizing { calibration, backend: if source.simulate { Backend::Fake } else { Backend::Packed } }
+}
+
+fn quantize(source: &Source, out: &Path) -> Result<()> {
+    if source.scheme.is_none() {
+        return Err(Error::input("no scheme is named").hint("add one, such as --scheme w4a8-g64-gptq"));
+    }
+    let model = load(source)?;
+    model.save(out)?;
+    if let Some(report) = &model.quantization {
+        println!("{report}");
+    }
+    println!("{:.2} MB in {}", model.bytes() as f64 / 1e6, out.display());
+    Ok(())
+}
+
+/// The presets, and how names are made.
+fn schemes() -> String {
+    let presets = Scheme::presets();
+    let width = presets.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines = presets.iter().map(|(name, about)| format!("{name:width$}  {about}"));
+    format!("{}\n\n{}", lines.collect::<Vec<_>>().join("\n"), Scheme::GRAMMAR)
 }
 
 /// Settings of a single measurement, as its run keeps them.
@@ -87,6 +126,8 @@ fn load(source: &Source) -> Result<Model> {
 struct Resolved<'a, M> {
     model: &'a str,
     dtype: &'a str,
+    scheme: Option<&'a str>,
+    quantizing: Option<Quantizing>,
     device: &'a str,
     measure: &'a M,
 }
@@ -97,7 +138,9 @@ fn record<M: Measure>(name: &str, measure: &M, source: &Source, recording: &Reco
     measure.check(&model)?;
     let run = noted(Run::create_in(root(recording), name)?, recording);
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
-    run.write_config(&Resolved { model: &source.model, dtype, device, measure })?;
+    let scheme = source.scheme.as_deref();
+    let quantizing = scheme.map(|_| quantizing(source));
+    run.write_config(&Resolved { model: &source.model, dtype, scheme, quantizing, device, measure })?;
     measure.record(&model, &run)?;
     run.finish()?;
     report(&run)
@@ -122,6 +165,9 @@ fn reproduce(flags: &args::Reproduce) -> Result<()> {
     };
     if let Some(model) = &flags.model {
         study.models = vec![model.clone()];
+    }
+    if let Some(schemes) = &flags.schemes {
+        study.schemes = schemes.clone();
     }
     if flags.small {
         study = study.small();
@@ -167,12 +213,11 @@ fn info(source: &Source, linears: bool) -> Result<()> {
     if linears {
         for (path, linear) in model.linears() {
             let (out, inner) = linear.weight.shape()?;
-            let Weight::Dense(weight) = &linear.weight;
-            println!(
-                "  {path:<44} [{out}, {inner}]  {}  {} bytes",
-                weight.dtype().as_str(),
-                linear.weight.bytes()
-            );
+            let stored = match &linear.weight {
+                Weight::Dense(weight) => weight.dtype().as_str(),
+                Weight::Quantized(_) => "quantized",
+            };
+            println!("  {path:<44} [{out}, {inner}]  {stored}  {} bytes", linear.weight.bytes());
         }
     }
     Ok(())
@@ -180,16 +225,19 @@ fn info(source: &Source, linears: bool) -> Result<()> {
 
 /// The columns of each measurement's table.
 const TABLES: [(&str, &[&str]); 3] = [
-    ("perplexity", &["model", "dtype", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"]),
+    (
+        "perplexity",
+        &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
+    ),
     (
         "passkey",
-        &["model", "dtype", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
+        &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
     ),
     (
         "cost",
         &[
             "model",
-            "dtype",
+            "scheme",
             "threads",
             "phase",
             "context_length",

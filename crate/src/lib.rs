@@ -8,9 +8,11 @@
 //! let model = Model::load("data/models/bard")?; // a folder, a file, a hub id, or "random:mamba2-130m"
 //! let run = Run::create("passkey")?; // runs/<run_id>/
 //! let passkey = Passkey::lengths([256, 512, 1024, 2048]).trials(50).seed(7);
-//! run.record(&passkey.measure(&model)?)?; // one flushed JSON line a reading
-//! let recall = Frame::load(run.path())?.mean("correct", ["dtype", "context_length"])?;
-//! Figure::line(&recall, "context_length", "correct").color("dtype").log2_x().save("recall.svg")?;
+//! for scheme in ["bf16", "w4a8-g64-gptq"] {
+//!     run.record(&passkey.measure(&model.quantized(&scheme.parse()?)?)?)?; // one flushed JSON line a reading
+//! }
+//! let recall = Frame::load(run.path())?.mean("correct", ["scheme", "context_length"])?;
+//! Figure::line(&recall, "context_length", "correct").color("scheme").log2_x().save("recall.svg")?;
 //! # Ok(())
 //! # }
 //! ```
@@ -18,6 +20,7 @@
 //! | to | take | of |
 //! |---|---|---|
 //! | hold a model | [`Model`] | [`model`], built of [`family`], [`layer`], [`kernel`] |
+//! | quantize it | [`Scheme`] | [`quantize`], on [`mod@format`] |
 //! | train one | [`Training`] | [`train`] |
 //! | measure it | [`Perplexity`], [`Passkey`], [`Cost`] | [`measure`] |
 //! | measure many | [`Study`] | [`study`] |
@@ -30,14 +33,15 @@
 //! Values are owned. Errors are one type, [`Error`], whose sentence says what, where, and what to try. Every long loop
 //! shows its progress and stops at [`progress::interrupt`]. The kernels' threads are set by [`set_threads`].
 //!
-//! A lower floor never imports a higher one: kernel → layer → family → model → measure → study on the one staircase,
-//! record → frame → figure on the other; they meet at record.
+//! A lower floor never imports a higher one: kernel → format → layer → family → model → quantize → measure → study on the
+//! one staircase, record → frame → figure on the other; they meet at record.
 
 pub mod corpus;
 pub mod display;
 pub mod error;
 pub mod family;
 pub mod figure;
+pub mod format;
 pub mod frame;
 pub mod json;
 pub mod kernel;
@@ -47,6 +51,7 @@ pub mod memory;
 pub mod model;
 pub mod prelude;
 pub mod progress;
+pub mod quantize;
 pub mod record;
 pub mod settings;
 pub mod stats;
@@ -60,6 +65,7 @@ pub use figure::Figure;
 pub use frame::Frame;
 pub use measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
 pub use model::{Loading, Model, Positions};
+pub use quantize::Scheme;
 pub use record::{Reading, Run};
 pub use study::Study;
 pub use threads::set_threads;

@@ -11,6 +11,7 @@ pub use crate::measure::cost::{Cost, Phase};
 pub use crate::measure::{Measure, passkey::Passkey, perplexity::Perplexity};
 pub use crate::model::tokenizer::Tokenizer;
 pub use crate::model::{Loading, Model, Positions};
+pub use crate::quantize::{Calibration, Observer, Quantizing, Scheme};
 pub use crate::record::{Reading, Run};
 pub use crate::stats;
 pub use crate::study::Study;

@@ -5,6 +5,8 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::layer::state::State;
 use crate::model::Model;
+use crate::model::quantization::Quantization;
+use crate::quantize::Scheme;
 use crate::record::{COLUMNS, Reading, Row, Run};
 use crate::study::Study;
 use crate::train::Outcome;
@@ -66,10 +68,58 @@ fn megabytes(bytes: usize) -> String {
 impl Draw for Study {
     fn draw(&self) -> Drawing {
         let measures = self.measures.iter().map(|measure| format!("{measure:?}"));
-        let dtypes = if self.dtypes.is_empty() { "as stored".to_string() } else { self.dtypes.join(", ") };
-        let mut lines = vec![line("models", self.models.join(", ")), line("dtypes", dtypes)];
+        let schemes = if self.schemes.is_empty() { "as stored".to_string() } else { self.schemes.join(", ") };
+        let mut lines = vec![line("models", self.models.join(", ")), line("schemes", schemes)];
         lines.extend(measures.map(|measure| line("measures", measure)));
         card(&self.name, "study", &lines)
+    }
+}
+
+impl Draw for Scheme {
+    fn draw(&self) -> Drawing {
+        let kept = || "as they are".to_string();
+        let activations = |bits: u8| match self.observer {
+            None => format!("integers of {bits} bits, a scale for each token"),
+            Some(observer) => format!("integers of {bits} bits, one scale by calibration ({observer})"),
+        };
+        let mut lines = vec![
+            line(
+                "weights",
+                self.weights.map_or_else(kept, |coding| format!("{coding}, by {}", coding.granularity)),
+            ),
+            line("activations", self.activations.map_or_else(kept, activations)),
+            line("method", self.method()),
+        ];
+        lines.extend(self.budget.map(|bits| line("budget", format!("{bits} bits a weight"))));
+        let recurrence = &self.recurrence;
+        lines.extend(recurrence.x.map(|bits| line("x", format!("{bits} bits"))));
+        lines.extend(recurrence.bc.map(|bits| line("B, C", format!("{bits} bits"))));
+        lines.extend(recurrence.state.map(|state| {
+            let feedback = if state.feedback { ", with error feedback" } else { "" };
+            line("state", format!("{} bits{feedback}", state.bits))
+        }));
+        lines.extend(self.dtype.as_ref().map(|dtype| line("all else", dtype)));
+        lines.extend(
+            self.rules
+                .iter()
+                .map(|rule| line(&rule.pattern, rule.coding.map_or_else(kept, |coding| coding.to_string()))),
+        );
+        card(&self.to_string(), "scheme", &lines)
+    }
+}
+
+impl Draw for Quantization {
+    fn draw(&self) -> Drawing {
+        let (heads, rows) = self.table();
+        let columns: Vec<_> = heads
+            .into_iter()
+            .enumerate()
+            .map(|(i, name)| html::Column { name: name.into(), below: String::new(), numeric: i >= 5 })
+            .collect();
+        let text = self.to_string();
+        let whole = text.lines().last().unwrap_or_default();
+        let html = html::table(&columns, &rows, None) + &html::small(whole);
+        Drawing { html: Some(html), text, ..Drawing::default() }
     }
 }
 

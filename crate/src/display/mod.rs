@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `card` | models, runs, states, studies, errors |
+//! | `card` | models, schemes, quantizations, runs, states, studies, errors |
 //! | `table` | frames and polars tables |
 //! | `tensor` | tensors |
 //! | `html` | the few elements that all of them are made of |
@@ -23,6 +23,8 @@ use crate::figure::Figure;
 use crate::frame::Frame;
 use crate::layer::state::State;
 use crate::model::Model;
+use crate::model::quantization::Quantization;
+use crate::quantize::Scheme;
 use crate::record::{Reading, Run};
 use crate::study::Study;
 use crate::train::Outcome;
@@ -132,6 +134,8 @@ known_types!(
     Frame,
     Figure,
     State,
+    Scheme,
+    Quantization,
     Study,
     Outcome,
     Vec<Reading>,

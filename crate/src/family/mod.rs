@@ -2,17 +2,24 @@
 //! the recipe of its blocks.
 
 pub mod mamba2;
+pub mod site;
 
 use crate::error::{Error, Result};
 use crate::layer::linear::Linear;
 use crate::layer::mamba2::Recurrence;
+use crate::layer::quantized::Quantized;
+use crate::layer::rotation::Rotation;
 use crate::layer::state::State;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+pub use site::Site;
 use std::collections::BTreeMap;
 
 /// The tensors of a checkpoint by name.
 pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Matrices in few bits by the name that their tensor would have.
+pub type Matrices = BTreeMap<String, Quantized>;
 
 /// A tensor that a config calls for.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +119,13 @@ impl Config {
         }
     }
 
+    /// Every matrix that can be quantized, in forward order. A tied head is listed once, as the head.
+    pub fn sites(&self) -> Vec<Site> {
+        match self {
+            Self::Mamba2(config) => config.sites(),
+        }
+    }
+
     /// A checkpoint's tensor name in the family's own spelling.
     pub fn canonical_name(name: &str) -> String {
         mamba2::canonical_name(name)
@@ -154,10 +168,18 @@ pub enum Network {
 }
 
 impl Network {
-    /// Builds the layers from tensors that [`check`] has passed.
-    pub fn new(config: &Config, tensors: &Tensors) -> Result<Self> {
+    /// Builds the layers from tensors that [`check`] has passed; of `matrices` those that are in few bits.
+    pub fn new(config: &Config, tensors: &Tensors, matrices: &Matrices) -> Result<Self> {
         match config {
-            Config::Mamba2(config) => Ok(Self::Mamba2(mamba2::Mamba2::new(config, tensors)?)),
+            Config::Mamba2(config) => Ok(Self::Mamba2(mamba2::Mamba2::new(config, tensors, matrices)?)),
+        }
+    }
+
+    /// Declares that the weights hold the residual stream rotated: what enters it is rotated, what leaves it rotated
+    /// back.
+    pub fn rotate(&mut self, residual: &Rotation) {
+        match self {
+            Self::Mamba2(network) => network.rotation = Some(residual.clone()),
         }
     }
 
@@ -193,10 +215,17 @@ impl Network {
         }
     }
 
-    /// Every linear of the model with its path, in forward order. A tied head is listed once, as the head.
+    /// Every linear of the model with its path, in the order of [`Config::sites`].
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         match self {
             Self::Mamba2(network) => network.linears(),
+        }
+    }
+
+    /// As [`linears`](Self::linears), to be changed.
+    pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        match self {
+            Self::Mamba2(network) => network.linears_mut(),
         }
     }
 }
@@ -204,24 +233,28 @@ impl Network {
 /// What to try when config and tensors contradict each other.
 const DISAGREE: &str = "the config and the checkpoint disagree: are they of the same model?";
 
-/// Holds the tensors to the config; returns those that do not belong to the network.
+/// Holds tensors and matrices to the config; returns the tensors that do not belong to the network.
 ///
 /// # Errors
 /// A tensor is missing or has a wrong shape, or a block has a tensor that the config does not call for: a network
 /// without it would compute something else.
-pub fn check(config: &Config, tensors: &Tensors) -> Result<Vec<String>> {
+pub fn check(config: &Config, tensors: &Tensors, matrices: &Matrices) -> Result<Vec<String>> {
     config.check()?;
     let specs: BTreeMap<String, Vec<usize>> =
         config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
-    let missing: Vec<&str> =
-        specs.keys().filter(|name| !tensors.contains_key(*name)).map(String::as_str).collect();
+    let found = |name: &String| match (tensors.get(name), matrices.get(name)) {
+        (Some(tensor), _) => Some(tensor.dims().to_vec()),
+        (None, Some(matrix)) => Some(vec![matrix.shape().0, matrix.shape().1]),
+        (None, None) => None,
+    };
+    let missing: Vec<&str> = specs.keys().filter(|name| found(name).is_none()).map(String::as_str).collect();
     if !missing.is_empty() {
         let what = format!("the checkpoint lacks what the config calls for: {}", some_of(&missing));
         return Err(Error::input(what).hint(DISAGREE));
     }
     for (name, shape) in &specs {
-        let found = tensors[name].dims();
-        if found != shape {
+        let found = found(name).unwrap_or_default();
+        if found != *shape {
             let what = format!("expected shape {shape:?}, found {found:?}");
             return Err(Error::input(what).at(name).hint(DISAGREE));
         }

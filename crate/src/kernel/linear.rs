@@ -1,4 +1,5 @@
-//! Y[m, n] = X[m, k] W[n, k]ᵀ with W in f32, bf16 or f16, always summed in f32; and the gradients for training.
+//! Y[m, n] = X[m, k] W[n, k]ᵀ with W in f32, bf16, f16 or decoded on the way, always summed in f32; and the gradients for
+//! training.
 //!
 //! Few rows (decoding) read every weight once: bandwidth rules, and narrow weights are widened in registers. Many
 //! rows (prefill, training) are the crate `gemm`'s; narrow weights are widened a panel at a time.
@@ -23,17 +24,8 @@ pub enum Weight<'a> {
     Bf16(&'a [bf16]),
     /// Half precision.
     F16(&'a [f16]),
-}
-
-impl Weight<'_> {
-    fn rows(self, first: usize, rows: usize, k: usize) -> Self {
-        let range = first * k..(first + rows) * k;
-        match self {
-            Self::F32(w) => Weight::F32(&w[range]),
-            Self::Bf16(w) => Weight::Bf16(&w[range]),
-            Self::F16(w) => Weight::F16(&w[range]),
-        }
-    }
+    /// Anything else: a function that fills whole rows, from the given one on, with their values.
+    Decoded(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
 }
 
 /// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
@@ -46,13 +38,13 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
     }
     match w {
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),
-        Weight::Bf16(_) | Weight::F16(_) => {
+        _ => {
             let mut wide = vec![0.0; PANEL_ROWS.min(n) * k];
             for first in (0..n).step_by(PANEL_ROWS) {
                 let rows = PANEL_ROWS.min(n - first);
                 let panel = &mut wide[..rows * k];
                 panel.par_chunks_mut(STREAM_ROWS * k).enumerate().for_each(|(i, wide)| {
-                    widen(w.rows(first + i * STREAM_ROWS, wide.len() / k, k), wide);
+                    widen(w, first + i * STREAM_ROWS, k, wide);
                 });
                 product(m, k, rows, x, (k, 1), panel, (1, k), &mut y[first..], n);
             }
@@ -123,10 +115,16 @@ fn stream(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32])
         let rows = STREAM_ROWS.min(n - first);
         let mut dots = [0.0; STREAM_ROWS * FEW_ROWS];
         let dots = &mut dots[..rows * m];
-        match w.rows(first, rows, k) {
-            Weight::F32(w) => stream_f32(m, k, x, w, dots),
-            Weight::Bf16(w) => stream_bf16(m, k, x, w, dots),
-            Weight::F16(w) => stream_f16(m, k, x, w, dots),
+        let part = first * k..(first + rows) * k;
+        match w {
+            Weight::F32(w) => stream_f32(m, k, x, &w[part], dots),
+            Weight::Bf16(w) => stream_bf16(m, k, x, &w[part], dots),
+            Weight::F16(w) => stream_f16(m, k, x, &w[part], dots),
+            Weight::Decoded(_) => {
+                let mut wide = vec![0.0; part.len()];
+                widen(w, first, k, &mut wide);
+                stream_f32(m, k, x, &wide, dots);
+            }
         }
         for row in 0..m {
             // SAFETY: block `first` owns columns first .. first + rows of every row.
@@ -229,11 +227,14 @@ fn dot_rows<V: Lanes, T: Stored, const R: usize>(x: &[f32], w: &[T]) -> [f32; R]
     dots
 }
 
-fn widen(w: Weight<'_>, to: &mut [f32]) {
+/// The values of the rows from `first` on.
+fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
+    let part = first * k..first * k + to.len();
     match w {
-        Weight::F32(w) => to.copy_from_slice(w),
-        Weight::Bf16(w) => widen_bf16(w, to),
-        Weight::F16(w) => widen_f16(w, to),
+        Weight::F32(w) => to.copy_from_slice(&w[part]),
+        Weight::Bf16(w) => widen_bf16(&w[part], to),
+        Weight::F16(w) => widen_f16(&w[part], to),
+        Weight::Decoded(fill) => fill(first, to),
     }
 }
 
@@ -269,8 +270,11 @@ mod tests {
                 w.clone(),
                 narrow.iter().map(|w| w.to_f32()).collect(),
                 half.iter().map(|w| w.to_f32()).collect(),
+                w.clone(),
             ];
-            let stored = [Weight::F32(&w), Weight::Bf16(&narrow), Weight::F16(&half)];
+            let decode = |first: usize, rows: &mut [f32]| rows.copy_from_slice(&w[first * k..][..rows.len()]);
+            let stored =
+                [Weight::F32(&w), Weight::Bf16(&narrow), Weight::F16(&half), Weight::Decoded(&decode)];
             for (stored, w) in stored.into_iter().zip(as_f32) {
                 let mut y = vec![0.0; m * n];
                 forward(m, k, n, &x, stored, &mut y);

@@ -2,7 +2,8 @@
 //!
 //! | file | computes |
 //! |---|---|
-//! | [`linear`] | Y = X Wᵀ for f32, bf16 and f16 weights, and its two gradients |
+//! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
+//! | [`integer`] | activations rounded to integers, and exact products with integer weights |
 //! | [`conv`] | causal depthwise convolution with SiLU |
 //! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
 //! | [`scan_grad`] | its gradient |
@@ -15,6 +16,8 @@
 //! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512` forces a lower level (for tests).
 
 pub mod conv;
+pub mod hadamard;
+pub mod integer;
 pub mod linear;
 pub mod norm;
 pub mod round;

@@ -1,14 +1,22 @@
 //! A matrix of a model and its product: the one place where quantization enters.
 
-use super::op::{floats, gradients};
+use super::op::{floats, gradients, with_floats};
+use super::quantized::{Activations, Quantized};
+use super::rotation::Rotation;
+use crate::kernel::integer::quantize_rows;
 use crate::kernel::linear as kernel;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
 
 /// How a matrix [out, in] is stored.
 #[derive(Clone, Debug)]
 pub enum Weight {
     /// As it is: f32, bf16 or f16.
     Dense(Tensor),
+    /// Rows of it, or all, in few bits.
+    Quantized(Quantized),
 }
 
 impl Weight {
@@ -16,6 +24,7 @@ impl Weight {
     pub fn shape(&self) -> Result<(usize, usize)> {
         match self {
             Self::Dense(weight) => weight.dims2(),
+            Self::Quantized(weight) => Ok(weight.shape()),
         }
     }
 
@@ -23,42 +32,144 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Self::Quantized(weight) => weight.bytes(),
+        }
+    }
+
+    /// What it stands for, [out, in] in f32.
+    pub fn values(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => weight.to_dtype(DType::F32),
+            Self::Quantized(weight) => weight.values(),
+        }
+    }
+
+    /// Its rows of these numbers (u32, any shape), [.., in] in f32.
+    pub fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => {
+                let mut dims = ids.dims().to_vec();
+                dims.push(weight.dim(1)?);
+                weight.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?.reshape(dims)
+            }
+            Self::Quantized(weight) => weight.lookup(ids),
         }
     }
 }
 
-/// y = x Wᵀ + b.
+/// How the input of a product is rounded to integers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Activation {
+    /// Bits of an integer, 2 … 8.
+    pub bits: u8,
+    /// The scale of all inputs, found by calibration; none: each token has its own, from its largest value.
+    pub scale: Option<f32>,
+}
+
+/// Sees the inputs of a product: for calibration and measurements.
+#[derive(Clone)]
+pub struct Tap(pub Arc<dyn Fn(&Tensor) -> Result<()> + Send + Sync>);
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tap")
+    }
+}
+
+/// y = Q(R x) Wᵀ + b: rotated and rounded where a scheme asks for it.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// The matrix.
     pub weight: Weight,
     /// `[out]`, f32.
     pub bias: Option<Tensor>,
+    /// Applied to the input; the matrix has its reverse folded in.
+    pub rotation: Option<Rotation>,
+    /// How the input is rounded.
+    pub activation: Option<Activation>,
+    /// Called with the input as it meets the matrix: rotated, not rounded.
+    pub tap: Option<Tap>,
 }
 
 impl Linear {
-    /// A layer with a stored matrix [out, in].
-    pub fn dense(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Weight::Dense(weight), bias }
+    /// A layer whose input is taken as it comes.
+    pub fn new(weight: Weight, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, rotation: None, activation: None, tap: None }
     }
 
     /// x [.., in] in f32 → [.., out] in f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Weight::Dense(weight) = &self.weight;
-        let y = if x.device().is_cpu() {
-            x.contiguous()?.apply_op2(weight, Product)?
-        } else {
-            let (rows, (out, inner)) = (x.elem_count() / x.dim(x.rank() - 1)?, weight.dims2()?);
-            let y = x.reshape((rows, inner))?.to_dtype(weight.dtype())?.matmul(&weight.t()?)?;
-            let mut shape = x.dims().to_vec();
-            shape.pop();
-            shape.push(out);
-            y.to_dtype(DType::F32)?.reshape(shape)?
+        let rotated = self.rotation.as_ref().map(|rotation| rotation.forward(x)).transpose()?;
+        let x = rotated.as_ref().unwrap_or(x);
+        if let Some(Tap(tap)) = &self.tap {
+            tap(x)?;
+        }
+        let y = match &self.weight {
+            Weight::Dense(weight) if self.activation.is_none() => dense(x, weight)?,
+            _ => self.quantized(x)?,
         };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
         }
+    }
+
+    /// The product where matrix or input are rounded.
+    fn quantized(&self, x: &Tensor) -> Result<Tensor> {
+        if x.track_op() {
+            bail!("a quantized layer has no gradient")
+        }
+        let (out, inner) = self.weight.shape()?;
+        let mut dims = x.dims().to_vec();
+        if dims.pop() != Some(inner) {
+            bail!("a linear layer of shape [{out}, {inner}] got an input of shape {:?}", x.dims())
+        }
+        dims.push(out);
+        let y = with_floats([&x.contiguous()?], |[x]| {
+            let x = match self.activation {
+                None => Activations::Floats(x),
+                Some(Activation { bits, scale }) => {
+                    Activations::integers(quantize_rows(x, inner, bits, scale))
+                }
+            };
+            match &self.weight {
+                Weight::Quantized(weight) => weight.product(&x),
+                Weight::Dense(weight) => Quantized::dense(weight.clone())?.product(&x),
+            }
+        })??;
+        Tensor::from_vec(y, dims, x.device())
+    }
+}
+
+/// x Wᵀ as stored, with gradients.
+fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op2(weight, Product);
+    }
+    let (rows, (out, inner)) = (x.elem_count() / x.dim(x.rank() - 1)?, weight.dims2()?);
+    let y = x.reshape((rows, inner))?.to_dtype(weight.dtype())?.matmul(&weight.t()?)?;
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    shape.push(out);
+    y.to_dtype(DType::F32)?.reshape(shape)
+}
+
+/// Lets `f` use a contiguous matrix on the CPU as the kernels' weight.
+pub(super) fn with_weight<R>(weight: &Tensor, f: impl FnOnce(kernel::Weight<'_>) -> R) -> Result<R> {
+    let (storage, layout) = weight.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(f(stored(storage, layout)?)),
+        _ => bail!("expected a matrix on the CPU"),
+    }
+}
+
+fn stored<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<kernel::Weight<'a>> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("weights must be contiguous") };
+    match storage {
+        CpuStorage::F32(w) => Ok(kernel::Weight::F32(&w[start..end])),
+        CpuStorage::BF16(w) => Ok(kernel::Weight::Bf16(&w[start..end])),
+        CpuStorage::F16(w) => Ok(kernel::Weight::F16(&w[start..end])),
+        _ => bail!("weights must be f32, bf16 or f16"),
     }
 }
 
@@ -84,13 +195,7 @@ impl CustomOp2 for Product {
             bail!("a linear layer of shape [{n}, {k}] got an input of shape {:?}", l1.dims())
         }
         let m = x.len() / k;
-        let Some((start, end)) = l2.contiguous_offsets() else { bail!("weights must be contiguous") };
-        let w = match s2 {
-            CpuStorage::F32(w) => kernel::Weight::F32(&w[start..end]),
-            CpuStorage::BF16(w) => kernel::Weight::Bf16(&w[start..end]),
-            CpuStorage::F16(w) => kernel::Weight::F16(&w[start..end]),
-            _ => bail!("weights must be f32, bf16 or f16"),
-        };
+        let w = stored(s2, l2)?;
         let mut y = vec![0.0; m * n];
         kernel::forward(m, k, n, x, w, &mut y);
         dims.push(n);

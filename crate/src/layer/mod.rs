@@ -3,6 +3,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`linear`] | the one seam of quantization: every matrix of a model is a [`linear::Linear`] |
+//! | [`quantized`] | matrices in few bits |
+//! | [`rotation`] | orthonormal rotation of activations |
 //! | [`norm`] | RMSNorm |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
 //! | [`state`] | what a recurrent model carries from token to token |
@@ -13,4 +15,6 @@ pub mod linear;
 pub mod mamba2;
 pub mod norm;
 pub(crate) mod op;
+pub mod quantized;
+pub mod rotation;
 pub mod state;

@@ -51,6 +51,7 @@ pub trait Measure: Serialize + Sized {
 /// The model as records name it.
 pub fn subject(model: &Model) -> Subject {
     let dtype = model.dtype.as_str().to_string();
+    let quantization = model.quantization.as_ref();
     Subject {
         model: model.name.clone(),
         model_revision: model.revision.clone(),
@@ -58,8 +59,15 @@ pub fn subject(model: &Model) -> Subject {
         family: model.config.family().to_string(),
         parameters: model.parameters() as u64,
         weight_bytes: model.bytes() as u64,
-        scheme: dtype.clone(),
+        scheme: quantization.map_or_else(|| dtype.clone(), |q| q.scheme.clone()),
         dtype,
+        w_bits: quantization.and_then(|q| q.w_bits),
+        a_bits: quantization.and_then(|q| q.a_bits),
+        group_size: quantization.and_then(|q| q.group_size).map(|size| size as u64),
+        per_channel: quantization.and_then(|q| q.per_channel),
+        quant_backend: quantization.map(|q| q.backend.to_string()),
+        calib_method: quantization.map(|q| q.method.clone()),
+        calibration: quantization.and_then(|q| q.calibration.as_ref()).map(ToString::to_string),
         device: match model.device().location() {
             candle_core::DeviceLocation::Cpu => "cpu".to_string(),
             candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),

@@ -7,6 +7,7 @@
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
 //! | [`generate`] | greedy continuation and scores of tokens |
+//! | [`quantization`] | the report of a quantized model, and its parts in a file |
 
 pub mod checkpoint;
 mod files;
@@ -14,16 +15,19 @@ pub mod generate;
 pub mod hub;
 pub mod init;
 mod pickle;
+pub mod quantization;
 pub mod safetensors;
 pub mod tokenizer;
 
 use crate::error::{Error, Result};
-use crate::family::{self, Config, Network, Tensors};
+use crate::family::{self, Config, Matrices, Network, Tensors};
 use crate::layer::linear::Linear;
+use crate::layer::quantized::Quantized;
 use crate::layer::state::State;
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Checkpoint;
+use quantization::Quantization;
 use safetensors::save_safetensors;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,6 +90,8 @@ pub fn parse_device(name: &str) -> Result<Device> {
 pub struct Model {
     /// Short name: the folder's or the file's, or the hub id.
     pub name: String,
+    /// What was given to load it; empty if it was made of tensors.
+    pub source: String,
     /// Hub revision, if it came from the hub.
     pub revision: Option<String>,
     /// SHA-256 of the weight files.
@@ -102,8 +108,11 @@ pub struct Model {
     pub dtype: DType,
     /// Longest sequence of the training, where the checkpoint says it.
     pub training_length: Option<usize>,
+    /// The report of its quantization, if it is quantized.
+    pub quantization: Option<Quantization>,
     device: Device,
     tensors: Tensors,
+    matrices: Matrices,
     network: Network,
 }
 
@@ -125,15 +134,30 @@ impl Model {
     pub fn load_with(source: &str, how: &Loading) -> Result<Self> {
         if let Some(shape) = source.strip_prefix("random:") {
             let config = Config::named(shape)?;
-            return Self::random(source, config, 0, how);
+            return Ok(Self { source: source.to_string(), ..Self::random(source, config, 0, how)? });
         }
         let mut found = Checkpoint::open(source, how.revision.as_deref())?;
-        let tensors: Tensors = std::mem::take(&mut found.tensors)
+        let mut tensors: Tensors = std::mem::take(&mut found.tensors)
             .into_iter()
             .map(|(name, tensor)| (Config::canonical_name(&name), tensor))
             .collect();
         let at = |error: Error| error.at(found.source.display());
-        let (config, mut assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
+        let quantization = quantization::read_report(&found.metadata).map_err(at)?;
+        let (config, mut assumed, matrices) = match &quantization {
+            None => {
+                let (config, assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
+                (config, assumed, Matrices::new())
+            }
+            // The shapes are in the report, so the config is taken as it was saved.
+            Some(report) => {
+                let saved = found.config.clone().ok_or_else(|| Error::input("config.json is missing"));
+                let config = saved.and_then(|saved| {
+                    serde_json::from_value(saved).map_err(|e| Error::input(e).at("config.json"))
+                });
+                let matrices = quantization::read_matrices(report, &mut tensors).map_err(at)?;
+                (config.map_err(at)?, vec![], matrices)
+            }
+        };
         let tokenizer = match &found.tokenizer {
             Some(path) => Tokenizer::load(path)?,
             None => Tokenizer::Bytes,
@@ -148,9 +172,9 @@ impl Model {
             ));
         }
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
-        let built = Self::build(config, tensors, tokenizer, how).map_err(at)?;
+        let built = Self::build(config, tensors, matrices, quantization, tokenizer, how).map_err(at)?;
         let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
-        Ok(Self { name, revision, hash, assumed, training_length, ..built })
+        Ok(Self { name, source: source.to_string(), revision, hash, assumed, training_length, ..built })
     }
 
     /// A model of this shape with seeded random weights.
@@ -161,18 +185,29 @@ impl Model {
 
     /// A model of tensors at hand, reading bytes. Its hash is empty: it has no checkpoint.
     pub fn from_tensors(name: &str, config: Config, tensors: Tensors, how: &Loading) -> Result<Self> {
-        Ok(Self { name: name.to_string(), ..Self::build(config, tensors, Tokenizer::Bytes, how)? })
+        let built = Self::build(config, tensors, Matrices::new(), None, Tokenizer::Bytes, how)?;
+        Ok(Self { name: name.to_string(), ..built })
     }
 
-    fn build(config: Config, mut tensors: Tensors, tokenizer: Tokenizer, how: &Loading) -> Result<Self> {
-        let unused = family::check(&config, &tensors)?;
+    fn build(
+        config: Config,
+        mut tensors: Tensors,
+        matrices: Matrices,
+        quantization: Option<Quantization>,
+        tokenizer: Tokenizer,
+        how: &Loading,
+    ) -> Result<Self> {
+        let unused = family::check(&config, &tensors, &matrices)?;
         for name in &unused {
             tensors.remove(name);
         }
         let device = how.device.clone().unwrap_or(Device::Cpu);
+        if quantization.is_some() && !device.is_cpu() {
+            return Err(Error::input("quantized models run on the CPU").hint("use --device cpu"));
+        }
         let specs = config.tensors();
-        let stored =
-            specs.iter().find(|spec| spec.matrix).map_or(DType::F32, |spec| tensors[&spec.name].dtype());
+        let mut stored = specs.iter().filter(|spec| spec.matrix).filter_map(|spec| tensors.get(&spec.name));
+        let stored = stored.next().map_or(DType::F32, Tensor::dtype);
         let dtype = how.dtype.unwrap_or(stored);
         if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
             return Err(Error::input(format!("weights of dtype {dtype:?} cannot be used as they are"))
@@ -191,9 +226,13 @@ impl Model {
                 *tensor = cast.to_device(&device)?.contiguous()?;
             }
         }
-        let network = Network::new(&config, &tensors)?;
+        let mut network = Network::new(&config, &tensors, &matrices)?;
+        if let Some(quantization) = &quantization {
+            quantization.apply(&config, &mut network)?;
+        }
         Ok(Self {
             name: String::new(),
+            source: String::new(),
             revision: None,
             hash: String::new(),
             config,
@@ -202,8 +241,10 @@ impl Model {
             tokenizer,
             dtype,
             training_length: None,
+            quantization,
             device,
             tensors,
+            matrices,
             network,
         })
     }
@@ -211,9 +252,17 @@ impl Model {
     /// The same model with its matrices stored in another dtype. Widening does not bring back what narrowing lost.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
         let how = Loading { dtype: Some(dtype), device: Some(self.device.clone()), revision: None };
-        let built = Self::build(self.config.clone(), self.tensors.clone(), self.tokenizer.clone(), &how)?;
+        let built = Self::build(
+            self.config.clone(),
+            self.tensors.clone(),
+            self.matrices.clone(),
+            self.quantization.clone(),
+            self.tokenizer.clone(),
+            &how,
+        )?;
         Ok(Self {
             name: self.name.clone(),
+            source: self.source.clone(),
             revision: self.revision.clone(),
             hash: self.hash.clone(),
             assumed: self.assumed.clone(),
@@ -228,24 +277,30 @@ impl Model {
         &self.device
     }
 
-    /// The parameters by checkpoint name.
+    /// The parameters by checkpoint name, without the matrices that are quantized.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
     }
 
     /// Parameters; tied matrices count once.
     pub fn parameters(&self) -> usize {
-        self.tensors.values().map(Tensor::elem_count).sum()
+        self.config.tensors().iter().map(|spec| spec.shape.iter().product::<usize>()).sum()
     }
 
     /// Bytes of all stored parameters.
     pub fn bytes(&self) -> usize {
-        self.tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
+        let tensors = self.tensors.values().map(|t| t.elem_count() * t.dtype().size_in_bytes());
+        tensors.chain(self.matrices.values().map(Quantized::bytes)).sum()
     }
 
     /// Every linear with its path, in forward order.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         self.network.linears()
+    }
+
+    /// As [`linears`](Self::linears), to be changed: taps, formats.
+    pub(crate) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        self.network.linears_mut()
     }
 
     /// A state before the first token, for `batch` sequences.
@@ -275,6 +330,15 @@ impl Model {
         install(|| self.network.hidden(tokens, state))
     }
 
+    /// Reads tokens for the sake of the taps on its linears; the head's sees what it would be given.
+    pub(crate) fn read(&self, ids: &[u32]) -> Result<()> {
+        let hidden = self.hidden(&self.tokens(ids)?, None)?;
+        match self.linears().last().and_then(|(_, head)| head.tap.as_ref()) {
+            Some(tap) => Ok((tap.0)(&hidden)?),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn head(&self, hidden: &Tensor) -> Result<Tensor> {
         install(|| self.network.logits(hidden))
     }
@@ -292,7 +356,12 @@ impl Model {
         if let Some(length) = self.training_length {
             metadata.insert("training_length".to_string(), length.to_string());
         }
-        save_safetensors(&folder.join("model.safetensors"), &self.tensors, &metadata)?;
+        if let Some(quantization) = &self.quantization {
+            metadata.insert("lowbit_layout".to_string(), quantization::LAYOUT.to_string());
+            let report = serde_json::to_string(quantization).map_err(Error::internal)?;
+            metadata.insert("quantization".to_string(), report);
+        }
+        save_safetensors(&folder.join("model.safetensors"), &self.packed_tensors()?, &metadata)?;
         let config = serde_json::to_string_pretty(&self.config).map_err(Error::internal)?;
         let path = folder.join("config.json");
         std::fs::write(&path, config + "\n").map_err(|error| Error::io(&path, &error))?;
@@ -316,6 +385,12 @@ impl Model {
             ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
             ("parameters", Some(size)),
             ("vocabulary", Some(format!("{} ({})", self.config.vocab_size(), self.tokenizer.name()))),
+            (
+                "quantized",
+                self.quantization
+                    .as_ref()
+                    .map(|q| format!("{}, {:.3} bits a weight", q.scheme, q.bits_per_weight())),
+            ),
             ("trained at", self.training_length.map(|length| format!("{length} tokens"))),
             ("revision", self.revision.clone()),
             ("hash", Some(self.hash[..self.hash.len().min(16)].to_string())),

@@ -22,7 +22,7 @@ pub fn fingerprint(
     extra: &impl Serialize,
 ) -> Result<String> {
     let device_kind = subject.device.split(':').next().unwrap_or_default();
-    let identity = json!({
+    let mut identity = json!({
         "measure": measure,
         "measure_version": measure_version,
         "config": to_json(config)?,
@@ -32,6 +32,12 @@ pub fn fingerprint(
         "device": device_kind,
         "extra": to_json(extra)?,
     });
+    let quantized = [("calibration", &subject.calibration), ("quant_backend", &subject.quant_backend)];
+    for (name, value) in quantized {
+        if let Some(value) = value {
+            identity[name] = value.as_str().into();
+        }
+    }
     Ok(hash(&identity, 16))
 }
 

@@ -66,6 +66,7 @@ pub const COLUMNS: &[&str] = &[
     "per_channel",
     "quant_backend",
     "calib_method",
+    "calibration",
     "batch_size",
     "seq_len",
     "stride",

@@ -36,8 +36,10 @@ pub struct Subject {
     pub per_channel: Option<bool>,
     /// Which arithmetic ran the quantized products, such as `packed` or `fake`.
     pub quant_backend: Option<String>,
-    /// How scales were calibrated, such as `absmax` or `gptq`.
+    /// How codes and scales were chosen, such as `nearest` or `rotation, gptq`.
     pub calib_method: Option<String>,
+    /// The text that this was done on, and how much of it.
+    pub calibration: Option<String>,
 }
 
 /// The settings that measurements share; a setting that does not apply is `None`.

@@ -1,11 +1,11 @@
-//! Studies: models × number formats × measurements, recorded in one resumable run.
+//! Studies: models × schemes × measurements, recorded in one resumable run.
 //!
 //! ```no_run
 //! # fn main() -> lowbit::Result<()> {
 //! use lowbit::prelude::*;
 //! let run = Study::new("recall")
 //!     .models(["data/models/bard", "random:mamba2-tiny"])
-//!     .dtypes(["f32", "bf16"])
+//!     .schemes(["f32", "w4a8-g64", "w4a8-g64-gptq"])
 //!     .measure(Passkey::lengths([256, 512, 1024]))
 //!     .run()?;
 //! figure::passkey(&Frame::load(run.path())?)?.save("recall.svg")?;
@@ -21,7 +21,8 @@ mod named;
 
 use crate::error::{Error, Result};
 use crate::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
-use crate::model::{Loading, Model, parse_dtype};
+use crate::model::Model;
+use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -34,10 +35,13 @@ pub struct Study {
     pub name: String,
     /// Folders, files, hub ids or `random:SHAPE`.
     pub models: Vec<String>,
-    /// Storage of the matrices, one after the other; empty: as each checkpoint has it.
+    /// Names of schemes, one after the other; empty: every model as it is.
     #[serde(default)]
-    pub dtypes: Vec<String>,
-    /// What is measured of every model in every dtype.
+    pub schemes: Vec<String>,
+    /// How models are quantized, beside the schemes.
+    #[serde(default)]
+    pub quantizing: Quantizing,
+    /// What is measured of every model in every scheme.
     pub measures: Vec<Instrument>,
 }
 
@@ -66,10 +70,10 @@ impl Study {
         self
     }
 
-    /// Adds dtypes: f32, bf16, f16.
+    /// Adds schemes, or their names.
     #[must_use]
-    pub fn dtypes<S: Into<String>>(mut self, dtypes: impl IntoIterator<Item = S>) -> Self {
-        self.dtypes.extend(dtypes.into_iter().map(Into::into));
+    pub fn schemes<S: ToString>(mut self, schemes: impl IntoIterator<Item = S>) -> Self {
+        self.schemes.extend(schemes.into_iter().map(|scheme| scheme.to_string()));
         self
     }
 
@@ -112,16 +116,19 @@ impl Study {
             .at(&self.name));
         }
         // Bad settings end here, before a run folder is made.
-        let dtypes = self.dtypes.iter().map(|dtype| parse_dtype(dtype)).collect::<Result<Vec<_>>>()?;
-        let load = |source: &String| Model::load_with(source, &Loading::default());
-        let first = load(&self.models[0])?;
+        let mut schemes = self.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
+        if schemes.is_empty() {
+            schemes.push(Scheme::default());
+        }
+        let first = Model::load(&self.models[0])?;
         self.measures.iter().try_for_each(|measure| measure.check(&first))?;
+        schemes.iter().try_for_each(|scheme| scheme.check(&first, &self.quantizing))?;
         let mut first = Some(first);
         let run = open()?;
         for source in &self.models {
-            let model = first.take().map_or_else(|| load(source), Ok)?;
-            let casts = dtypes.iter().map(|dtype| model.cast(*dtype)).collect::<Result<Vec<_>>>()?;
-            for model in if casts.is_empty() { vec![model] } else { casts } {
+            let model = first.take().map_or_else(|| Model::load(source), Ok)?;
+            for scheme in &schemes {
+                let model = model.quantized_with(scheme, &self.quantizing)?;
                 self.measures.iter().try_for_each(|measure| measure.record(&model, &run))?;
             }
         }
@@ -182,7 +189,7 @@ mod tests {
         let cost = Cost { lengths: vec![16], gen_len: 2, repetitions: 1, ..Cost::default() };
         Study::new("grid")
             .models(["random:mamba2-tiny"])
-            .dtypes(["f32", "bf16"])
+            .schemes(["f32", "w4a8"])
             .measure(Passkey { lengths: vec![260], trials: 2, ..Passkey::default() })
             .measure(cost)
     }
@@ -201,7 +208,8 @@ mod tests {
         let open = || -> Result<Run> { panic!("no run may be opened") };
         for (study, part) in [
             (Study::new("empty"), "nothing to do"),
-            (tiny().dtypes(["int5"]), "unknown dtype"),
+            (tiny().schemes(["int5"]), "no number format begins like this"),
+            (tiny().schemes(["w4a8-g512"]), "groups of 512 are larger than the row of 256"),
             (tiny().measure(Passkey::lengths([300, 20])), "20 tokens is shorter"),
             (Study { models: vec!["random:mamba9".into()], ..tiny() }, "unknown shape"),
         ] {

@@ -4,6 +4,26 @@ use super::{Instrument, Study};
 use crate::error::{Error, Result};
 use crate::measure::{cost::Cost, passkey::Passkey, perplexity::Perplexity};
 
+/// The schemes of phase 1.
+const STAGES: [&str; 16] = [
+    "f32",
+    "bf16",
+    "w8a8",
+    "w8a8-rot-gptq",
+    "w4a16",
+    "w4a16-rot-gptq",
+    "w4a8",
+    "w4a8-rot-gptq",
+    "w4a4",
+    "w4a4-rot-gptq",
+    "nf4",
+    "nf4-rot-gptq",
+    "fp8",
+    "fp8-rot-gptq",
+    "ternary",
+    "ternary-rot-gptq",
+];
+
 impl Study {
     /// The names that [`named`](Self::named) knows.
     pub const NAMES: [&str; 1] = ["phase1"];
@@ -20,11 +40,12 @@ impl Study {
         }
     }
 
-    /// Phase 1, the baseline that every quantized model is compared with: the default model at f32 and bf16.
+    /// Phase 1: the default model from full precision down to 4 bits and below, each format with the nearest codes and
+    /// with the best method.
     pub fn phase1() -> Self {
         Self::new("phase1")
             .models(["data/models/bard"])
-            .dtypes(["f32", "bf16"])
+            .schemes(STAGES)
             .measure(Perplexity::default())
             .measure(Passkey::default())
             .measure(Cost::default())
@@ -33,6 +54,7 @@ impl Study {
     /// The same study on few tokens, prompts and lengths: a check that everything works.
     #[must_use]
     pub fn small(mut self) -> Self {
+        self.quantizing.calibration.samples = 8;
         for measure in &mut self.measures {
             match measure {
                 Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),

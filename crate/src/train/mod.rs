@@ -129,7 +129,7 @@ impl Training {
         while optimizer.steps < self.steps {
             let (step, clock) = (optimizer.steps, Instant::now());
             let rate = self.schedule.rate(step, self.steps);
-            let network = Network::new(&self.model, &optimizer.tensors())?;
+            let network = Network::new(&self.model, &optimizer.tensors(), &Default::default())?;
             let loss = self.loss(&network, &data.batch(step)?)?;
             let norm = optimizer.update(&loss.backward()?, rate)?;
             let loss = loss.to_scalar::<f32>()?;
@@ -142,7 +142,7 @@ impl Training {
             }))?;
             let last = done == self.steps;
             if done % self.validate_every == 0 || last {
-                let network = Network::new(&self.model, &optimizer.tensors())?;
+                let network = Network::new(&self.model, &optimizer.tensors(), &Default::default())?;
                 let found = valid.bits_per_byte(&network)?;
                 let mut event =
                     json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found});
@@ -169,7 +169,7 @@ impl Training {
         write_file(&model.join("config.json"), &config)?;
         let bits = match bits {
             Some(bits) => bits,
-            None => valid.bits_per_byte(&Network::new(&self.model, &tensors)?)?,
+            None => valid.bits_per_byte(&Network::new(&self.model, &tensors, &Default::default())?)?,
         };
         let tokens =
             (optimizer.steps - started.1) as f64 * (self.mixture.batch_size * self.mixture.seq_len) as f64;

@@ -14,9 +14,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("settings", &["error"]),
     ("stats", &[]),
     ("corpus", &["error", "progress"]),
-    ("layer", &["error", "kernel"]),
-    ("family", &["error", "json", "kernel", "layer"]),
-    ("model", &["error", "progress", "json", "threads", "kernel", "layer", "family"]),
+    ("format", &["error", "kernel"]),
+    ("layer", &["error", "kernel", "format"]),
+    ("family", &["error", "json", "kernel", "format", "layer"]),
+    ("model", &["error", "progress", "json", "threads", "kernel", "format", "layer", "family"]),
     (
         "train",
         &[
@@ -27,6 +28,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("record", &["error"]),
     ("frame", &["error", "record", "stats"]),
     ("figure", &["error", "record", "stats", "frame"]),
+    ("quantize", &["error", "progress", "threads", "corpus", "kernel", "format", "layer", "family", "model"]),
     (
         "measure",
         &[
@@ -37,11 +39,11 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "display",
         &[
-            "error", "progress", "layer", "family", "model", "train", "record", "frame", "figure", "measure",
-            "study",
+            "error", "progress", "layer", "family", "model", "quantize", "train", "record", "frame",
+            "figure", "measure", "study",
         ],
     ),
-    ("study", &["error", "progress", "model", "corpus", "record", "measure"]),
+    ("study", &["error", "progress", "model", "quantize", "corpus", "record", "measure"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

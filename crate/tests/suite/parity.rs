@@ -174,7 +174,7 @@ fn the_tensor_definition_runs_the_whole_model() {
     for tensor in tensors.values_mut() {
         *tensor = candle_core::Var::from_tensor(tensor).unwrap().into_inner();
     }
-    let tracked = lowbit::family::Network::new(&model.config, &tensors).unwrap();
+    let tracked = lowbit::family::Network::new(&model.config, &tensors, &Default::default()).unwrap();
     let mut state = model.state(2).unwrap();
     let hidden = tracked.hidden(&ids(&golden["input_ids"]), Some(&mut state)).unwrap();
     let error = far(&tracked.logits(&hidden).unwrap(), &golden["logits"]);

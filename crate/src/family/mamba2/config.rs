@@ -1,5 +1,6 @@
 //! The shape of a Mamba2, and the tensors that it calls for.
 
+use super::super::site::{Residual, Segment, Site};
 use super::super::{Init, TensorSpec};
 use crate::error::{Error, Result};
 use crate::json;
@@ -140,6 +141,49 @@ impl Config {
             eps: self.layer_norm_epsilon as f32,
             dt_limit: (self.time_step_limit.0 as f32, self.time_step_limit.1 as f32),
         }
+    }
+
+    /// The matrices that can be quantized: in_proj and out_proj of every block, the head, and an embedding of its own.
+    pub fn sites(&self) -> Vec<Site> {
+        let (s, hidden) = (self.sizes(), self.hidden_size);
+        let shared = s.groups * s.state;
+        let parts = [("z", s.inner()), ("x", s.inner()), ("B", shared), ("C", shared), ("dt", s.heads)];
+        let site = |path: String, rows, cols, role, residual| Site {
+            weight: format!("{path}.weight"),
+            path,
+            rows,
+            cols,
+            roles: vec![role],
+            segments: vec![],
+            by_default: residual != Residual::Ends,
+            norm: None,
+            residual,
+        };
+        let mut sites = vec![];
+        for i in 0..self.num_hidden_layers {
+            let at = |name: &str| format!("backbone.layers.{i}.{name}");
+            sites.push(Site {
+                segments: parts.map(|(name, rows)| Segment { name, rows }).to_vec(),
+                norm: Some(at("norm.weight")),
+                ..site(at("mixer.in_proj"), s.rows(), hidden, "in_proj", Residual::Reads)
+            });
+            sites.push(Site {
+                norm: Some(at("mixer.norm.weight")),
+                ..site(at("mixer.out_proj"), hidden, s.inner(), "out_proj", Residual::Writes)
+            });
+        }
+        let (head, embedding) = ("lm_head".to_string(), "backbone.embeddings".to_string());
+        if self.tie_word_embeddings {
+            sites.push(Site {
+                weight: format!("{embedding}.weight"),
+                roles: vec!["head", "embedding"],
+                ..site(head, self.vocab_size, hidden, "head", Residual::Ends)
+            });
+        } else {
+            sites.push(site(embedding, self.vocab_size, hidden, "embedding", Residual::Ends));
+            sites.push(site(head, self.vocab_size, hidden, "head", Residual::Ends));
+        }
+        sites
     }
 
     /// Every tensor of such a model, with the initialization of the reference implementation.

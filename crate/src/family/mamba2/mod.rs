@@ -3,10 +3,11 @@
 mod config;
 mod resolve;
 
-use super::Tensors;
-use crate::layer::linear::Linear;
+use super::{Matrices, Tensors};
+use crate::layer::linear::{Linear, Weight};
 use crate::layer::mamba2::{Mamba2 as Mixer, Parts, Recurrence};
 use crate::layer::norm::RmsNorm;
+use crate::layer::rotation::Rotation;
 use crate::layer::state::State;
 use candle_core::{DType, Device, Result, Tensor};
 pub use config::Config;
@@ -15,11 +16,14 @@ pub use resolve::canonical_name;
 /// The layers of a Mamba2.
 #[derive(Clone, Debug)]
 pub struct Mamba2 {
-    embedding: Tensor,
+    /// None where the head's matrix is the embedding too.
+    embedding: Option<Linear>,
     blocks: Vec<Block>,
     norm: RmsNorm,
-    /// The output matrix, shared with the embedding where the config ties them.
+    /// The output matrix.
     pub head: Linear,
+    /// By which the weights of the blocks hold the residual stream rotated.
+    pub rotation: Option<Rotation>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,13 +33,20 @@ struct Block {
 }
 
 impl Mamba2 {
-    /// Builds the layers from tensors of the right names and shapes; small parameters are widened to f32.
-    pub fn new(config: &Config, tensors: &Tensors) -> Result<Self> {
+    /// Builds the layers from tensors and matrices of the right names and shapes; small parameters are widened to f32.
+    pub fn new(config: &Config, tensors: &Tensors, matrices: &Matrices) -> Result<Self> {
         let get = |name: &str| match tensors.get(name) {
             Some(tensor) => Ok(tensor.clone()),
             None => candle_core::bail!("missing tensor {name}"),
         };
         let small = |name: &str| get(name)?.to_dtype(DType::F32);
+        let linear = |name: &str, bias| -> Result<Linear> {
+            let weight = match matrices.get(name) {
+                Some(matrix) => Weight::Quantized(matrix.clone()),
+                None => Weight::Dense(get(name)?),
+            };
+            Ok(Linear::new(weight, bias))
+        };
         let s = config.sizes();
         let blocks = (0..config.num_hidden_layers).map(|i| {
             let at = |name: &str| format!("backbone.layers.{i}.{name}");
@@ -54,34 +65,44 @@ impl Mamba2 {
                 d: small(&at("mixer.D"))?,
                 norm: small(&at("mixer.norm.weight"))?,
             };
-            let in_proj = Linear::dense(get(&at("mixer.in_proj.weight"))?, bias("mixer.in_proj.bias")?);
-            let out_proj = Linear::dense(get(&at("mixer.out_proj.weight"))?, bias("mixer.out_proj.bias")?);
+            let in_proj = linear(&at("mixer.in_proj.weight"), bias("mixer.in_proj.bias")?)?;
+            let out_proj = linear(&at("mixer.out_proj.weight"), bias("mixer.out_proj.bias")?)?;
             Ok(Block {
                 norm: RmsNorm::new(small(&at("norm.weight"))?, config.layer_norm_epsilon),
                 mixer: Mixer::new(s, in_proj, &parts, out_proj)?,
             })
         });
-        let embedding = get("backbone.embeddings.weight")?;
-        let head = if config.tie_word_embeddings { embedding.clone() } else { get("lm_head.weight")? };
+        let embedding = linear("backbone.embeddings.weight", None)?;
+        let (embedding, head) = match config.tie_word_embeddings {
+            true => (None, embedding),
+            false => (Some(embedding), linear("lm_head.weight", None)?),
+        };
         Ok(Self {
             blocks: blocks.collect::<Result<_>>()?,
             norm: RmsNorm::new(small("backbone.norm_f.weight")?, config.layer_norm_epsilon),
-            head: Linear::dense(head, None),
+            head,
             embedding,
+            rotation: None,
         })
     }
 
     /// tokens [B, T] → [B, T, hidden] after the last norm; see [`super::Network::hidden`].
     pub fn hidden(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
-        let (batch, time) = tokens.dims2()?;
-        let rows = self.embedding.index_select(&tokens.flatten_all()?, 0)?.to_dtype(DType::F32)?;
-        let mut x = rows.reshape((batch, time, ()))?; // the residual stream, [B, T, hidden], f32
+        let (_, time) = tokens.dims2()?;
+        // The residual stream, [B, T, hidden], f32.
+        let mut x = self.embedding.as_ref().unwrap_or(&self.head).weight.lookup(tokens)?;
+        if let Some(rotation) = &self.rotation {
+            x = rotation.forward(&x)?;
+        }
         for (i, block) in self.blocks.iter().enumerate() {
             let layer = state.as_deref_mut().map(|state| &mut state.layers[i]);
             x = (block.mixer.forward(&block.norm.forward(&x)?, layer)? + x)?;
         }
         if let Some(state) = state {
             state.position += time;
+        }
+        if let Some(rotation) = &self.rotation {
+            x = rotation.backward(&x)?;
         }
         self.norm.forward(&x)
     }
@@ -98,12 +119,27 @@ impl Mamba2 {
         self.blocks.iter_mut().try_for_each(|block| block.mixer.set_recurrence(recurrence))
     }
 
-    /// in_proj and out_proj of every block, then the head.
+    /// in_proj and out_proj of every block, an embedding of its own, then the head.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
-            let at = move |name: &str| format!("backbone.layers.{i}.mixer.{name}");
-            [(at("in_proj"), &block.mixer.in_proj), (at("out_proj"), &block.mixer.out_proj)]
+            [(path(i, "in_proj"), &block.mixer.in_proj), (path(i, "out_proj"), &block.mixer.out_proj)]
         });
-        blocks.chain([("lm_head".to_string(), &self.head)]).collect()
+        let embedding = self.embedding.iter().map(|linear| ("backbone.embeddings".to_string(), linear));
+        blocks.chain(embedding).chain([("lm_head".to_string(), &self.head)]).collect()
     }
+
+    /// As [`linears`](Self::linears), to be changed.
+    pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let blocks = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| {
+            let Mixer { in_proj, out_proj, .. } = &mut block.mixer;
+            [(path(i, "in_proj"), in_proj), (path(i, "out_proj"), out_proj)]
+        });
+        let embedding = self.embedding.iter_mut().map(|linear| ("backbone.embeddings".to_string(), linear));
+        blocks.chain(embedding).chain([("lm_head".to_string(), &mut self.head)]).collect()
+    }
+}
+
+/// Path of a mixer's linear.
+fn path(layer: usize, name: &str) -> String {
+    format!("backbone.layers.{layer}.mixer.{name}")
 }

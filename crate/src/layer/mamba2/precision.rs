@@ -102,7 +102,7 @@ impl Core {
 mod tests {
     use super::super::tests::{cases, far, in_pieces, noise, parts};
     use super::*;
-    use crate::layer::linear::Linear;
+    use crate::layer::linear::{Linear, Weight};
     use crate::layer::state::{LayerState, State};
     use candle_core::{Device, Tensor, Var};
 
@@ -169,8 +169,8 @@ mod tests {
     #[test]
     fn a_mixer_is_itself_again_when_nothing_is_rounded() {
         let (s, batch, time) = cases()[2];
-        let [in_proj, out_proj] =
-            [[s.rows(), 12], [12, s.inner()]].map(|shape| Linear::dense(noise(&shape, 26, 0.5), None));
+        let [in_proj, out_proj] = [[s.rows(), 12], [12, s.inner()]]
+            .map(|shape| Linear::new(Weight::Dense(noise(&shape, 26, 0.5)), None));
         let mut mixer = Mamba2::new(s, in_proj, &parts(s), out_proj).unwrap();
         let u = noise(&[batch, time, 12], 27, 1.0);
         let before = mixer.forward(&u, None).unwrap();

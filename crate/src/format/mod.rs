@@ -1,0 +1,349 @@
+//! Number formats: how a matrix of weights becomes few bits, and what comes back.
+//!
+//! A matrix [rows, cols] is cut into runs of values that follow one another in memory and share a [`Scale`]; a code of
+//! few bits stands for each value: value = (level(code) − zero) · scale.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`encoded`] | [`Encoded`]: packed codes and scales, the exact bytes |
+//! | [`granularity`] | which values share a scale |
+//! | [`scales`] | how scales are stored |
+//! | [`int`] | int-n, symmetric and asymmetric, and ternary |
+//! | [`nf4`] | NF4, and the 8-bit map of its second level |
+//! | [`minifloat`] | FP8 E4M3 and FP4 E2M1 |
+//! | [`pack`] | codes ↔ bytes |
+//!
+//! A format is a variant of [`Format`]; the compiler lists the matches.
+
+pub mod encoded;
+pub mod granularity;
+pub mod int;
+pub mod minifloat;
+pub mod nf4;
+pub mod pack;
+pub mod scales;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+pub use encoded::Encoded;
+pub use granularity::Granularity;
+use rayon::prelude::*;
+pub use scales::{Scale, Scales};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What a code of a few bits means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Integers −(2^(n−1)−1) … 2^(n−1)−1, n = 2 … 8.
+    Int(u8),
+    /// Integers 0 … 2^n−1 with a zero point, n = 2 … 8.
+    Uint(u8),
+    /// −1, 0, 1 (BitNet b1.58).
+    Ternary,
+    /// The 16 quantiles of QLoRA, as bitsandbytes has them.
+    Nf4,
+    /// NF4 whose scales are quantized to 8 bits in their turn.
+    Nf4Double,
+    /// E4M3 without infinities, up to 448.
+    Fp8,
+    /// E2M1 with a power of two as scale (OCP microscaling).
+    Mxfp4,
+    /// E2M1 with an E4M3 scale, and one f32 scale for the matrix.
+    Nvfp4,
+}
+
+/// How far the largest value of a run reaches in the format's range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clip {
+    /// It becomes the largest level: nothing is clipped.
+    #[default]
+    Max,
+    /// The share of it, of those in [`CLIPS`], that makes the run's squared error smallest.
+    Mse,
+}
+
+/// The shares that [`Clip::Mse`] tries.
+pub const CLIPS: [f32; 16] =
+    [1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7, 0.66, 0.62, 0.58, 0.54, 0.5];
+
+/// A format, which values share a scale, and how the scale is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coding {
+    /// What a code means.
+    pub format: Format,
+    /// Which values share a scale.
+    pub granularity: Granularity,
+    /// How far the largest value reaches.
+    #[serde(default)]
+    pub clip: Clip,
+}
+
+impl Format {
+    /// Bits of a code, exactly: 1.6 for ternary, of which five share a byte.
+    pub fn bits(self) -> f64 {
+        match self {
+            Self::Ternary => 1.6,
+            _ => f64::from(self.width()),
+        }
+    }
+
+    /// Bits that tell the codes apart.
+    pub(crate) fn width(self) -> u32 {
+        match self {
+            Self::Int(bits) | Self::Uint(bits) => u32::from(bits),
+            Self::Ternary => 2,
+            Self::Nf4 | Self::Nf4Double | Self::Mxfp4 | Self::Nvfp4 => 4,
+            Self::Fp8 => 8,
+        }
+    }
+
+    /// Whether codes are integers, so that products with integer activations are exact.
+    pub fn is_integer(self) -> bool {
+        matches!(self, Self::Int(_) | Self::Uint(_) | Self::Ternary)
+    }
+
+    /// The value of every code at scale 1 and zero 0.
+    pub fn levels(self) -> Vec<f32> {
+        (0..1u32 << self.width()).map(|code| self.level(code as u8)).collect()
+    }
+
+    fn level(self, code: u8) -> f32 {
+        match self {
+            Self::Int(bits) => f32::from(int::signed(code, bits)),
+            Self::Ternary => f32::from(int::signed(code, 2)),
+            Self::Uint(_) => f32::from(code),
+            Self::Nf4 | Self::Nf4Double => nf4::LEVELS[usize::from(code & 15)],
+            Self::Fp8 => minifloat::E4M3.value(code),
+            Self::Mxfp4 | Self::Nvfp4 => minifloat::E2M1.value(code),
+        }
+    }
+
+    /// The largest level.
+    fn top(self) -> f32 {
+        match self {
+            Self::Int(bits) => int::top(bits),
+            Self::Uint(bits) => (1u32 << bits) as f32 - 1.0,
+            Self::Ternary | Self::Nf4 | Self::Nf4Double => 1.0,
+            Self::Fp8 => minifloat::E4M3.max,
+            Self::Mxfp4 | Self::Nvfp4 => minifloat::E2M1.max,
+        }
+    }
+
+    /// The code of the level nearest to `x` under a scale.
+    pub fn code(self, x: f32, scale: Scale) -> u8 {
+        let mut code = [0];
+        self.encode(&[x], scale, &mut code);
+        code[0]
+    }
+
+    /// What a code stands for under a scale.
+    pub fn value(self, code: u8, scale: Scale) -> f32 {
+        (self.level(code) - scale.zero) * scale.scale
+    }
+
+    /// Nearest codes of a run. A scale of 0 stands for a run of zeros.
+    pub(crate) fn encode(self, values: &[f32], scale: Scale, codes: &mut [u8]) {
+        // Unsigned formats have zeros at the zero point, all others at code 0.
+        let divisor = if scale.scale > 0.0 { scale.scale } else { f32::INFINITY };
+        match self {
+            Self::Int(bits) => {
+                int::encode(values, divisor, 0.0, -int::top(bits), int::top(bits), bits, codes)
+            }
+            Self::Ternary => int::encode(values, divisor, 0.0, -1.0, 1.0, 2, codes),
+            Self::Uint(bits) => int::encode(values, divisor, scale.zero, 0.0, self.top(), bits, codes),
+            Self::Nf4 | Self::Nf4Double => nf4::encode(values, divisor, codes),
+            Self::Fp8 => minifloat::E4M3.encode(values, divisor, codes),
+            Self::Mxfp4 | Self::Nvfp4 => minifloat::E2M1.encode(values, divisor, codes),
+        }
+    }
+
+    /// The scale of a run before it is rounded to how it is stored, when the largest value reaches `share` of the top.
+    fn ideal(self, run: &[f32], share: f32) -> Scale {
+        match self {
+            Self::Uint(bits) => int::affine(run, share, bits),
+            Self::Ternary => Scale::of(int::ternary_scale(run)),
+            _ => Scale::of(absmax(run) * share / self.top()),
+        }
+    }
+}
+
+pub(crate) fn absmax(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |top, x| x.abs().max(top))
+}
+
+impl Coding {
+    /// A format with its customary granularity: rows for int-n and FP8, the matrix for ternary, blocks of 64 for NF4,
+    /// groups of 32 for MXFP4 and of 16 for NVFP4.
+    pub fn of(format: Format) -> Self {
+        let granularity = match format {
+            Format::Int(_) | Format::Uint(_) | Format::Fp8 => Granularity::Row,
+            Format::Ternary => Granularity::Tensor,
+            Format::Nf4 | Format::Nf4Double => Granularity::Block(64),
+            Format::Mxfp4 => Granularity::Group(32),
+            Format::Nvfp4 => Granularity::Group(16),
+        };
+        Self { format, granularity, clip: Clip::Max }
+    }
+
+    /// Another granularity.
+    #[must_use]
+    pub fn shared_by(self, granularity: Granularity) -> Self {
+        Self { granularity, ..self }
+    }
+
+    /// Ends with the error that encoding a matrix of this shape would end with.
+    ///
+    /// # Errors
+    /// A width that is not 2 … 8, or a group that is 0 or larger than the row.
+    pub fn check(&self, rows: usize, cols: usize) -> Result<()> {
+        if let Format::Int(bits) | Format::Uint(bits) = self.format
+            && !(2..=8).contains(&bits)
+        {
+            return Err(Error::input(format!("integers of {bits} bits are not known"))
+                .hint("choose a width of 2 to 8 bits"));
+        }
+        self.granularity.check(rows, cols)
+    }
+
+    /// The scales of a matrix [rows, cols], as they will be stored.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and if a value is NaN or infinite.
+    pub fn fit(&self, values: &[f32], rows: usize, cols: usize) -> Result<Scales> {
+        self.check(rows, cols)?;
+        let bad = values.par_chunks(1 << 16).map(|v| v.iter().filter(|v| !v.is_finite()).count());
+        let bad: usize = bad.sum();
+        if bad > 0 {
+            let what = format!("{bad} of {} weights are NaN or infinite", values.len());
+            return Err(Error::input(what).hint("such a matrix cannot be quantized"));
+        }
+        let runs = self.granularity.runs(rows, cols);
+        let ideal: Vec<Scale> = (0..runs.count())
+            .into_par_iter()
+            .with_min_len(64)
+            .map(|i| self.ideal(&values[runs.range(i)]))
+            .collect();
+        Ok(Scales::store(self.format, &ideal))
+    }
+
+    fn ideal(&self, run: &[f32]) -> Scale {
+        let whole = self.format.ideal(run, 1.0);
+        // A ternary scale fits its codes already.
+        if self.clip == Clip::Max || self.format == Format::Ternary {
+            return whole;
+        }
+        let mut codes = vec![0; run.len()];
+        let mut error = |scale: Scale| -> f64 {
+            let scale = Scales::round(self.format, scale);
+            self.format.encode(run, scale, &mut codes);
+            let error = |(x, code): (&f32, &u8)| f64::from(x - self.format.value(*code, scale)).powi(2);
+            run.iter().zip(&codes).map(error).sum()
+        };
+        let (mut best, mut least) = (whole, error(whole));
+        for share in &CLIPS[1..] {
+            let scale = self.format.ideal(run, *share);
+            let error = error(scale);
+            if error < least {
+                (best, least) = (scale, error);
+            }
+        }
+        best
+    }
+
+    /// Encodes a matrix [rows, cols] to the nearest codes.
+    ///
+    /// # Errors
+    /// As [`fit`](Self::fit).
+    pub fn encode(&self, values: &[f32], rows: usize, cols: usize) -> Result<Encoded> {
+        let scales = self.fit(values, rows, cols)?;
+        let runs = self.granularity.runs(rows, cols);
+        let mut codes = vec![0; values.len()];
+        runs.split(&mut codes).into_par_iter().with_min_len(64).enumerate().for_each(|(i, codes)| {
+            self.format.encode(&values[runs.range(i)], scales.get(i), codes);
+        });
+        Ok(Encoded::new(*self, rows, cols, &codes, scales))
+    }
+
+    /// Bytes of an encoded matrix [rows, cols]: codes, scales and zero points.
+    pub fn bytes(&self, rows: usize, cols: usize) -> usize {
+        let codes = match self.granularity {
+            Granularity::Block(_) => pack::bytes(self.format, rows * cols),
+            _ => rows * pack::bytes(self.format, cols),
+        };
+        codes + Scales::bytes_of(self.format, self.granularity.runs(rows, cols).count())
+    }
+}
+
+/// Such as `w4-g64`: the format, then granularity and clipping where they are not the customary ones.
+impl fmt::Display for Coding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.format)?;
+        if self.granularity != Self::of(self.format).granularity {
+            write!(f, "-{}", self.granularity)?;
+        }
+        match self.clip {
+            Clip::Max => Ok(()),
+            Clip::Mse => f.write_str("-mse"),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(bits) => write!(f, "w{bits}"),
+            Self::Uint(bits) => write!(f, "u{bits}"),
+            Self::Ternary => f.write_str("ternary"),
+            Self::Nf4 => f.write_str("nf4"),
+            Self::Nf4Double => f.write_str("nf4dq"),
+            Self::Fp8 => f.write_str("fp8"),
+            Self::Mxfp4 => f.write_str("mxfp4"),
+            Self::Nvfp4 => f.write_str("nvfp4"),
+        }
+    }
+}
+
+impl Format {
+    /// The formats that have one name.
+    pub const NAMED: [Self; 6] =
+        [Self::Nf4, Self::Nf4Double, Self::Fp8, Self::Mxfp4, Self::Nvfp4, Self::Ternary];
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        if let Some(format) = Self::NAMED.into_iter().find(|format| format.to_string() == name) {
+            return Ok(format);
+        }
+        let width = |prefix| name.strip_prefix(prefix).and_then(|bits| bits.parse::<u8>().ok());
+        let integer = width('w').map(Self::Int).or_else(|| width('u').map(Self::Uint));
+        match integer {
+            Some(format @ (Self::Int(bits) | Self::Uint(bits))) if (2..=8).contains(&bits) => Ok(format),
+            _ => Err(Error::input(format!("unknown number format {name:?}"))
+                .hint("known are w2 … w8, u2 … u8, nf4, nf4dq, fp8, mxfp4, nvfp4 and ternary")),
+        }
+    }
+}
+
+/// The reverse of `Display`.
+impl FromStr for Coding {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let mut parts = name.split('-');
+        let mut coding = Self::of(parts.next().unwrap_or_default().parse()?);
+        for part in parts {
+            match part {
+                "mse" => coding.clip = Clip::Mse,
+                _ => coding.granularity = part.parse()?,
+            }
+        }
+        Ok(coding)
+    }
+}

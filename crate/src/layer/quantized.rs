@@ -1,0 +1,178 @@
+//! A matrix of which parts are stored in few bits, and its product.
+
+use crate::format::Encoded;
+use crate::kernel::integer::{self, Integers};
+use crate::kernel::linear as kernel;
+use candle_core::{DType, Device, Result, Tensor};
+use std::sync::Arc;
+
+/// A matrix [out, in] as blocks of rows, one below the other.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    blocks: Vec<Block>,
+    rows: usize,
+    cols: usize,
+}
+
+/// Rows that are stored alike.
+#[derive(Clone, Debug)]
+pub enum Block {
+    /// As they are, [rows, in]: f32, bf16 or f16.
+    Dense(Tensor),
+    /// Codes and scales; products with integer activations are exact sums of integers.
+    Packed(Arc<Encoded>),
+    /// What the codes stand for, [rows, in] in f32: the definition that `Packed` is held to.
+    Fake(Tensor),
+}
+
+impl Block {
+    /// Rows.
+    pub fn rows(&self) -> Result<usize> {
+        match self {
+            Self::Dense(values) | Self::Fake(values) => values.dim(0),
+            Self::Packed(encoded) => Ok(encoded.rows),
+        }
+    }
+
+    /// Bytes of the stored values.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(values) | Self::Fake(values) => values.elem_count() * values.dtype().size_in_bytes(),
+            Self::Packed(encoded) => encoded.bytes(),
+        }
+    }
+
+    /// y [m, rows], overwritten, for activations [m, in].
+    fn product(&self, x: &Activations, rows: usize, cols: usize, y: &mut [f32]) -> Result<()> {
+        let float = |w: kernel::Weight<'_>, y: &mut [f32]| {
+            kernel::forward(x.rows(cols), cols, rows, x.values(), w, y);
+        };
+        match (self, x) {
+            (Self::Packed(encoded), Activations::Integers { codes, .. })
+                if encoded.coding.format.is_integer() =>
+            {
+                integer::forward(codes, rows, &**encoded, y);
+            }
+            (Self::Packed(encoded), _) => {
+                float(kernel::Weight::Decoded(&|first, values| encoded.decode_rows(first, values)), y);
+            }
+            (Self::Dense(values) | Self::Fake(values), _) => {
+                super::linear::with_weight(values, |w| float(w, y))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The input of a product, [m, in].
+pub(super) enum Activations<'a> {
+    Floats(&'a [f32]),
+    /// Integers, and what they stand for.
+    Integers {
+        codes: Integers,
+        values: Vec<f32>,
+    },
+}
+
+impl Activations<'_> {
+    pub fn integers(codes: Integers) -> Self {
+        let values = codes.values();
+        Self::Integers { codes, values }
+    }
+
+    fn values(&self) -> &[f32] {
+        match self {
+            Self::Floats(values) => values,
+            Self::Integers { values, .. } => values,
+        }
+    }
+
+    fn rows(&self, cols: usize) -> usize {
+        self.values().len() / cols
+    }
+}
+
+impl Quantized {
+    /// Stacks blocks of equally long rows.
+    pub fn new(blocks: Vec<Block>, cols: usize) -> Result<Self> {
+        let rows = blocks.iter().map(Block::rows).sum::<Result<usize>>()?;
+        Ok(Self { blocks, rows, cols })
+    }
+
+    /// A matrix of which no part is in few bits.
+    pub fn dense(weight: Tensor) -> Result<Self> {
+        let cols = weight.dim(1)?;
+        Self::new(vec![Block::Dense(weight)], cols)
+    }
+
+    /// The blocks, from the first row down.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// (out, in).
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Bytes of the stored values.
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(Block::bytes).sum()
+    }
+
+    /// What the matrix stands for, [out, in] in f32.
+    pub fn values(&self) -> Result<Tensor> {
+        let blocks = self.blocks.iter().map(|block| match block {
+            Block::Dense(values) | Block::Fake(values) => values.to_dtype(DType::F32),
+            Block::Packed(encoded) => {
+                Tensor::from_vec(encoded.decode(), (encoded.rows, encoded.cols), &Device::Cpu)
+            }
+        });
+        Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    /// The rows of these numbers (u32, any shape), [.., in] in f32.
+    pub fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
+        let mut values = vec![0.0; ids.elem_count() * self.cols];
+        for (id, to) in ids.flatten_all()?.to_vec1::<u32>()?.into_iter().zip(values.chunks_mut(self.cols)) {
+            let mut row = id as usize;
+            for block in &self.blocks {
+                let rows = block.rows()?;
+                if row < rows {
+                    match block {
+                        Block::Packed(encoded) => encoded.decode_rows(row, to),
+                        Block::Dense(all) | Block::Fake(all) => {
+                            to.copy_from_slice(&all.get(row)?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+                        }
+                    }
+                    break;
+                }
+                row -= rows;
+            }
+        }
+        let mut dims = ids.dims().to_vec();
+        dims.push(self.cols);
+        Tensor::from_vec(values, dims, &Device::Cpu)
+    }
+
+    /// y [m, out] for activations [m, in].
+    pub(super) fn product(&self, x: &Activations) -> Result<Vec<f32>> {
+        let (m, n) = (x.rows(self.cols), self.rows);
+        let mut y = vec![0.0; m * n];
+        if let [block] = self.blocks.as_slice() {
+            block.product(x, n, self.cols, &mut y)?;
+            return Ok(y);
+        }
+        let mut first = 0;
+        for block in &self.blocks {
+            let rows = block.rows()?;
+            let mut part = vec![0.0; m * rows];
+            block.product(x, rows, self.cols, &mut part)?;
+            for (y, part) in y.chunks_mut(n).zip(part.chunks(rows)) {
+                y[first..first + rows].copy_from_slice(part);
+            }
+            first += rows;
+        }
+        Ok(y)
+    }
+}

@@ -1,0 +1,196 @@
+//! Mixed precision: every matrix in the width that its measured sensitivity earns.
+//!
+//! The harm of a part of the model is measured once, as the divergence from full precision with that part alone at 4
+//! bits; other widths are predicted from it by the error that they make in the part's output. Ranking by this
+//! divergence predicts the loss of perplexity better than the error of weights or outputs does.
+
+use super::allocate::{Choices, allocate};
+use super::calibrate::{Inputs, Sample};
+use super::scheme::Scheme;
+use super::select::Part;
+use crate::error::{Error, Result};
+use crate::family::Site;
+use crate::format::{Coding, Format, Granularity};
+use crate::kernel::linear as kernel;
+use crate::kernel::softmax::log_sum_exp;
+use crate::layer::linear::Weight;
+use crate::layer::op::with_floats;
+use crate::layer::quantized::{Block, Quantized};
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::threads::install;
+use candle_core::{DType, Device, Tensor};
+
+/// The widths to choose from.
+const WIDTHS: [u8; 7] = [2, 3, 4, 5, 6, 7, 8];
+/// The width at which harm is measured.
+const PROBE: u8 = 4;
+/// Tokens that a measurement reads.
+const TOKENS: usize = 2048;
+
+/// The parts of all sites with those that the scheme gives its own format cut anew: so many bits a weight in all of
+/// them, scales included.
+///
+/// # Errors
+/// If the format is not integers by row or group, or the budget does not suffice for the narrowest width.
+pub fn parts(
+    model: &Model,
+    sample: &Sample,
+    sites: &[Site],
+    parts: &[Vec<Part>],
+    inputs: &[Inputs],
+    scheme: &Scheme,
+    budget: f64,
+) -> Result<Vec<Vec<Part>>> {
+    let at = |error: Error| error.at(format!("scheme {scheme}"));
+    let coding = scheme.weights.filter(|coding| {
+        let rows = matches!(coding.granularity, Granularity::Row | Granularity::Group(_));
+        rows && matches!(coding.format, Format::Int(_) | Format::Uint(_))
+    });
+    let coding = coding.ok_or_else(|| {
+        at(Error::input("mixed precision needs integers by row or by group")).hint("such as w4a16-g64-mix4.5")
+    })?;
+    let at_width = |width: u8| {
+        let format =
+            if matches!(coding.format, Format::Uint(_)) { Format::Uint(width) } else { Format::Int(width) };
+        Coding { format, ..coding }
+    };
+    let free = |part: &&Part| part.coding == Some(coding);
+    let count = parts.iter().flatten().filter(free).count();
+    let progress = Progress::new("sensitivity", count as u64, "parts");
+    let windows = windows(sample);
+    let reference = logits(model, &windows)?;
+    let (mut choices, mut weights) = (vec![], 0);
+    for (i, site) in sites.iter().enumerate() {
+        for part in parts[i].iter().filter(free) {
+            let values = rows(model, i, part)?;
+            let error = |width: u8| -> Result<(f64, Vec<f32>)> {
+                let back = at_width(width).encode(&values, part.rows, site.cols)?.decode();
+                Ok((output_error(&values, &back, site.cols, &inputs[i].gram), back))
+            };
+            let (unit, probe) = install(|| error(PROBE)).map_err(|error| error.at(&site.path))?;
+            let divergence = divergence(&reference, &logits(&probed(model, i, part, probe)?, &windows)?);
+            let per_error = if unit > 0.0 { divergence.max(0.0) / unit } else { 0.0 };
+            let harm = WIDTHS.map(|width| Ok(per_error * install(|| error(width))?.0));
+            choices.push(Choices {
+                rows: part.rows,
+                row_bits: WIDTHS.map(|width| 8 * at_width(width).bytes(1, site.cols) as u64).to_vec(),
+                harm: harm.into_iter().collect::<Result<_>>()?,
+            });
+            weights += part.rows * site.cols;
+            progress.tick(1)?;
+        }
+    }
+    let mut shares = allocate(&choices, (budget * weights as f64).floor() as u64).map_err(at)?.into_iter();
+    let cut = |part: &Part| -> Vec<Part> {
+        if part.coding != Some(coding) {
+            return vec![part.clone()];
+        }
+        let mut first = part.first;
+        let shares = shares.next().unwrap_or_default().into_iter().map(|share| {
+            first += share.rows;
+            let coding = Some(at_width(WIDTHS[share.width]));
+            Part { first: first - share.rows, rows: share.rows, coding, segment: part.segment.clone() }
+        });
+        shares.collect()
+    };
+    let mut cut = cut;
+    Ok(parts.iter().map(|parts| parts.iter().flat_map(&mut cut).collect()).collect())
+}
+
+/// The first tokens of the sample, in windows.
+fn windows(sample: &Sample) -> Vec<Vec<u32>> {
+    let mut all: Vec<_> = sample.windows.clone();
+    all.sort();
+    let mut left = TOKENS;
+    let cut = all.into_iter().map(|(_, mut ids)| {
+        ids.truncate(left);
+        left -= ids.len();
+        ids
+    });
+    cut.filter(|ids| !ids.is_empty()).collect()
+}
+
+/// Rows of a matrix, in f32.
+fn rows(model: &Model, i: usize, part: &Part) -> Result<Vec<f32>> {
+    let weight = model.linears()[i].1.weight.values()?.narrow(0, part.first, part.rows)?.contiguous()?;
+    Ok(with_floats([&weight], |[values]| values.to_vec())?)
+}
+
+/// The model with some rows of one matrix replaced.
+fn probed(model: &Model, i: usize, part: &Part, values: Vec<f32>) -> Result<Model> {
+    let mut model = model.clone();
+    let mut linears = model.linears_mut();
+    let linear = &mut linears[i].1;
+    let whole = linear.weight.values()?;
+    let (rows, cols) = whole.dims2()?;
+    let rest = part.first + part.rows;
+    let kept = |first: usize, count: usize| whole.narrow(0, first, count)?.contiguous();
+    let mut blocks = vec![];
+    if part.first > 0 {
+        blocks.push(Block::Dense(kept(0, part.first)?));
+    }
+    blocks.push(Block::Fake(Tensor::from_vec(values, (part.rows, cols), &Device::Cpu)?));
+    if rest < rows {
+        blocks.push(Block::Dense(kept(rest, rows - rest)?));
+    }
+    linear.weight = Weight::Quantized(Quantized::new(blocks, cols)?);
+    drop(linears);
+    Ok(model)
+}
+
+/// Logits at every position of the windows, [tokens, vocabulary] each.
+fn logits(model: &Model, windows: &[Vec<u32>]) -> Result<Vec<Tensor>> {
+    let of = |ids: &Vec<u32>| {
+        Ok(model
+            .forward(&model.tokens(ids)?, None, crate::model::Positions::All)?
+            .squeeze(0)?
+            .to_dtype(DType::F32)?)
+    };
+    windows.iter().map(of).collect()
+}
+
+/// The mean of KL(reference ‖ other) over all positions.
+fn divergence(reference: &[Tensor], other: &[Tensor]) -> f64 {
+    let (mut sum, mut count) = (0.0, 0);
+    for (p, q) in reference.iter().zip(other) {
+        let vocab = p.dims().last().copied().unwrap_or(1);
+        let part = with_floats([p, q], |[p, q]| {
+            p.chunks(vocab)
+                .zip(q.chunks(vocab))
+                .map(|(p, q)| kl(p, q))
+                .fold((0.0, 0), |(s, n), kl| (s + kl, n + 1))
+        });
+        let (s, n) = part.unwrap_or((0.0, 0));
+        (sum, count) = (sum + s, count + n);
+    }
+    sum / f64::from(count.max(1))
+}
+
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    let (p_sum, q_sum) = (f64::from(log_sum_exp(p)), f64::from(log_sum_exp(q)));
+    let term = |(p, q): (&f32, &f32)| {
+        let (p, q) = (f64::from(*p) - p_sum, f64::from(*q) - q_sum);
+        p.exp() * (p - q)
+    };
+    p.iter().zip(q).map(term).sum()
+}
+
+/// tr(ΔW XᵀX ΔWᵀ): the squared error of the outputs; of the weights, where the inputs are not known.
+fn output_error(values: &[f32], back: &[f32], cols: usize, gram: &[f32]) -> f64 {
+    let difference: Vec<f32> = values.iter().zip(back).map(|(x, y)| x - y).collect();
+    let mut seen = vec![0.0; difference.len()];
+    if gram.is_empty() {
+        seen.copy_from_slice(&difference);
+    } else {
+        kernel::forward(
+            difference.len() / cols,
+            cols,
+            cols,
+            &difference,
+            kernel::Weight::F32(gram),
+            &mut seen,
+        );
+    }
+    difference.iter().zip(seen).map(|(a, b)| f64::from(a * b)).sum()
+}

@@ -1,0 +1,367 @@
+//! Quantization of a model: the one verb, [`Model::quantized`].
+//!
+//! ```no_run
+//! # fn main() -> lowbit::Result<()> {
+//! use lowbit::prelude::*;
+//! let model = Model::load("data/models/bard")?;
+//! let int4 = model.quantized(&Scheme::w4a8().grouped(64))?;
+//! println!("{int4}\n{}", int4.quantization.as_ref().unwrap());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`scheme`] | [`Scheme`]: what, to what, how; and its name |
+//! | [`select`] | which rows of which matrices |
+//! | [`calibrate`] | what inputs look like on a sample of text |
+//! | [`fold`] | rotation and smoothing |
+//! | [`gptq`](mod@gptq) | codes that make up for each other's errors |
+//! | [`allocate`](mod@allocate), [`mixed`] | bits to layers under a budget |
+
+pub mod allocate;
+pub mod calibrate;
+pub mod fold;
+pub mod gptq;
+pub mod mixed;
+pub mod scheme;
+pub mod select;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+use crate::family::{Matrices, Site, Tensors};
+use crate::format::{Coding, Encoded, Granularity};
+use crate::layer::linear::{Activation, Tap};
+use crate::layer::op::with_floats;
+use crate::layer::quantized::{Block, Quantized};
+use crate::model::quantization::{Backend, BlockReport, LayerReport, Quantization};
+use crate::model::{Model, parse_dtype};
+use crate::progress::Progress;
+use crate::threads::install;
+pub use calibrate::{Calibration, Observer};
+use calibrate::{Inputs, Sample, Wanted, observe};
+use candle_core::{DType, Device, Tensor};
+use gptq::{Gptq, gptq};
+pub use scheme::{Rule, Scheme};
+use select::Part;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// How a model is quantized, beside the scheme.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quantizing {
+    /// The text for schemes that need one.
+    pub calibration: Calibration,
+    /// How products are computed.
+    pub backend: Backend,
+}
+
+impl Model {
+    /// The same model in few bits. What became of each matrix is told by [`quantization`](Self::quantization).
+    ///
+    /// # Errors
+    /// If the scheme does not fit the model, it needs a text that cannot be read, or the model is quantized already.
+    pub fn quantized(&self, scheme: &Scheme) -> Result<Self> {
+        self.quantized_with(scheme, &Quantizing::default())
+    }
+
+    /// As [`quantized`](Self::quantized), with a calibration text or a backend of one's own.
+    ///
+    /// # Errors
+    /// As [`quantized`](Self::quantized).
+    pub fn quantized_with(&self, scheme: &Scheme, how: &Quantizing) -> Result<Self> {
+        let at = |error: Error| error.at(format!("scheme {scheme}"));
+        if self.quantization.is_some() {
+            return Err(at(Error::input(format!("{} is quantized already", self.name)))
+                .hint("load the model that it was made of"));
+        }
+        let model = match &scheme.dtype {
+            Some(dtype) => self.cast(parse_dtype(dtype)?)?,
+            None => self.clone(),
+        };
+        if scheme.is_plain() {
+            return Ok(model);
+        }
+        if !model.device().is_cpu() {
+            return Err(
+                at(Error::input("quantized models run on the CPU")).hint("load the model with --device cpu")
+            );
+        }
+        if scheme.rotation.is_some() && scheme.smooth.is_some() {
+            return Err(at(Error::input("rotation and smoothing both move outliers: one undoes the other"))
+                .hint("choose rot or smooth"));
+        }
+        Job::new(&model, scheme, how)?.run()
+    }
+}
+
+impl Scheme {
+    /// Ends with the error that quantizing this model would end with, before time is spent.
+    ///
+    /// # Errors
+    /// If it does not fit the model's matrices, or needs a text that cannot be read.
+    pub fn check(&self, model: &Model, how: &Quantizing) -> Result<()> {
+        if let Some(dtype) = &self.dtype {
+            parse_dtype(dtype)?;
+        }
+        select::parts(self, &model.config.sites())?;
+        if self.needs_calibration() {
+            how.calibration.sample(model)?;
+        }
+        Ok(())
+    }
+}
+
+/// A quantization under way.
+struct Job<'a> {
+    model: &'a Model,
+    scheme: &'a Scheme,
+    how: &'a Quantizing,
+    sites: Vec<Site>,
+    parts: Vec<Vec<Part>>,
+    tensors: Tensors,
+    report: Quantization,
+}
+
+impl<'a> Job<'a> {
+    fn new(model: &'a Model, scheme: &'a Scheme, how: &'a Quantizing) -> Result<Self> {
+        let sites = model.config.sites();
+        let parts = select::parts(scheme, &sites)?;
+        let layers = sites.iter().map(|site| LayerReport {
+            path: site.path.clone(),
+            weight: site.weight.clone(),
+            shape: (site.rows, site.cols),
+            blocks: vec![],
+            activation: None,
+        });
+        let coding = scheme.weights;
+        let report = Quantization {
+            scheme: scheme.to_string(),
+            w_bits: coding.map(|coding| coding.format.bits()),
+            a_bits: scheme.activations.map(f64::from),
+            group_size: coding.and_then(|coding| match coding.granularity {
+                Granularity::Group(size) | Granularity::Block(size) => Some(size),
+                Granularity::Tensor | Granularity::Row => None,
+            }),
+            per_channel: coding.map(|c| matches!(c.granularity, Granularity::Row | Granularity::Group(_))),
+            method: scheme.method(),
+            backend: how.backend,
+            rotation: scheme.rotation,
+            recurrence: scheme.recurrence,
+            calibration: None,
+            layers: layers.collect(),
+        };
+        Ok(Self { model, scheme, how, parts, tensors: model.tensors().clone(), sites, report })
+    }
+
+    fn run(mut self) -> Result<Model> {
+        let sample = match self.scheme.needs_calibration() {
+            true => Some(self.how.calibration.sample(self.model)?),
+            false => None,
+        };
+        self.report.calibration = sample.as_ref().map(|sample| sample.about.clone());
+        if let Some(seed) = self.scheme.rotation {
+            fold::rotate(&mut self.tensors, &self.sites, self.model.config.hidden_size(), seed)?;
+        }
+        self.rescale(sample.as_ref())?;
+        let inputs = self.inputs(sample.as_ref())?;
+        if let (Some(bits), Some(sample)) = (self.scheme.budget, &sample) {
+            self.parts =
+                mixed::parts(&self.current()?, sample, &self.sites, &self.parts, &inputs, self.scheme, bits)?;
+        }
+        let matrices = install(|| self.matrices(&inputs))?;
+        self.finish(matrices)
+    }
+
+    /// The model as it stands, nothing quantized.
+    fn current(&self) -> Result<Model> {
+        self.model.with_matrices(self.tensors.clone(), Matrices::new(), self.report.clone())
+    }
+
+    /// Whether anything of a site is quantized.
+    fn is_in(&self, i: usize) -> bool {
+        self.parts[i].iter().any(|part| part.coding.is_some())
+    }
+
+    /// Whether the input of a site is rounded.
+    fn is_rounded(&self, i: usize) -> bool {
+        let rows_in = if self.scheme.weights.is_some() { self.is_in(i) } else { self.sites[i].by_default };
+        rows_in && self.sites[i].roles != ["embedding"]
+    }
+
+    /// Smoothing, and scales by channel.
+    fn rescale(&mut self, sample: Option<&Sample>) -> Result<()> {
+        let by_channel = self.scheme.observer == Some(Observer::Channel);
+        let Some(sample) = sample.filter(|_| self.scheme.smooth.is_some() || by_channel) else {
+            return Ok(());
+        };
+        let inputs = observe(&self.current()?, sample, Wanted::default())?;
+        for i in 0..self.sites.len() {
+            if !self.is_in(i) && !self.is_rounded(i) {
+                continue;
+            }
+            let mut absmax = inputs[i].clone();
+            if let Some(exponent) = self.scheme.smooth {
+                let by = fold::smoothing(&self.tensors, &self.sites[i], &absmax, exponent)?;
+                fold::divide(&mut self.tensors, &self.sites[i], &by)?;
+                absmax.absmax.iter_mut().zip(by).for_each(|(top, by)| *top /= by);
+            }
+            if let Some(bits) = self.scheme.activations.filter(|_| by_channel) {
+                let by = absmax.absmax.iter().map(|top| if *top > 0.0 { top / top_of(bits) } else { 1.0 });
+                fold::divide(&mut self.tensors, &self.sites[i], &by.collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn inputs(&self, sample: Option<&Sample>) -> Result<Vec<Inputs>> {
+        let histogram = matches!(self.scheme.observer, Some(Observer::Percentile(_) | Observer::Mse));
+        let gram = self.scheme.gptq || self.scheme.budget.is_some();
+        match sample.filter(|_| gram || self.scheme.observer.is_some()) {
+            Some(sample) => observe(&self.current()?, sample, Wanted { gram, histogram }),
+            None => Ok(vec![Inputs::default(); self.sites.len()]),
+        }
+    }
+
+    fn matrices(&mut self, inputs: &[Inputs]) -> Result<Matrices> {
+        let mut matrices = Matrices::new();
+        let weights =
+            (0..self.sites.len()).filter(|i| self.is_in(*i)).map(|i| self.sites[i].rows * self.sites[i].cols);
+        let progress = Progress::new("quantizing", weights.sum::<usize>() as u64, "weights");
+        for (i, inputs) in inputs.iter().enumerate() {
+            let site = self.sites[i].clone();
+            if self.is_rounded(i) {
+                self.report.layers[i].activation = self.scheme.activations.map(|bits| Activation {
+                    bits,
+                    scale: self.scheme.observer.map(|observer| inputs.scale(observer, top_of(bits))),
+                });
+            }
+            let values = self.tensors[&site.weight].to_dtype(DType::F32)?;
+            let blocks = if self.is_in(i) {
+                let values = with_floats([&values.contiguous()?], |[values]| values.to_vec())?;
+                let gram = Some(&inputs.gram).filter(|gram| self.scheme.gptq && !gram.is_empty());
+                let encoded = encode(&values, &site, &self.parts[i], gram.map(Vec::as_slice))
+                    .map_err(|error| error.at(&site.path))?;
+                progress.tick(values.len() as u64)?;
+                self.blocks(i, &values, encoded)?
+            } else {
+                vec![]
+            };
+            let report = &mut self.report.layers[i];
+            if blocks.is_empty() {
+                let bytes = values.elem_count() * self.model.dtype.size_in_bytes();
+                report.blocks =
+                    vec![BlockReport { segment: None, rows: site.rows, coding: None, bytes, error: 0.0 }];
+            } else {
+                matrices.insert(site.weight.clone(), Quantized::new(blocks, site.cols)?);
+            }
+        }
+        Ok(matrices)
+    }
+
+    /// The blocks of site `i`, and their reports.
+    fn blocks(&mut self, i: usize, values: &[f32], encoded: Vec<Option<Encoded>>) -> Result<Vec<Block>> {
+        let cols = self.sites[i].cols;
+        let (mut blocks, mut reports) = (vec![], vec![]);
+        for (part, encoded) in self.parts[i].iter().zip(encoded) {
+            let values = &values[part.first * cols..(part.first + part.rows) * cols];
+            let (block, error, bytes) = match encoded {
+                None => {
+                    let kept = Tensor::from_slice(values, (part.rows, cols), &Device::Cpu)?;
+                    let kept = Block::Dense(kept.to_dtype(self.model.dtype)?);
+                    let bytes = kept.bytes();
+                    (kept, 0.0, bytes)
+                }
+                Some(encoded) => {
+                    let (back, bytes) = (encoded.decode(), encoded.bytes());
+                    let error = relative_error(values, &back);
+                    let block = match self.how.backend {
+                        Backend::Packed => Block::Packed(Arc::new(encoded)),
+                        Backend::Fake => {
+                            Block::Fake(Tensor::from_vec(back, (part.rows, cols), &Device::Cpu)?)
+                        }
+                    };
+                    (block, error, bytes)
+                }
+            };
+            let (segment, rows, coding) = (part.segment.clone(), part.rows, part.coding);
+            reports.push(BlockReport { segment, rows, coding, bytes, error });
+            blocks.push(block);
+        }
+        self.report.layers[i].blocks = reports;
+        Ok(blocks)
+    }
+
+    fn finish(mut self, matrices: Matrices) -> Result<Model> {
+        // What was folded and then left as it is goes back to the model's dtype.
+        for site in &self.sites {
+            if let Some(weight) = self.tensors.get_mut(&site.weight) {
+                *weight = weight.to_dtype(self.model.dtype)?;
+            }
+        }
+        self.model.with_matrices(self.tensors, matrices, self.report)
+    }
+}
+
+/// The largest integer of activations.
+fn top_of(bits: u8) -> f32 {
+    ((1i32 << (bits - 1)) - 1) as f32
+}
+
+/// ‖x − y‖ / ‖x‖.
+fn relative_error(x: &[f32], y: &[f32]) -> f64 {
+    let norm: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let error: f64 = x.iter().zip(y).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
+}
+
+/// The parts of a matrix [rows, cols] in their formats: nearest codes, or GPTQ's if XᵀX of its inputs is given.
+fn encode(values: &[f32], site: &Site, parts: &[Part], gram: Option<&[f32]>) -> Result<Vec<Option<Encoded>>> {
+    let cols = site.cols;
+    let rows_of = |part: &Part| &values[part.first * cols..(part.first + part.rows) * cols];
+    let Some(gram) = gram else {
+        let nearest =
+            |part: &Part| part.coding.map(|coding| coding.encode(rows_of(part), part.rows, cols)).transpose();
+        return parts.iter().map(nearest).collect();
+    };
+    // The scales are those of the weights as they are; GPTQ only chooses codes.
+    let fitted = |part: &Part| {
+        let fit = |coding: Coding| Ok((coding, coding.fit(rows_of(part), part.rows, cols)?));
+        part.coding.map(fit).transpose()
+    };
+    let scales = parts.iter().map(fitted).collect::<Result<Vec<_>>>()?;
+    let part_of: Vec<usize> =
+        parts.iter().enumerate().flat_map(|(p, part)| std::iter::repeat_n(p, part.rows)).collect();
+    let mut rounded = values.to_vec();
+    let codes = gptq(&mut rounded, site.rows, cols, gram, Gptq::default(), |row, col, x| {
+        let part = part_of[row];
+        match &scales[part] {
+            None => (0, x),
+            Some((coding, scales)) => {
+                let runs = coding.granularity.runs(parts[part].rows, cols);
+                let scale = scales.get(runs.of(row - parts[part].first, col));
+                let code = coding.format.code(x, scale);
+                (code, coding.format.value(code, scale))
+            }
+        }
+    })?;
+    let packed = parts.iter().zip(scales).map(|(part, scales)| {
+        let codes = &codes[part.first * cols..(part.first + part.rows) * cols];
+        scales.map(|(coding, scales)| Encoded::new(coding, part.rows, cols, codes, scales))
+    });
+    Ok(packed.collect())
+}
+
+/// A model whose linears show their inputs to taps: `tap(number, path)` gives the tap of a linear.
+pub(crate) fn tapped<F: Fn(&Tensor) -> candle_core::Result<()> + Send + Sync + 'static>(
+    model: &Model,
+    tap: impl Fn(usize, &str) -> Option<F>,
+) -> Model {
+    let mut model = model.clone();
+    for (i, (path, linear)) in model.linears_mut().into_iter().enumerate() {
+        linear.tap = tap(i, &path).map(|tap| Tap(Arc::new(tap)));
+    }
+    model
+}

@@ -1,0 +1,136 @@
+//! Which rows of which matrices a scheme quantizes, and to what.
+
+use super::Scheme;
+use crate::error::{Error, Result};
+use crate::family::Site;
+use crate::format::Coding;
+use wildmatch::WildMatch;
+
+/// Rows of a matrix that are treated alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// What they are, where they are not the whole matrix.
+    pub segment: Option<String>,
+    /// The first of them.
+    pub first: usize,
+    /// How many.
+    pub rows: usize,
+    /// Their format; none leaves them as they are.
+    pub coding: Option<Coding>,
+}
+
+/// The parts of every site, in the order of the sites.
+///
+/// # Errors
+/// If a pattern fits nothing, or a format cannot take a matrix of that shape.
+pub fn parts(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
+    for rule in &scheme.rules {
+        let fits = |site: &Site| {
+            matches(&rule.pattern, site, None)
+                || site.segments.iter().any(|segment| matches(&rule.pattern, site, Some(segment.name)))
+        };
+        if !sites.iter().any(fits) {
+            let mut names: Vec<&str> = sites
+                .iter()
+                .flat_map(|site| site.roles.iter().copied().chain(site.segments.iter().map(|s| s.name)))
+                .collect();
+            names.sort_unstable();
+            names.dedup();
+            return Err(Error::input(format!("the pattern {:?} fits no matrix of the model", rule.pattern))
+                .at(format!("scheme {scheme}"))
+                .hint(format!("roles are {}; `lowbit info --linears` lists the paths", names.join(", "))));
+        }
+    }
+    sites.iter().map(|site| parts_of(scheme, site)).collect()
+}
+
+fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
+    let mut parts: Vec<Part> = vec![];
+    let whole = [(None, site.rows)];
+    let segments: Vec<(Option<&str>, usize)> = match site.segments.as_slice() {
+        [] => whole.to_vec(),
+        segments => segments.iter().map(|segment| (Some(segment.name), segment.rows)).collect(),
+    };
+    let mut first = 0;
+    for (segment, rows) in segments {
+        let rule = scheme.rules.iter().rev().find(|rule| matches(&rule.pattern, site, segment));
+        let coding = match rule {
+            Some(rule) => rule.coding,
+            None => scheme.weights.filter(|_| site.by_default),
+        };
+        let name = segment.map(String::from);
+        match parts.last_mut() {
+            // Neighbours in one format are one part.
+            Some(last) if last.coding == coding => {
+                last.rows += rows;
+                last.segment = last.segment.take().zip(name).map(|(a, b)| format!("{a}|{b}"));
+            }
+            _ => parts.push(Part { segment: name, first, rows, coding }),
+        }
+        first += rows;
+    }
+    if let [part] = parts.as_mut_slice() {
+        part.segment = None;
+    }
+    for part in &parts {
+        if let Some(coding) = part.coding {
+            let place = part.segment.as_ref().map_or(site.path.clone(), |s| format!("{}.{s}", site.path));
+            coding.check(part.rows, site.cols).map_err(|error| error.at(place))?;
+        }
+    }
+    Ok(parts)
+}
+
+/// Whether a pattern is the role of a site, the name of a segment, or fits the path of either.
+fn matches(pattern: &str, site: &Site, segment: Option<&str>) -> bool {
+    if site.roles.contains(&pattern) || segment == Some(pattern) {
+        return true;
+    }
+    let glob = WildMatch::new(pattern);
+    glob.matches(&site.path) || segment.is_some_and(|name| glob.matches(&format!("{}.{name}", site.path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::Config;
+
+    fn of(name: &str) -> Result<Vec<Vec<Part>>> {
+        parts(&name.parse()?, &Config::named("mamba2-tiny")?.sites())
+    }
+
+    fn shown(parts: &[Part]) -> Vec<String> {
+        let shown = |part: &Part| {
+            let coding = part.coding.map_or("keep".to_string(), |coding| coding.to_string());
+            format!("{}:{}={coding}", part.segment.as_deref().unwrap_or("all"), part.rows)
+        };
+        parts.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn rules_choose_rows_and_the_last_one_holds() {
+        let plain = of("w4a8-g64").unwrap();
+        assert_eq!(shown(&plain[0]), ["all:1160=w4-g64"]);
+        assert_eq!(shown(plain.last().unwrap()), ["all:256=keep"]); // the head stays out
+        let dt = of("w4a8+dt=w8").unwrap();
+        assert_eq!(shown(&dt[2]), ["z|x|B|C:1152=w4", "dt:8=w8"]);
+        assert_eq!(shown(&dt[3]), ["all:256=w4"]);
+        let ruled = of("w4a8+in_proj=keep+*.0.mixer.in_proj.x=nf4+embedding=w8").unwrap();
+        assert_eq!(shown(&ruled[0]), ["z:512=keep", "x:512=nf4", "B|C|dt:136=keep"]);
+        assert_eq!(shown(&ruled[2]), ["all:1160=keep"]);
+        assert_eq!(shown(ruled.last().unwrap()), ["all:256=w8"]);
+    }
+
+    #[test]
+    fn what_fits_nothing_is_refused() {
+        let error = |name: &str| of(name).unwrap_err().to_string();
+        let nothing = error("w4a8+router=w8");
+        assert!(
+            nothing.contains("the pattern \"router\" fits no matrix") && nothing.contains("dt"),
+            "{nothing}"
+        );
+        let large = error("w4a8-g512");
+        let place = "backbone.layers.0.mixer.in_proj: groups of 512 are larger than the row of 256";
+        assert!(large.contains(place), "{large}");
+    }
+}

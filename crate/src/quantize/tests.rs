@@ -1,0 +1,290 @@
+//! Quantized models against the definition, and against what each method promises.
+
+use super::*;
+use crate::kernel::integer::{IntegerRows, quantize_rows};
+use crate::layer::linear::Weight;
+use crate::layer::mamba2::Recurrence;
+use crate::model::{Loading, Positions};
+
+fn model() -> Model {
+    let config = crate::family::Config::Mamba2(crate::family::mamba2::Config {
+        num_hidden_layers: 2,
+        hidden_size: 96, // 3 · 2^5: the rotation has an odd part
+        num_heads: 3,
+        ..Default::default()
+    });
+    Model::random("small", config, 3, &Loading::default()).unwrap()
+}
+
+fn calibration(folder: &tempfile::TempDir) -> Quantizing {
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "Now is the winter of our discontent made glorious summer. ".repeat(40)).unwrap();
+    let calibration = Calibration { samples: 8, length: 64, ..Calibration::of(file) };
+    Quantizing { calibration, ..Quantizing::default() }
+}
+
+fn logits(model: &Model) -> Vec<f32> {
+    let ids: Vec<u32> = (0..70).map(|i| (i * 37 + 11) % 256).collect();
+    let logits = model.forward(&model.tokens(&ids).unwrap(), None, Positions::All).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn far(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn quantized(name: &str, how: &Quantizing) -> Model {
+    model().quantized_with(&name.parse().unwrap(), how).unwrap()
+}
+
+#[test]
+fn simulated_and_packed_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let how = calibration(&folder);
+    let names = [
+        "w8a8",
+        "w4a8",
+        "w4a4",
+        "w4a16-g32",
+        "w3a8-g40-mse",
+        "u4a8-g32",
+        "u8a8",
+        "nf4",
+        "nf4dq",
+        "fp8",
+        "mxfp4",
+        "nvfp4a8",
+        "ternary",
+        "ternarya8",
+        "w4a8-b64",
+        "w4a8-static",
+        "w4a8-static99.5",
+        "w4a8-staticmse",
+        "w8a8-perchannel",
+        "w4a4-g32-rot-gptq",
+        "w4a8-smooth0.5-gptq",
+        "w4a8+dt=w8+head=w8",
+        "w16a8",
+        "w16a16+embedding=w4",
+        "w4a16-g32-mix4.5",
+        "w4a8-x8-bc8-h8ef",
+        "u3a16-row-gptq",
+    ];
+    let plain = logits(&model());
+    for name in names {
+        let packed = quantized(name, &how);
+        let fake = quantized(name, &Quantizing { backend: Backend::Fake, ..how.clone() });
+        let (a, b) = (logits(&packed), logits(&fake));
+        let scale = a.iter().fold(0.0f32, |top, x| top.max(x.abs()));
+        // An activation half-way between two integers may fall to either side, when what came before differs in the
+        // last bit: then the two differ by a step somewhere. With the same input they never do (see below).
+        let bound = if packed.quantization.as_ref().unwrap().a_bits.is_some() { 3e-2 } else { 1e-5 };
+        assert!(far(&a, &b) <= bound * scale, "{name}: {} of {scale}", far(&a, &b));
+        assert!(far(&a, &plain) > 0.0, "{name} changes nothing");
+        assert!(packed.bytes() <= model().bytes(), "{name}");
+    }
+}
+
+#[test]
+fn every_product_of_packed_and_fake_is_equal() {
+    let folder = tempfile::tempdir().unwrap();
+    let how = calibration(&folder);
+    let x: Vec<f32> = (0..5 * 96).map(|i| ((i * 7919 + 13) % 257) as f32 / 128.0 - 1.0).collect();
+    for name in [
+        "w8a8",
+        "w4a8",
+        "w4a4",
+        "w4a8-g32",
+        "u4a8-g40",
+        "u8a4",
+        "ternarya8",
+        "w2a2",
+        "nf4a8",
+        "fp8",
+        "w5a6-b64",
+    ] {
+        let packed = quantized(name, &how);
+        let fake = quantized(name, &Quantizing { backend: Backend::Fake, ..how.clone() });
+        for ((path, packed), (_, fake)) in packed.linears().into_iter().zip(fake.linears()) {
+            let (_, k) = packed.weight.shape().unwrap();
+            let x = Tensor::from_slice(&x[..x.len() / k * k], (x.len() / k, k), &Device::Cpu).unwrap();
+            let product = |linear: &crate::layer::linear::Linear| {
+                linear.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            let (a, b) = (product(packed), product(fake));
+            let scale = a.iter().fold(0.0f32, |top, x| top.max(x.abs()));
+            assert!(far(&a, &b) <= 1e-5 * scale, "{name} {path}: {} of {scale}", far(&a, &b));
+        }
+    }
+}
+
+/// The accumulators of the packed product are the sums of the integers that the simulated values stand for.
+#[test]
+fn integer_sums_are_equal_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bits) in [("w8a8", 8), ("w4a8", 8), ("w4a4", 4)] {
+        let packed = quantized(name, &calibration(&folder));
+        let (_, linear) = packed.linears().swap_remove(0);
+        let Weight::Quantized(weight) = &linear.weight else { panic!("not quantized") };
+        let [Block::Packed(encoded)] = weight.blocks() else { panic!("not packed") };
+        let k = encoded.cols;
+        let x: Vec<f32> = (0..k).map(|i| ((i * 31) % 97) as f32 / 40.0 - 1.0).collect();
+        let codes = quantize_rows(&x, k, bits, None);
+        let (fake_x, fake_w, mut integers) = (codes.values(), encoded.decode(), vec![0; k]);
+        for row in 0..encoded.rows {
+            encoded.integers(row, &mut integers);
+            let scale = encoded.scales.get(row).scale;
+            let simulated: i64 = (0..k)
+                .map(|j| {
+                    let x = (fake_x[j] / codes.scales[0]).round() as i64;
+                    let w = (fake_w[row * k + j] / scale).round() as i64;
+                    x * w
+                })
+                .sum();
+            assert_eq!(
+                i64::from(crate::kernel::integer::dot(&codes.codes, &integers)),
+                simulated,
+                "{name} {row}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rotation_and_smoothing_leave_the_function_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (how, plain) = (calibration(&folder), logits(&model()));
+    for name in ["w16a16-rot", "w16a16-rot7", "w16a16-smooth0.5+in_proj=keep"] {
+        let same = quantized(name, &how);
+        assert!(far(&logits(&same), &plain) < 1e-4, "{name}: {}", far(&logits(&same), &plain));
+    }
+    let untied = crate::family::Config::Mamba2(crate::family::mamba2::Config {
+        num_hidden_layers: 1,
+        use_bias: true,
+        tie_word_embeddings: false,
+        ..Default::default()
+    });
+    let untied = Model::random("untied", untied, 5, &Loading::default()).unwrap();
+    let rotated = untied.quantized(&"w16a16-rot".parse().unwrap()).unwrap();
+    assert!(far(&logits(&rotated), &logits(&untied)) < 1e-4);
+}
+
+#[test]
+fn gptq_makes_less_error_in_the_outputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let how = calibration(&folder);
+    // Text of the kind that it was calibrated on.
+    let logits = |model: &Model| -> Vec<f32> {
+        let ids: Vec<u32> =
+            "made glorious summer. Now is the winter of our ".bytes().map(u32::from).collect();
+        let logits = model.forward(&model.tokens(&ids).unwrap(), None, Positions::All).unwrap();
+        logits.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let plain = logits(&model());
+    let error = |name: &str| -> f64 {
+        let found = logits(&quantized(name, &how));
+        found.iter().zip(&plain).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    let (nearest, gptq) = (error("w3a16"), error("w3a16-gptq"));
+    assert!(gptq < 0.8 * nearest, "{gptq} against {nearest}");
+}
+
+#[test]
+fn a_budget_is_met() {
+    let folder = tempfile::tempdir().unwrap();
+    for budget in [3.9, 4.5, 6.0] {
+        let mixed = quantized(&format!("w4a16-g32-mix{budget}"), &calibration(&folder));
+        let report = mixed.quantization.as_ref().unwrap();
+        let bits = report.bits_per_weight();
+        // Within a row's step of one width, 97 · 32 bits at most of some 110,000 weights.
+        assert!(bits <= budget + 1e-9 && bits > budget - 0.01, "{bits} of {budget}");
+    }
+    let error = model().quantized_with(&"w4a16-mix1.5".parse().unwrap(), &calibration(&folder)).unwrap_err();
+    assert!(error.to_string().contains("budget"), "{error}");
+}
+
+#[test]
+fn a_saved_model_gives_the_same_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let how = calibration(&folder);
+    let names = [
+        "w4a8-g32-rot-gptq",
+        "nf4dq",
+        "u4a8-g32+dt=w8+head=w8",
+        "mxfp4",
+        "nvfp4",
+        "fp8",
+        "ternary",
+        "w5a8-h8ef-bf16",
+        "w4a8-g32+x=keep",
+        "nf4",
+        "w8a8-static",
+    ];
+    for name in names {
+        let made = quantized(name, &how);
+        let path = folder.path().join(name);
+        made.save(&path).unwrap();
+        let loaded = Model::load(path.to_str().unwrap()).unwrap();
+        assert_eq!(logits(&loaded), logits(&made), "{name}");
+        assert_eq!(loaded.quantization, made.quantization, "{name}");
+        assert_eq!(loaded.bytes(), made.bytes());
+        // The claimed bytes are those of the file, beside its header.
+        let file = std::fs::read(path.join("model.safetensors")).unwrap();
+        let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        assert_eq!(file.len() - header, made.bytes(), "{name}");
+    }
+}
+
+#[test]
+fn an_older_layout_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = quantized("w4a16", &Quantizing::default());
+    made.save(folder.path()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let found = bytes.windows(20).position(|w| w == b"\"lowbit_layout\":\"1\",").unwrap();
+    let mut older = bytes.clone();
+    older[found + 17] = b'0';
+    std::fs::write(&path, older).unwrap();
+    let error = Model::load(folder.path().to_str().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("have layout 0") && error.contains("this version reads 1"), "{error}");
+
+    let simulated = quantized("w4a16", &Quantizing { backend: Backend::Fake, ..Quantizing::default() });
+    assert!(simulated.save(folder.path()).unwrap_err().to_string().contains("simulated"));
+}
+
+#[test]
+fn what_does_not_fit_is_told_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let channel = model().quantized_with(&"w4a8-perchannel+head=w8".parse().unwrap(), &calibration(&folder));
+    let channel = channel.unwrap_err().to_string();
+    assert!(channel.contains("lm_head: its input does not come from a norm of its own"), "{channel}");
+    let error = |name: &str| model().quantized(&name.parse().unwrap()).unwrap_err().to_string();
+    assert!(error("w4a8-rot-smooth0.5").contains("choose rot or smooth"));
+    assert!(error("w4a8-gptq").contains("data/corpus"), "{}", error("w4a8-gptq"));
+    let twice =
+        quantized("w4a16", &Quantizing::default()).quantized(&Scheme::w8a8()).unwrap_err().to_string();
+    assert!(twice.contains("small is quantized already"), "{twice}");
+    let mut broken = model().tensors().clone();
+    let name = "backbone.layers.1.mixer.out_proj.weight";
+    let nan = Tensor::full(f32::NAN, broken[name].shape(), &Device::Cpu).unwrap();
+    broken.insert(name.to_string(), nan);
+    let broken = Model::from_tensors("broken", model().config, broken, &Loading::default()).unwrap();
+    let error = broken.quantized(&Scheme::w4a8()).unwrap_err().to_string();
+    assert!(error.contains("layers.1.mixer.out_proj: 18432 of 18432 weights are NaN or infinite"), "{error}");
+}
+
+#[test]
+fn the_report_tells_every_matrix() {
+    let made = quantized("w4a8-g32+dt=w8", &Quantizing::default());
+    let report = made.quantization.clone().unwrap();
+    assert_eq!(report.layers.len(), made.linears().len());
+    let first = &report.layers[0];
+    let told: Vec<_> = first.blocks.iter().map(|b| (b.segment.as_deref().unwrap(), b.rows)).collect();
+    assert_eq!(told, [("z|x|B|C", 512), ("dt", 3)]);
+    assert!(first.blocks[0].error > 5.0 * first.blocks[1].error);
+    assert!(!report.layers.last().unwrap().is_quantized(), "the head stays out");
+    let text = report.to_string();
+    assert!(text.contains("z|x|B|C") && text.contains("w4-g32") && text.contains("as it is"), "{text}");
+    assert_eq!(made.quantization.unwrap().recurrence, Recurrence::default());
+}
