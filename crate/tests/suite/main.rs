@@ -8,6 +8,7 @@ mod floors;
 mod layouts;
 mod parity;
 mod pickled;
+mod quantized;
 mod reference;
 mod repetition;
 mod study;

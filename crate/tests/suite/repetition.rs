@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Few tokens and prompts, yet several units of each measurement.
-const STUDY: &str = "name: small\nmodels: [tiny]\ndtypes: [f32, bf16]\nmeasures:\n\
+const STUDY: &str = "name: small\nmodels: [tiny]\nschemes: [f32, w4a8-g32-rot-gptq]\n\
+                     quantizing: {calibration: {samples: 4, length: 32}}\nmeasures:\n\
                      - perplexity: {max_tokens: 2048}\n\
                      - passkey: {lengths: [300, 350, 400], trials: 4}\n\
                      - cost: {lengths: [64, 100], gen_len: 4, repetitions: 2}\n";
@@ -33,7 +34,7 @@ fn readings(run: &Path) -> String {
     assert!(run.join("finished").exists() && !run.join("metrics.jsonl.torn").exists());
     let lines = read_lines(run.join("metrics.jsonl")).unwrap();
     assert!(lines.warnings.is_empty(), "{:?}", lines.warnings);
-    // f32 and bf16: a perplexity, three lengths of four prompts and a summary, two lengths of two phases.
+    // Two schemes: a perplexity, three lengths of four prompts and a summary, two lengths of two phases.
     assert_eq!(lines.rows.len(), 2 * (1 + 3 * 5 + 2 * 2));
     lines.rows.iter().map(|row| serde_json::to_string(&without_timing(row)).unwrap() + "\n").collect()
 }
