@@ -2,10 +2,11 @@
 //!
 //! For vectors of d = m · 2^p values with m odd: S flips signs at random, H is the Walsh–Hadamard matrix of size 2^p
 //! and D the DCT-II of size m, both normalized. This is the randomized Hadamard transform that QuaRot (Ashkboos et al.
-//! 2024) rotates activations with; a cosine transform of the odd part takes the place of its tabled Hadamard matrices,
-//! which exist for even sizes only. A channel alone reaches any output by no more than √(2/d) of its value.
+//! 2024) rotates activations with, but for the odd part, where it needs a Hadamard matrix from a table: the cosine
+//! transform is there for every m. It costs m products for each value, which suits a small m such as the 3 of 768.
+//! A channel alone reaches any output by no more than √(2/d) of its value.
 //!
-//! All sums are plain sums of products in a fixed order, nothing is fused: every processor computes the same bits.
+//! All sums are plain sums of products in a fixed order, nothing is fused: every instruction set gives the same bits.
 
 use super::simd::{Lanes, dispatch};
 use rayon::prelude::*;
@@ -50,7 +51,7 @@ impl Rotation {
     /// # Panics
     /// If `rows` is not a whole number of rows.
     pub fn apply(&self, rows: &mut [f32]) {
-        self.each_block(rows, |rows| turn(rows, &self.signs, &self.odd));
+        self.each_block(rows, |rows| turn(rows, &self.signs, &self.odd, false));
     }
 
     /// x = Rᵀ y for every row of `rows` [_, d], in place: undoes [`Self::apply`].
@@ -58,7 +59,7 @@ impl Rotation {
     /// # Panics
     /// If `rows` is not a whole number of rows.
     pub fn apply_transposed(&self, rows: &mut [f32]) {
-        self.each_block(rows, |rows| turn_back(rows, &self.signs, &self.odd));
+        self.each_block(rows, |rows| turn(rows, &self.signs, &self.odd, true));
     }
 
     fn each_block(&self, rows: &mut [f32], run: impl Fn(&mut [f32]) + Sync + Send) {
@@ -72,33 +73,27 @@ impl Rotation {
     }
 }
 
-dispatch! { fn turn(rows: &mut [f32], signs: &[f32], odd: &[f32]) = turn_body; }
-dispatch! { fn turn_back(rows: &mut [f32], signs: &[f32], odd: &[f32]) = turn_back_body; }
+dispatch! { fn turn(rows: &mut [f32], signs: &[f32], odd: &[f32], back: bool) = turn_body; }
 
-// The loops over slices below are left to the compiler, which has the lanes of the level that it compiles for.
+#[expect(
+    clippy::extra_unused_type_parameters,
+    reason = "loops over slices: the compiler has the level's lanes"
+)]
 #[inline(always)]
-fn turn_body<V: Lanes>(rows: &mut [f32], signs: &[f32], odd: &[f32]) {
+fn turn_body<V: Lanes>(rows: &mut [f32], signs: &[f32], odd: &[f32], back: bool) {
     let m = odd.len().isqrt();
     let mut mixed = vec![0.0; signs.len()];
     for row in rows.chunks_exact_mut(signs.len().max(1)) {
-        flip(row, signs);
+        if !back {
+            flip(row, signs);
+        }
         for segment in row.chunks_exact_mut(signs.len() / m) {
             walsh(segment);
         }
-        mix(row, odd, (m, 1), &mut mixed);
-    }
-}
-
-#[inline(always)]
-fn turn_back_body<V: Lanes>(rows: &mut [f32], signs: &[f32], odd: &[f32]) {
-    let m = odd.len().isqrt();
-    let mut mixed = vec![0.0; signs.len()];
-    for row in rows.chunks_exact_mut(signs.len().max(1)) {
-        mix(row, odd, (1, m), &mut mixed);
-        for segment in row.chunks_exact_mut(signs.len() / m) {
-            walsh(segment);
+        mix(row, odd, if back { (1, m) } else { (m, 1) }, &mut mixed);
+        if back {
+            flip(row, signs);
         }
-        flip(row, signs);
     }
 }
 
@@ -181,7 +176,7 @@ mod tests {
             let (a, b) = ((i / power) as f64, (j / power) as f64);
             let cosine = (std::f64::consts::PI * a * (b + 0.5) / m as f64).cos();
             let norm = if i < power { 1.0 } else { 2.0 } / m as f64;
-            let parity = if (i % power & j % power).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let parity = if ((i % power) & (j % power)).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
             let sign = if values(d, 3)[j] < 0.0 { -1.0 } else { 1.0 };
             norm.sqrt() * cosine * parity / (power as f64).sqrt() * sign
         };
@@ -238,13 +233,13 @@ mod tests {
             let x = values(40 * d, 5);
             let (mut whole, mut portable) = (x.clone(), x.clone());
             rotation.apply(&mut whole);
-            turn_body::<[f32; 8]>(&mut portable, &rotation.signs, &rotation.odd);
+            turn_body::<[f32; 8]>(&mut portable, &rotation.signs, &rotation.odd, false);
             assert_eq!(whole, portable);
             let mut single = x;
             single.chunks_mut(d).for_each(|row| rotation.apply(row));
             assert_eq!(whole, single);
             rotation.apply_transposed(&mut whole);
-            turn_back_body::<[f32; 8]>(&mut portable, &rotation.signs, &rotation.odd);
+            turn_body::<[f32; 8]>(&mut portable, &rotation.signs, &rotation.odd, true);
             assert_eq!(whole, portable);
         }
     }

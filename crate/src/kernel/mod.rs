@@ -9,6 +9,7 @@
 //! | [`scan_grad`] | its gradient |
 //! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
 //! | [`norm`] | RMSNorm, plain and gated |
+//! | [`hadamard`] | a randomized orthonormal rotation of channels |
 //! | [`softmax`] | negative log-likelihood and its gradient |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
 //!
