@@ -39,7 +39,7 @@ pub fn dynamic_map() -> [f32; 256] {
         // torch.linspace(0.1, 1, steps + 1) in f32: the upper half is counted from the end, each rounded once.
         let step = (1.0f32 - 0.1) / steps as f32;
         let border = |i: usize| {
-            if i < (steps + 1) / 2 {
+            if i < steps.div_ceil(2) {
                 step.mul_add(i as f32, 0.1)
             } else {
                 step.mul_add(-((steps - i) as f32), 1.0)

@@ -116,6 +116,7 @@ dispatch! { fn round_row(x: &[f32], scale: f32, top: f32, codes: &mut [i8]) = ro
 
 // The compiler vectorizes these loops for the instruction set that they are dispatched to.
 
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
 #[inline(always)]
 fn dot_body<V: Lanes>(a: &[i8], b: &[i8]) -> i32 {
     let mut sum = 0;
@@ -125,6 +126,7 @@ fn dot_body<V: Lanes>(a: &[i8], b: &[i8]) -> i32 {
     sum
 }
 
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
 #[inline(always)]
 fn total_body<V: Lanes>(a: &[i8]) -> i32 {
     let mut sum = 0;
@@ -134,6 +136,7 @@ fn total_body<V: Lanes>(a: &[i8]) -> i32 {
     sum
 }
 
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
 #[inline(always)]
 fn absmax_body<V: Lanes>(x: &[f32]) -> f32 {
     let mut tops = [0.0f32; 16];
@@ -149,6 +152,7 @@ fn absmax_body<V: Lanes>(x: &[f32]) -> f32 {
     tops.into_iter().fold(0.0, f32::max)
 }
 
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
 #[inline(always)]
 fn round_row_body<V: Lanes>(x: &[f32], scale: f32, top: f32, codes: &mut [i8]) {
     // A row of zeros has scale 0; dividing by infinity keeps its zeros.

@@ -66,9 +66,12 @@ pub struct Activation {
     pub scale: Option<f32>,
 }
 
+/// What a [`Tap`] calls with an input.
+pub type Look = dyn Fn(&Tensor) -> Result<()> + Send + Sync;
+
 /// Sees the inputs of a product: for calibration and measurements.
 #[derive(Clone)]
-pub struct Tap(pub Arc<dyn Fn(&Tensor) -> Result<()> + Send + Sync>);
+pub struct Tap(pub Arc<Look>);
 
 impl fmt::Debug for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

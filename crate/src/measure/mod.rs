@@ -73,6 +73,5 @@ pub fn subject(model: &Model) -> Subject {
             candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
             candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
         },
-        ..Subject::default()
     }
 }

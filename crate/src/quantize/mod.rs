@@ -198,11 +198,10 @@ impl<'a> Job<'a> {
             return Ok(());
         };
         let inputs = observe(&self.current()?, sample, Wanted::default())?;
-        for i in 0..self.sites.len() {
+        for (i, mut absmax) in inputs.into_iter().enumerate() {
             if !self.is_in(i) && !self.is_rounded(i) {
                 continue;
             }
-            let mut absmax = inputs[i].clone();
             if let Some(exponent) = self.scheme.smooth {
                 let by = fold::smoothing(&self.tensors, &self.sites[i], &absmax, exponent)?;
                 fold::divide(&mut self.tensors, &self.sites[i], &by)?;
