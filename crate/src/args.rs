@@ -1,7 +1,7 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
 use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lowbit::measure::{cost, passkey, perplexity};
+use lowbit::measure::{cost, divergence, passkey, perplexity};
 use lowbit::train;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ impl Args {
 fn command() -> clap::Command {
     [
         ("ppl", json!(perplexity::Perplexity::default())),
+        ("divergence", json!(divergence::Divergence::default())),
         ("passkey", json!(passkey::Passkey::default())),
         ("cost", json!(cost::Cost::default())),
         ("train", json!(train::Training::default())),
@@ -62,6 +63,8 @@ pub enum Command {
     Reproduce(Reproduce),
     /// Perplexity and bits per byte of a text.
     Ppl(Ppl),
+    /// How far predictions are from a reference's: KL divergence, agreement on the likeliest token.
+    Divergence(Divergence),
     /// Passkey retrieval against context length.
     Passkey(Passkey),
     /// Prefill and decode speed, and peak memory, against length.
@@ -171,12 +174,9 @@ pub struct Reproduce {
     pub recording: Recording,
 }
 
+/// Which text is scored, and in which windows.
 #[derive(Flags)]
-pub struct Ppl {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
+pub struct Windows {
     /// A text file, a JSONL file, or a folder of texts or of splits.
     #[arg(long, value_name = "PATH")]
     pub corpus: Option<PathBuf>,
@@ -192,6 +192,29 @@ pub struct Ppl {
     /// Score only the first tokens.
     #[arg(long)]
     pub max_tokens: Option<usize>,
+}
+
+#[derive(Flags)]
+pub struct Ppl {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    #[command(flatten)]
+    pub windows: Windows,
+}
+
+#[derive(Flags)]
+pub struct Divergence {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
+    #[command(flatten)]
+    pub windows: Windows,
 }
 
 #[derive(Flags)]

@@ -5,7 +5,9 @@ use lowbit::error::{Error, Result};
 use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
-use lowbit::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
+use lowbit::measure::{
+    Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity,
+};
 use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype};
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
@@ -21,16 +23,17 @@ pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Reproduce(flags) => reproduce(&flags),
         Command::Ppl(flags) => {
-            let mut measure: Perplexity = settings(flags.recording.config.as_deref())?;
-            if let Some(corpus) = flags.corpus {
-                // The default split belongs to the default corpus.
-                measure = Perplexity { corpus, split: flags.split.clone(), ..measure };
-            }
-            measure.split = flags.split.or(measure.split);
-            set(&mut measure.seq_len, flags.seq_len);
-            set(&mut measure.stride, flags.stride.or(flags.seq_len.map(|len| len.div_ceil(2))));
-            measure.max_tokens = flags.max_tokens.or(measure.max_tokens);
-            record("ppl", &measure, &flags.source, &flags.recording)
+            let mut m: Perplexity = settings(flags.recording.config.as_deref())?;
+            let places = (&mut m.corpus, &mut m.split, &mut m.seq_len, &mut m.stride, &mut m.max_tokens);
+            windows(flags.windows, places);
+            record("ppl", &m, &flags.source, &flags.recording)
+        }
+        Command::Divergence(flags) => {
+            let mut m: Divergence = settings(flags.recording.config.as_deref())?;
+            let places = (&mut m.corpus, &mut m.split, &mut m.seq_len, &mut m.stride, &mut m.max_tokens);
+            windows(flags.windows, places);
+            m.reference = flags.reference.or(m.reference);
+            record("divergence", &m, &flags.source, &flags.recording)
         }
         Command::Passkey(flags) => {
             let mut measure: Passkey = settings(flags.recording.config.as_deref())?;
@@ -72,6 +75,21 @@ fn set<T>(value: &mut T, flag: Option<T>) {
     if let Some(flag) = flag {
         *value = flag;
     }
+}
+
+/// Where a measurement over a text keeps what the flags say of its windows.
+type Places<'a> =
+    (&'a mut PathBuf, &'a mut Option<String>, &'a mut usize, &'a mut usize, &'a mut Option<usize>);
+
+fn windows(flags: args::Windows, (corpus, split, seq_len, stride, max_tokens): Places) {
+    if let Some(given) = flags.corpus {
+        // The default split belongs to the default corpus.
+        (*corpus, *split) = (given, None);
+    }
+    *split = flags.split.or(split.take());
+    set(seq_len, flags.seq_len);
+    set(stride, flags.stride.or(flags.seq_len.map(|len| len.div_ceil(2))));
+    *max_tokens = flags.max_tokens.or(*max_tokens);
 }
 
 fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
@@ -224,10 +242,14 @@ fn info(source: &Source, linears: bool) -> Result<()> {
 }
 
 /// The columns of each measurement's table.
-const TABLES: [(&str, &[&str]); 3] = [
+const TABLES: [(&str, &[&str]); 4] = [
     (
         "perplexity",
         &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
+    ),
+    (
+        "divergence",
+        &["model", "scheme", "reference", "kl", "kl_error", "kl_q99", "kl_max", "same_top", "ppl_ratio"],
     ),
     (
         "passkey",

@@ -54,6 +54,33 @@ impl Summary {
     }
 }
 
+/// A mean with its standard error, √(s² / n), which takes the values for independent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mean {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error; NaN for a single value, which says nothing of the spread.
+    pub error: f64,
+}
+
+impl Mean {
+    /// Mean of the values; `None` if there are none.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        (!values.is_empty()).then(|| Self { mean, error: (squares / (n - 1.0) / n).sqrt() })
+    }
+}
+
+/// The quantile of ascending values at `fraction` (0 … 1), linear between neighbours (Hyndman & Fan 1996, type 7);
+/// `None` if there are no values.
+pub fn quantile(sorted: &[f64], fraction: f64) -> Option<f64> {
+    let at = fraction.clamp(0.0, 1.0) * sorted.len().checked_sub(1)? as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    Some(low + (high - low) * at.fract())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +121,16 @@ mod tests {
         assert_eq!(Summary::of(&[3.0, 1.0, 2.0]), Some(Summary { min: 1.0, median: 2.0, max: 3.0 }));
         assert_eq!(Summary::of(&[4.0, 1.0]), Some(Summary { min: 1.0, median: 2.5, max: 4.0 }));
         assert_eq!((Summary::of(&[]), Summary::of(&[1.0, f64::NAN])), (None, None));
+    }
+
+    #[test]
+    fn means_and_quantiles_of_few_values() {
+        let Mean { mean, error } = Mean::of(&[1.0, 2.0, 4.0, 5.0]).unwrap();
+        assert!(mean == 3.0 && (error - (10.0_f64 / 3.0 / 4.0).sqrt()).abs() < 1e-15);
+        assert!(Mean::of(&[7.0]).unwrap().error.is_nan() && Mean::of(&[]).is_none());
+        let sorted = [1.0, 2.0, 4.0, 8.0];
+        let found = [0.0, 0.5, 0.9, 1.0].map(|fraction| quantile(&sorted, fraction).unwrap());
+        assert!((found[2] - 6.8).abs() < 1e-12 && found[..2] == [1.0, 3.0] && found[3] == 8.0, "{found:?}");
+        assert_eq!((quantile(&[], 0.5), quantile(&[3.0], 0.7)), (None, Some(3.0)));
     }
 }

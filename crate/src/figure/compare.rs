@@ -39,6 +39,26 @@ pub(super) fn series(frame: &Frame) -> Result<(Frame, String)> {
     Ok((frame.with_texts(SERIES, &names)?, shared.join(" · ")))
 }
 
+/// [`series`] for bars: where nothing tells them apart, a bar is named after its model.
+pub(super) fn bars(frame: &Frame) -> Result<(Frame, String)> {
+    let (rows, shared) = series(frame)?;
+    let names = rows.texts(SERIES)?.into_iter().map(Option::unwrap_or_default);
+    let models = rows.texts("model")?.into_iter().map(Option::unwrap_or_default);
+    let named: Vec<String> =
+        names.zip(models).map(|(name, model)| if name.is_empty() { model } else { name }).collect();
+    Ok((rows.with_texts(SERIES, &named)?, shared))
+}
+
+/// The one text that a column holds, if there is a single one.
+pub(super) fn only(frame: &Frame, column: &str) -> Result<Option<String>> {
+    if !frame.has(column) {
+        return Ok(None);
+    }
+    let mut values = frame.texts(column)?.into_iter().flatten();
+    let first = values.next();
+    Ok(first.filter(|first| values.all(|value| value == *first)))
+}
+
 fn worded(column: &str, value: &str) -> String {
     match column {
         _ if value.is_empty() => String::new(),

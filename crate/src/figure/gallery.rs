@@ -1,6 +1,6 @@
 //! All ready-made figures at once.
 
-use super::{Figure, decode, memory, passkey, perplexity, prefill, training_loss};
+use super::{Figure, decode, divergence, memory, passkey, perplexity, prefill, size, training_loss};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 /// A ready-made figure: file name, measurement and column it needs, constructor.
 type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
 
-const GALLERY: [Entry; 6] = [
+const GALLERY: [Entry; 8] = [
     ("perplexity", Some("perplexity"), "ppl", perplexity),
+    ("size", Some("perplexity"), "bits_per_byte", size),
+    ("divergence", Some("divergence"), "kl", divergence),
     ("passkey", Some("passkey"), "accuracy", passkey),
     ("prefill", Some("cost"), "tokens_per_s", prefill),
     ("decode", Some("cost"), "tokens_per_s", decode),

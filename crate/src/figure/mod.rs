@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`passkey`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`divergence`], [`passkey`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow.
 
 mod axis;
@@ -24,6 +24,7 @@ mod bars;
 mod canvas;
 mod chart;
 mod compare;
+mod divergence;
 mod gallery;
 mod lines;
 mod memory;
@@ -31,15 +32,18 @@ mod output;
 mod palette;
 mod passkey;
 mod perplexity;
+mod size;
 mod throughput;
 mod training;
 
 pub use axis::{Axis, Scale, Unit};
 pub use chart::{Dash, Point, Rule, Series};
+pub use divergence::divergence;
 pub use gallery::draw_all;
 pub use memory::memory;
 pub use passkey::passkey;
 pub use perplexity::perplexity;
+pub use size::size;
 pub use throughput::{decode, prefill};
 pub use training::training_loss;
 

@@ -1,6 +1,6 @@
 //! Perplexity by model and scheme.
 
-use super::compare::{SERIES, join, series, summaries};
+use super::compare::{SERIES, bars, join, only, summaries};
 use super::{Axis, Figure};
 use crate::error::Result;
 use crate::frame::Frame;
@@ -10,21 +10,12 @@ use crate::frame::Frame;
 /// # Errors
 /// If the frame holds no records.
 pub fn perplexity(frame: &Frame) -> Result<Figure> {
-    let (rows, mut shared) = series(&summaries(frame, "perplexity")?)?;
-    let names = rows.texts(SERIES)?.into_iter().map(Option::unwrap_or_default);
-    // With nothing to tell bars apart, the bar is named after the model.
-    let models = rows.texts("model")?.into_iter().map(Option::unwrap_or_default);
-    let named: Vec<String> =
-        names.zip(models).map(|(name, model)| if name.is_empty() { model } else { name }).collect();
-    let rows = rows.with_texts(SERIES, &named)?;
+    let (rows, mut shared) = bars(&summaries(frame, "perplexity")?)?;
     let mut figure = Figure::bar(&rows, SERIES, "ppl");
-    if rows.has("corpus") {
-        let corpora: std::collections::BTreeSet<String> =
-            rows.texts("corpus")?.into_iter().flatten().collect();
-        match corpora.iter().next() {
-            Some(only) if corpora.len() == 1 => shared = join(only, &shared),
-            _ => figure = figure.color("corpus"),
-        }
+    match only(&rows, "corpus")? {
+        Some(corpus) => shared = join(&corpus, &shared),
+        None if rows.has("corpus") => figure = figure.color("corpus"),
+        None => {}
     }
     if rows.has("vocab_size") {
         let pairs = rows.numbers("ppl")?.into_iter().zip(rows.numbers("vocab_size")?);

@@ -28,6 +28,8 @@ fn records() -> Frame {
         };
         let ppl = if i == 5 { json!(null) } else { json!(4.02 + 0.11 * (i * i) as f64) };
         rows.push(with(json!({"measure": "perplexity", "ppl": ppl, "corpus": "shakespeare test"})));
+        let kl = if i == 0 { 2e-6 } else { 0.004 * (i * i) as f64 };
+        rows.push(with(json!({"measure": "divergence", "kl": kl, "reference": "bard-3m"})));
         for (j, length) in [256, 512, 1024, 2048, 4096].into_iter().enumerate() {
             let hits = [50, 50, 50 - i as u64 / 3, 31 - 4 * i as u64, 9 - i as u64][j];
             let (low, high) = crate::stats::wilson(hits, 50, crate::stats::Z95);
@@ -68,7 +70,7 @@ fn draws_what_the_records_allow() {
     let drawn = draw_all(&records(), folder).unwrap();
     let names: Vec<_> =
         drawn.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
-    let expected = ["perplexity", "passkey", "prefill", "decode", "memory"];
+    let expected = ["perplexity", "divergence", "passkey", "prefill", "decode", "memory"];
     assert_eq!(
         names,
         expected.iter().flat_map(|n| [format!("{n}.svg"), format!("{n}.png")]).collect::<Vec<_>>()
@@ -148,6 +150,19 @@ fn the_figure_shows_what_it_should() {
         svg.contains("no value") && svg.contains("4.02") && svg.contains("shakespeare test · bard-3m"),
         "{svg}"
     );
+}
+
+#[test]
+fn divergences_of_all_sizes_are_seen() {
+    let figure = divergence(&records()).unwrap();
+    assert_eq!(figure.y.scale, Scale::Log10);
+    let svg = figure.svg().unwrap();
+    assert!(["from bard-3m", "2e−6", "0.016"].iter().all(|text| svg.contains(text)), "{svg}");
+    // Zero has no place on a logarithmic axis.
+    let row = |kl: f64| json!({"measure": "divergence", "row": "summary", "model": "m", "scheme": kl.to_string(), "kl": kl});
+    let figure = divergence(&frame(vec![row(0.0), row(1e-6), row(1.0)])).unwrap();
+    assert_eq!(figure.y.scale, Scale::Linear);
+    figure.svg().unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
 //! | [`norm`] | RMSNorm, plain and gated |
 //! | [`hadamard`] | a randomized orthonormal rotation of channels |
-//! | [`softmax`] | negative log-likelihood and its gradient |
+//! | [`softmax`] | negative log-likelihood and its gradient; divergence of two distributions |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
 //!
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.

@@ -3,12 +3,17 @@
 //! | file | measures |
 //! |---|---|
 //! | [`perplexity`] | how well the model predicts a text |
+//! | [`divergence`] | how far its predictions are from a reference's |
 //! | [`passkey`] | whether it recalls a key from far back |
 //! | [`cost`] | speed and memory against length |
+//!
+//! [`window`] cuts a text into the sliding windows of the first two.
 
 pub mod cost;
+pub mod divergence;
 pub mod passkey;
 pub mod perplexity;
+pub mod window;
 
 use crate::error::Result;
 use crate::model::Model;

@@ -3,11 +3,13 @@
 use super::{Model, Positions};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
+pub use crate::kernel::softmax::argmax;
 use crate::layer::op::with_floats;
 use crate::layer::state::State;
 use crate::progress::check_interrupt;
 use crate::threads::install;
 use candle_core::Tensor;
+use std::ops::Range;
 
 /// Prompts are read in pieces of this many tokens, so that memory does not grow with their length. Twice as many, and
 /// the buffers of a small model's layer are so large that the allocator gives them back after every layer.
@@ -72,6 +74,20 @@ impl Model {
     /// −ln p of each of the last `scored` tokens of `ids`, given all tokens before it. The first token of `ids` has
     /// nothing before it and cannot be scored.
     pub fn nll(&self, ids: &[u32], scored: usize) -> Result<Vec<f32>> {
+        let hidden = self.predicting(ids, scored)?;
+        let targets = &ids[ids.len() - scored..];
+        let mut nll = Vec::with_capacity(scored);
+        for piece in self.pieces(scored) {
+            let logits = self.logits(&hidden, &piece)?;
+            let vocab = self.config.vocab_size();
+            nll.extend(with_floats([&logits], |[x]| softmax::nll(x, vocab, &targets[piece]))?);
+            check_interrupt()?;
+        }
+        Ok(nll)
+    }
+
+    /// The hidden states [1, scored, hidden] that predict the last `scored` tokens of `ids`, each from all before it.
+    pub(crate) fn predicting(&self, ids: &[u32], scored: usize) -> Result<Tensor> {
         if scored >= ids.len() {
             let (all, most) = (ids.len(), ids.len().saturating_sub(1));
             return Err(Error::input(format!(
@@ -80,27 +96,19 @@ impl Model {
         }
         let read = ids.len() - 1;
         let hidden = self.hidden(&self.tokens(&ids[..read])?, None)?; // [1, T − 1, hidden]
-        self.tokens(&ids[read - scored + 1..])?; // targets are held to the vocabulary too
-        let rows = (LOGIT_VALUES / self.config.vocab_size()).max(1);
-        let mut nll = Vec::with_capacity(scored);
-        for first in (read - scored..read).step_by(rows) {
-            let count = rows.min(read - first);
-            let logits = self.head(&hidden.narrow(1, first, count)?)?.to_device(&candle_core::Device::Cpu)?;
-            let targets = &ids[first + 1..=first + count];
-            nll.extend(with_floats([&logits], |[x]| softmax::nll(x, x.len() / count, targets))?);
-            check_interrupt()?;
-        }
-        Ok(nll)
+        self.tokens(&ids[ids.len() - scored..])?; // targets are held to the vocabulary too
+        Ok(hidden.narrow(1, read - scored, scored)?)
     }
-}
 
-/// The first of the largest values.
-pub fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, value) in values.iter().enumerate() {
-        if *value > values[best] {
-            best = i;
-        }
+    /// `positions` positions cut so that the logits of a piece fit into memory.
+    pub(crate) fn pieces(&self, positions: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let rows = (LOGIT_VALUES / self.config.vocab_size()).max(1);
+        (0..positions).step_by(rows).map(move |first| first..(first + rows).min(positions))
     }
-    best as u32
+
+    /// Logits [1, piece, vocabulary] of a piece of hidden states [1, T, hidden], on the CPU.
+    pub(crate) fn logits(&self, hidden: &Tensor, piece: &Range<usize>) -> Result<Tensor> {
+        let logits = self.head(&hidden.narrow(1, piece.start, piece.len())?)?;
+        Ok(logits.to_device(&candle_core::Device::Cpu)?)
+    }
 }

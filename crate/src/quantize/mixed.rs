@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::family::Site;
 use crate::format::{Coding, Format, Granularity};
 use crate::kernel::linear as kernel;
-use crate::kernel::softmax::log_sum_exp;
+use crate::kernel::softmax;
 use crate::layer::linear::Weight;
 use crate::layer::op::with_floats;
 use crate::layer::quantized::{Block, Quantized};
@@ -69,7 +69,7 @@ pub fn parts(
                 Ok((output_error(&values, &back, site.cols, &inputs[i].gram), back))
             };
             let (unit, probe) = install(|| error(PROBE)).map_err(|error| error.at(&site.path))?;
-            let divergence = divergence(&reference, &logits(&probed(model, i, part, probe)?, &windows)?);
+            let divergence = divergence(&reference, &logits(&probed(model, i, part, probe)?, &windows)?)?;
             let per_error = if unit > 0.0 { divergence.max(0.0) / unit } else { 0.0 };
             let harm = WIDTHS.map(|width| Ok(per_error * install(|| error(width))?.0));
             choices.push(Choices {
@@ -151,29 +151,15 @@ fn logits(model: &Model, windows: &[Vec<u32>]) -> Result<Vec<Tensor>> {
 }
 
 /// The mean of KL(reference ‖ other) over all positions.
-fn divergence(reference: &[Tensor], other: &[Tensor]) -> f64 {
+fn divergence(reference: &[Tensor], other: &[Tensor]) -> Result<f64> {
     let (mut sum, mut count) = (0.0, 0);
     for (p, q) in reference.iter().zip(other) {
-        let vocab = p.dims().last().copied().unwrap_or(1);
-        let part = with_floats([p, q], |[p, q]| {
-            p.chunks(vocab)
-                .zip(q.chunks(vocab))
-                .map(|(p, q)| kl(p, q))
-                .fold((0.0, 0), |(s, n), kl| (s + kl, n + 1))
-        });
-        let (s, n) = part.unwrap_or((0.0, 0));
-        (sum, count) = (sum + s, count + n);
+        let (rows, vocab) = p.dims2()?;
+        let all = with_floats([p, q], |[p, q]| softmax::divergence(p, q, vocab, &vec![0; rows]))?;
+        sum += all.iter().map(|position| position.kl).sum::<f64>();
+        count += rows;
     }
-    sum / f64::from(count.max(1))
-}
-
-fn kl(p: &[f32], q: &[f32]) -> f64 {
-    let (p_sum, q_sum) = (f64::from(log_sum_exp(p)), f64::from(log_sum_exp(q)));
-    let term = |(p, q): (&f32, &f32)| {
-        let (p, q) = (f64::from(*p) - p_sum, f64::from(*q) - q_sum);
-        p.exp() * (p - q)
-    };
-    p.iter().zip(q).map(term).sum()
+    Ok(sum / count.max(1) as f64)
 }
 
 /// tr(ΔW XᵀX ΔWᵀ): the squared error of the outputs; of the weights, where the inputs are not known.

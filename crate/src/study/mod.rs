@@ -20,7 +20,7 @@
 mod named;
 
 use crate::error::{Error, Result};
-use crate::measure::{Measure, cost::Cost, passkey::Passkey, perplexity::Perplexity};
+use crate::measure::{Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity};
 use crate::model::Model;
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
@@ -51,6 +51,8 @@ pub struct Study {
 pub enum Instrument {
     /// Prediction of a text.
     Perplexity(Perplexity),
+    /// How far predictions are from a reference's.
+    Divergence(Divergence),
     /// Recall against context length.
     Passkey(Passkey),
     /// Speed and memory against length.
@@ -145,6 +147,7 @@ impl Instrument {
     pub fn check(&self, model: &Model) -> Result<()> {
         match self {
             Self::Perplexity(measure) => measure.check(model),
+            Self::Divergence(measure) => measure.check(model),
             Self::Passkey(measure) => measure.check(model),
             Self::Cost(measure) => measure.check(model),
         }
@@ -157,6 +160,7 @@ impl Instrument {
     pub fn record(&self, model: &Model, run: &Run) -> Result<()> {
         match self {
             Self::Perplexity(measure) => measure.record(model, run),
+            Self::Divergence(measure) => measure.record(model, run),
             Self::Passkey(measure) => measure.record(model, run),
             Self::Cost(measure) => measure.record(model, run),
         }
@@ -166,6 +170,12 @@ impl Instrument {
 impl From<Perplexity> for Instrument {
     fn from(measure: Perplexity) -> Self {
         Self::Perplexity(measure)
+    }
+}
+
+impl From<Divergence> for Instrument {
+    fn from(measure: Divergence) -> Self {
+        Self::Divergence(measure)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Instrument, Study};
 use crate::error::{Error, Result};
-use crate::measure::{cost::Cost, passkey::Passkey, perplexity::Perplexity};
+use crate::measure::{cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity};
 
 /// The schemes of phase 1.
 const STAGES: [&str; 16] = [
@@ -47,6 +47,7 @@ impl Study {
             .models(["data/models/bard"])
             .schemes(STAGES)
             .measure(Perplexity::default())
+            .measure(Divergence::default())
             .measure(Passkey::default())
             .measure(Cost::default())
     }
@@ -58,6 +59,7 @@ impl Study {
         for measure in &mut self.measures {
             match measure {
                 Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),
+                Instrument::Divergence(divergence) => divergence.max_tokens = Some(4096),
                 Instrument::Passkey(passkey) => (passkey.lengths, passkey.trials) = (vec![300, 600], 4),
                 Instrument::Cost(cost) => {
                     (cost.lengths, cost.gen_len, cost.repetitions) = (vec![128, 256], 8, 3);

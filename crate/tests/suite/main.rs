@@ -3,6 +3,7 @@
 mod bad_checkpoint;
 mod bad_input;
 mod command_line;
+mod divergence;
 mod fixture;
 mod floors;
 mod layouts;

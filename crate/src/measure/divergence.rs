@@ -1,0 +1,331 @@
+//! How far a model's predictions are from a reference's: KL(reference ‖ model) and its company, per token.
+//!
+//! The statistics are those that the perplexity tool of llama.cpp prints for `--kl-divergence`, over the windows of
+//! [`super::window`]. Perplexity moves when a model gets worse at a text; divergence moves when it gets different, which
+//! shows with far fewer tokens and cannot be made up for by luck.
+
+use super::window::{Excerpt, Sliding, Window};
+use super::{Measure, subject};
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::kernel::softmax;
+use crate::layer::op::with_floats;
+use crate::model::{Loading, Model};
+use crate::progress::{Progress, check_interrupt};
+use crate::record::{Reading, fingerprint};
+use crate::stats::{Mean, Z95, quantile, wilson};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What to compare with, and on which text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Divergence {
+    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
+    /// loaded from.
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    pub corpus: PathBuf,
+    /// The split, if the folder has splits.
+    pub split: Option<String>,
+    /// Most tokens that a prediction is conditioned on.
+    pub seq_len: usize,
+    /// Tokens that a window adds; `seq_len` makes windows that share nothing.
+    pub stride: usize,
+    /// Compare only on the first tokens of the text.
+    pub max_tokens: Option<usize>,
+}
+
+impl Default for Divergence {
+    fn default() -> Self {
+        Self {
+            reference: None,
+            corpus: PathBuf::from("data/corpus"),
+            split: Some("test".to_string()),
+            seq_len: 1024,
+            stride: 512,
+            max_tokens: Some(32_768),
+        }
+    }
+}
+
+impl Divergence {
+    /// The divergence from this model: a folder, a file, a hub id or `random:SHAPE`.
+    pub fn from_reference(source: impl Into<String>) -> Self {
+        Self { reference: Some(source.into()), ..Self::default() }
+    }
+
+    /// Sets the text: a file, or a folder of texts.
+    #[must_use]
+    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
+        (self.corpus, self.split) = (corpus.into(), None);
+        self
+    }
+
+    /// Sets window length and stride.
+    #[must_use]
+    pub fn windows(mut self, seq_len: usize, stride: usize) -> Self {
+        (self.seq_len, self.stride) = (seq_len, stride);
+        self
+    }
+
+    /// Compares only on the first `count` tokens.
+    #[must_use]
+    pub fn max_tokens(mut self, count: usize) -> Self {
+        self.max_tokens = Some(count);
+        self
+    }
+
+    /// The divergence of `model` from a reference at hand: one summary.
+    ///
+    /// # Errors
+    /// If a setting is wrong, the text cannot be read, or the two do not speak of the same tokens.
+    pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        comparable(reference, model)?;
+        let text = self.sliding().cut(model)?;
+        let clock = Instant::now();
+        let tokens = tokens(reference, model, &text)?;
+        let runtime = clock.elapsed().as_secs_f64();
+        let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.sliding().conditions())
+            .fingerprint(&self.identity(reference, model, &text.corpus)?)
+            .value("reference", reference.name.as_str())
+            .value("reference_hash", reference.hash.as_str())
+            .value("reference_dtype", reference.dtype.as_str())
+            .value("vocab_size", model.config.vocab_size());
+        Ok(vec![text.describe(summarize(&tokens, reading)?, runtime)])
+    }
+
+    fn sliding(&self) -> Sliding<'_> {
+        Sliding {
+            corpus: &self.corpus,
+            split: self.split.as_deref(),
+            seq_len: self.seq_len,
+            stride: self.stride,
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    fn reference_of(&self, model: &Model) -> Result<Model> {
+        let (source, revision) = match &self.reference {
+            Some(source) => (source.as_str(), None),
+            None => (model.source.as_str(), model.revision.clone()),
+        };
+        if source.is_empty() {
+            return Err(Error::input("the divergence has no reference to compare the model with")
+                .hint("name one: a folder, a file, a hub id or random:SHAPE"));
+        }
+        let reference = Model::load_with(source, &Loading { revision, ..Loading::default() })?;
+        if self.reference.is_none() && reference.quantization.is_some() {
+            return Err(Error::input("the model was loaded quantized: it cannot be its own reference")
+                .at(source)
+                .hint("name the model that it was made of as the reference"));
+        }
+        Ok(reference)
+    }
+
+    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
+        let reference = subject(reference);
+        let extra = json!({
+            "corpus": corpus.sha256,
+            "reference": [reference.model_hash, reference.dtype, reference.scheme],
+        });
+        fingerprint(Self::NAME, Self::VERSION, &self.sliding().identity(), &subject(model), &extra)
+    }
+}
+
+impl Measure for Divergence {
+    const NAME: &'static str = "divergence";
+    const VERSION: u32 = 1;
+
+    fn units(&self) -> Vec<Self> {
+        vec![self.clone()]
+    }
+
+    fn fingerprint(&self, model: &Model) -> Result<String> {
+        self.identity(&self.reference_of(model)?, model, &self.sliding().text()?)
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        self.sliding().check()?;
+        comparable(&self.reference_of(model)?, model)
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(&self.reference_of(model)?, model)
+    }
+
+    // The reference is loaded once for all that has to be known of it.
+    fn record(&self, model: &Model, run: &crate::record::Run) -> Result<()> {
+        self.sliding().check()?;
+        let reference = self.reference_of(model)?;
+        if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
+            run.record(&self.compare(&reference, model)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses two models whose predictions are not about the same tokens.
+fn comparable(reference: &Model, model: &Model) -> Result<()> {
+    let (expected, found) = (reference.config.vocab_size(), model.config.vocab_size());
+    let what = if expected != found {
+        format!("the reference predicts {expected} tokens, the model {found}")
+    } else if reference.tokenizer.hash() != model.tokenizer.hash() {
+        "reference and model have different tokenizers".to_string()
+    } else {
+        return Ok(());
+    };
+    Err(Error::input(what)
+        .at(format!("{} against {}", model.name, reference.name))
+        .hint("compare a model with what it was made from"))
+}
+
+/// The divergence at every scored token, a window at a time and a piece of logits at a time.
+fn tokens(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<softmax::Divergence>> {
+    let progress = Progress::new("divergence", text.scored(), "tokens");
+    let (vocab, mut all) = (model.config.vocab_size(), vec![]);
+    for Window { scored, start } in &text.windows {
+        let ids = &text.ids[*start..scored.end];
+        let targets = &text.ids[scored.clone()];
+        let [p, q] = [reference, model].map(|model| model.predicting(ids, targets.len()));
+        let (p, q) = (p?, q?);
+        for piece in model.pieces(targets.len()) {
+            let (p, q) = (reference.logits(&p, &piece)?, model.logits(&q, &piece)?);
+            let targets = &targets[piece];
+            all.extend(with_floats([&p, &q], |[p, q]| softmax::divergence(p, q, vocab, targets))?);
+            check_interrupt()?;
+        }
+        progress.tick(targets.len() as u64)?;
+    }
+    Ok(all)
+}
+
+/// Adds the statistics of llama.cpp to a reading.
+fn summarize(tokens: &[softmax::Divergence], reading: Reading) -> Result<Reading> {
+    let each = |f: fn(&softmax::Divergence) -> f64| tokens.iter().map(f).collect::<Vec<_>>();
+    let mean = |values: &[f64]| Mean::of(values).ok_or_else(|| Error::internal("no token was compared"));
+    let mut kl = each(|token| token.kl);
+    let kl_mean = mean(&kl)?;
+    kl.sort_by(f64::total_cmp);
+    let ratio = mean(&each(|token| token.nll - token.reference_nll))?;
+    let [ppl, reference_ppl] = [each(|token| token.nll), each(|token| token.reference_nll)]
+        .map(|nll| mean(&nll).map(|nll| nll.mean.exp()));
+    let delta_p = each(|token| (-token.nll).exp() - (-token.reference_nll).exp());
+    let square_p = mean(&delta_p.iter().map(|p| p * p).collect::<Vec<_>>())?;
+    let same = tokens.iter().filter(|token| token.same_top).count() as u64;
+    let (low, high) = wilson(same, tokens.len() as u64, Z95);
+    Ok(reading
+        .value("kl", kl_mean.mean)
+        .value("kl_error", kl_mean.error)
+        .value("kl_median", quantile(&kl, 0.5))
+        .value("kl_q90", quantile(&kl, 0.9))
+        .value("kl_q99", quantile(&kl, 0.99))
+        .value("kl_q999", quantile(&kl, 0.999))
+        .value("kl_max", quantile(&kl, 1.0))
+        .value("same_top", same as f64 / tokens.len() as f64)
+        .value("same_top_low", low)
+        .value("same_top_high", high)
+        .value("delta_logprob", -ratio.mean)
+        .value("delta_p", mean(&delta_p)?.mean)
+        .value("delta_p_rms", square_p.mean.sqrt())
+        .value("ppl", ppl?)
+        .value("reference_ppl", reference_ppl?)
+        .value("ppl_ratio", ratio.mean.exp())
+        .value("ln_ppl_ratio", ratio.mean)
+        .value("ln_ppl_ratio_error", ratio.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::{Config, mamba2};
+    use candle_core::DType;
+
+    fn text() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("text.txt");
+        std::fs::write(
+            &file,
+            "All happy models are alike; each quantized model errs in its own way. ".repeat(5),
+        )
+        .unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn a_model_does_not_diverge_from_itself() {
+        let (_folder, file) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let reading = &Divergence::from_reference("random:mamba2-tiny").on(file).measure(&model).unwrap()[0];
+        for (name, expected) in [
+            ("kl", 0.0),
+            ("kl_error", 0.0),
+            ("kl_max", 0.0),
+            ("same_top", 1.0),
+            ("same_top_high", 1.0),
+            ("delta_p_rms", 0.0),
+            ("ln_ppl_ratio", 0.0),
+            ("ppl_ratio", 1.0),
+            ("n_tokens", 5.0 * 70.0 - 1.0),
+        ] {
+            assert_eq!(reading.number(name), Some(expected), "{name}");
+        }
+        assert_eq!(reading.number("ppl"), reading.number("reference_ppl"));
+        assert_eq!(reading.values["reference_hash"], "random-0");
+        assert_eq!(reading.values["reference_dtype"], "f32");
+    }
+
+    #[test]
+    fn narrow_weights_diverge_a_little() {
+        let (_folder, file) = text();
+        let reference = Model::load("random:mamba2-tiny").unwrap();
+        let divergence = Divergence::default().on(file).windows(64, 16);
+        let kl = |dtype| {
+            let reading = &divergence.compare(&reference, &reference.cast(dtype).unwrap()).unwrap()[0];
+            let kl = ["kl_median", "kl", "kl_q90", "kl_q99", "kl_q999", "kl_max"]
+                .map(|n| reading.number(n).unwrap());
+            assert!(kl[0] > 0.0 && kl[0] <= kl[2] && kl[2..].is_sorted() && kl[1] <= kl[5], "{kl:?}");
+            let ln = reading.number("ln_ppl_ratio").unwrap();
+            let ppl = reading.number("ppl").unwrap() / reading.number("reference_ppl").unwrap();
+            assert!((ln.exp() - ppl).abs() < 1e-12 && ln.abs() < 0.01);
+            assert!(reading.number("same_top").unwrap() > 0.9);
+            kl[1]
+        };
+        let (coarse, fine) = (kl(DType::BF16), kl(DType::F16));
+        assert!(0.0 < fine && 4.0 * fine < coarse && coarse < 1e-3, "{fine} {coarse}");
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused() {
+        let (_folder, file) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let error = |d: Divergence| d.on(&file).measure(&model).unwrap_err().to_string();
+        assert!(error(Divergence::from_reference("no/such/model.pt")).contains("no such file"));
+        let sentence = error(Divergence::from_reference("random:mamba2-tiny").windows(8, 9));
+        assert!(sentence.contains("stride 9 is larger than seq_len 8"), "{sentence}");
+        let larger = mamba2::Config { vocab_size: 300, ..mamba2::Config::default() };
+        let larger = Model::random("larger", Config::Mamba2(larger), 0, &Loading::default()).unwrap();
+        let sentence = Divergence::default().on(&file).compare(&larger, &model).unwrap_err().to_string();
+        assert!(sentence.contains("the reference predicts 300 tokens, the model 256; compare"), "{sentence}");
+        // A model that was not loaded from anywhere has nothing to be compared with.
+        let sentence = Divergence::default().on(&file).measure(&larger).unwrap_err().to_string();
+        assert!(sentence.contains("no reference") && sentence.contains("name one"), "{sentence}");
+    }
+
+    #[test]
+    fn a_quantized_model_is_compared_with_what_it_was_made_of() {
+        let (_folder, file) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let divergence = Divergence::default().on(file).max_tokens(100);
+        let kl = |scheme: &str| {
+            let reading =
+                &divergence.measure(&model.quantized(&scheme.parse().unwrap()).unwrap()).unwrap()[0];
+            assert_eq!(reading.values["reference"], "random:mamba2-tiny");
+            reading.number("kl").unwrap()
+        };
+        let (wide, narrow, state) = (kl("w8a16"), kl("w3a16"), kl("w16a16-h4"));
+        assert!(0.0 < wide && 10.0 * wide < narrow && state > 0.0, "{wide} {narrow} {state}");
+    }
+}

@@ -1,0 +1,157 @@
+//! Sliding windows over a text: what perplexity and divergence have in common.
+//!
+//! The documents are joined by a blank line and tokenized once (the convention of GPTQ and Quamba). A window adds
+//! `stride` tokens and conditions them on at most `seq_len` tokens in all. The text's first token has nothing before it
+//! and is not scored; every other is scored exactly once.
+
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::record::{Conditions, Reading};
+use serde_json::{Value, json};
+use std::ops::Range;
+use std::path::Path;
+
+/// One window: the tokens it scores, and the tokens it reads to do so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Positions of the scored tokens.
+    pub scored: Range<usize>,
+    /// Position of the first token read.
+    pub start: usize,
+}
+
+/// The windows over `tokens` tokens. Together they score every token but the first, each once.
+pub fn windows(tokens: usize, seq_len: usize, stride: usize) -> Vec<Window> {
+    let (mut all, mut done) = (vec![], 1);
+    while done < tokens {
+        // The first window has no context to spare: it scores all that it can read.
+        let end = (done + if done == 1 { seq_len } else { stride }).min(tokens);
+        all.push(Window { scored: done..end, start: (end - 1).saturating_sub(seq_len) });
+        done = end;
+    }
+    all
+}
+
+/// The settings of a measurement that slides over a text.
+#[derive(Clone, Copy)]
+pub(super) struct Sliding<'a> {
+    pub corpus: &'a Path,
+    pub split: Option<&'a str>,
+    pub seq_len: usize,
+    pub stride: usize,
+    pub max_tokens: Option<usize>,
+}
+
+/// A text as tokens, and its windows: at least one.
+pub(super) struct Excerpt {
+    pub corpus: Corpus,
+    pub ids: Vec<u32>,
+    pub windows: Vec<Window>,
+}
+
+impl Sliding<'_> {
+    /// The text itself.
+    pub fn text(&self) -> Result<Corpus> {
+        match self.split {
+            Some(split) => Corpus::split(self.corpus, split),
+            None => Corpus::load(self.corpus),
+        }
+    }
+
+    /// Refuses settings that leave tokens out, and texts that cannot be read.
+    pub fn check(&self) -> Result<()> {
+        let least = [
+            ("seq_len", Some(self.seq_len), 1),
+            ("stride", Some(self.stride), 1),
+            ("max_tokens", self.max_tokens, 2),
+        ];
+        for (name, value, least) in least {
+            if let Some(value) = value.filter(|value| *value < least) {
+                return Err(Error::input(format!("{name} must be at least {least}, found {value}")));
+            }
+        }
+        if self.stride > self.seq_len {
+            return Err(Error::input(format!(
+                "stride {} is larger than seq_len {}: tokens between two windows would not be scored",
+                self.stride, self.seq_len
+            ))
+            .hint("choose a stride of at most seq_len"));
+        }
+        self.text().map(|_| ())
+    }
+
+    /// The text in the model's tokens, cut into windows.
+    pub fn cut(&self, model: &Model) -> Result<Excerpt> {
+        self.check()?;
+        let corpus = self.text()?;
+        let mut ids = model.tokenizer.encode(&corpus.joined())?;
+        ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
+        let windows = windows(ids.len(), self.seq_len, self.stride);
+        if windows.is_empty() {
+            return Err(Error::input(format!("{} tokens leave nothing to score", ids.len()))
+                .at(self.corpus.display())
+                .hint("a text is scored from its second token on"));
+        }
+        Ok(Excerpt { corpus, ids, windows })
+    }
+
+    /// What of these settings decides the scores, for fingerprints.
+    pub fn identity(&self) -> Value {
+        json!({"seq_len": self.seq_len, "stride": self.stride, "max_tokens": self.max_tokens})
+    }
+
+    /// The settings as records hold them.
+    pub fn conditions(&self) -> Conditions {
+        Conditions {
+            batch_size: Some(1),
+            seq_len: Some(self.seq_len as u64),
+            stride: Some(self.stride as u64),
+            threads: Some(crate::threads::threads() as u64),
+            ..Conditions::default()
+        }
+    }
+}
+
+impl Excerpt {
+    /// Tokens that are scored.
+    pub fn scored(&self) -> u64 {
+        self.ids.len() as u64 - 1
+    }
+
+    /// A reading with what it says about the text and the time it took.
+    pub fn describe(&self, reading: Reading, runtime: f64) -> Reading {
+        reading
+            .value("corpus", self.corpus.title())
+            .value("corpus_hash", self.corpus.sha256.as_str())
+            .value("n_tokens", self.scored())
+            .value("runtime_s", runtime)
+            .value("tokens_per_s", self.scored() as f64 / runtime)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_is_scored_exactly_once() {
+        for tokens in 0..60 {
+            for seq_len in 1..12 {
+                for stride in 1..=seq_len {
+                    let mut times = vec![0; tokens];
+                    for (i, Window { scored, start }) in
+                        windows(tokens, seq_len, stride).into_iter().enumerate()
+                    {
+                        assert!(scored.start > start && scored.end - 1 - start <= seq_len);
+                        // Beyond the first window there is as much context as fits.
+                        assert!(i == 0 || scored.end - 1 - start == seq_len.min(scored.end - 1));
+                        scored.for_each(|t| times[t] += 1);
+                    }
+                    let expected: Vec<_> = (0..tokens).map(|t| i32::from(t > 0)).collect();
+                    assert_eq!(times, expected, "{tokens} {seq_len} {stride}");
+                }
+            }
+        }
+    }
+}
