@@ -5,13 +5,15 @@
 //! everything else becomes an [`Event`] at once: unfinished lines, several displays in one cell, errors.
 
 use crate::event::{Event, MARK};
+use crate::input;
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 /// evcxr's words, as its version pinned in Cargo.toml spells them.
 const WORDS: &str = "EVCXR_";
-const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
+/// A cell came to its end.
+pub const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT ";
 const END: &str = "EVCXR_END_CONTENT";
 const FAILED: &str = "EVCXR_ERROR_OCCURRED";
@@ -44,7 +46,9 @@ pub fn run_if_asked() {
         }
         Err(error) => eprintln!("output cannot be read live: {error}"),
     }
-    evcxr::runtime_hook();
+    let Err(error) = input::serve();
+    eprintln!("cells cannot be run: {error}");
+    std::process::exit(99);
 }
 
 fn pipe() -> std::io::Result<(RawFd, RawFd)> {
@@ -211,7 +215,7 @@ impl Reader {
 }
 
 /// Which of the descriptors can be read within `milliseconds` (−1: however long it takes).
-fn wait_for(fds: &[RawFd], milliseconds: i32) -> Vec<bool> {
+pub fn wait_for(fds: &[RawFd], milliseconds: i32) -> Vec<bool> {
     let poll = |fd: &RawFd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 };
     let mut polls: Vec<_> = fds.iter().map(poll).collect();
     // SAFETY: a valid array of that length.

@@ -23,10 +23,16 @@ const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
 /// A kernel that nobody asks anything for so long after its start uses the time.
 const REST: Duration = Duration::from_millis(100);
 
+/// How soon an interrupt is seen while a cell waits for a person.
+const GLANCE: Duration = Duration::from_millis(50);
+
 /// What the threads of a kernel share.
 struct Shared {
     iopub: UnboundedSender<JupyterMessage>,
     shell: UnboundedSender<JupyterMessage>,
+    stdin: UnboundedSender<JupyterMessage>,
+    /// Lines that a person typed.
+    typed: Mutex<mpsc::Receiver<String>>,
     /// The request that is being worked on: what its outputs answer to.
     parent: Mutex<Option<JupyterMessage>>,
     /// Bars that have a display.
@@ -104,7 +110,32 @@ impl Shared {
         }
     }
 
+    /// Asks the person at the notebook for a line.
+    fn ask(&self) -> Result<String, String> {
+        let request = self.parent().clone();
+        let asked_for = request.as_ref().map(|request| &request.content);
+        if !matches!(asked_for, Some(JupyterMessageContent::ExecuteRequest(cell)) if cell.allow_stdin) {
+            return Err(
+                "the cell reads from standard input, where nobody types when a notebook runs by itself: put \
+                        the text into the cell"
+                    .into(),
+            );
+        }
+        let typed = lock(&self.typed);
+        while typed.try_recv().is_ok() {} // the answer to a question that was given up
+        let question = InputRequest { prompt: String::new(), password: false };
+        let _ = self.stdin.send(JupyterMessage::new(question, request.as_ref()));
+        loop {
+            match typed.recv_timeout(GLANCE) {
+                Ok(line) => return Ok(line),
+                Err(mpsc::RecvTimeoutError::Timeout) if lock(&self.interrupted).is_none() => {}
+                Err(_) => return Err("interrupted".into()),
+            }
+        }
+    }
+
     fn end_process(&self) {
+        *lock(&self.interrupted) = Some(Instant::now()); // it may wait for a line
         if let Some(process) = lock(&self.process).take() {
             let _ = lock(&process).kill();
         }
@@ -158,19 +189,25 @@ async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
     let iopub = zmq::create_kernel_iopub_connection(connection, &id).await?;
     let (shell_send, shell) = zmq::create_kernel_shell_connection(connection, &id).await?.split();
     let (control_send, mut control) = zmq::create_kernel_control_connection(connection, &id).await?.split();
-    let _stdin = zmq::create_kernel_stdin_connection(connection, &id).await?;
+    let (stdin_send, stdin) = zmq::create_kernel_stdin_connection(connection, &id).await?.split();
 
     let (iopub_sender, iopub_messages) = unbounded_channel();
     let (shell_sender, shell_messages) = unbounded_channel();
     let (control_sender, control_messages) = unbounded_channel();
+    let (stdin_sender, questions) = unbounded_channel();
+    let (typing, typed) = mpsc::channel();
     let published = tokio::spawn(send_all(iopub, iopub_messages));
     let replied = tokio::spawn(send_all(shell_send, shell_messages));
     let answered = tokio::spawn(send_all(control_send, control_messages));
+    tokio::spawn(send_all(stdin_send, questions));
+    tokio::spawn(read_stdin(stdin, typing));
     tokio::spawn(async move { while heartbeat.single_heartbeat().await.is_ok() {} });
 
     let shared = Arc::new(Shared {
         iopub: iopub_sender,
         shell: shell_sender,
+        stdin: stdin_sender,
+        typed: Mutex::new(typed),
         parent: Mutex::new(None),
         bars: Mutex::default(),
         process: Mutex::default(),
@@ -264,11 +301,21 @@ async fn read_shell(mut shell: zmq::RouterRecvConnection, shared: Arc<Shared>, j
     }
 }
 
+async fn read_stdin(mut stdin: zmq::RouterRecvConnection, typed: mpsc::Sender<String>) {
+    while let Ok(message) = stdin.read().await {
+        if let JupyterMessageContent::InputReply(reply) = message.content
+            && typed.send(reply.value).is_err()
+        {
+            return;
+        }
+    }
+}
+
 /// The session's thread.
 fn work(shared: &Arc<Shared>, queue: &mpsc::Receiver<Job>) {
     let home = Home::find();
-    let teller = shared.clone();
-    let mut session = Session::open(&home, move |event| teller.show(event));
+    let (teller, asker) = (shared.clone(), shared.clone());
+    let mut session = Session::open(&home, move |event| teller.show(event), Box::new(move || asker.ask()));
     if let Ok(session) = &session {
         *lock(&shared.process) = Some(session.process());
     }

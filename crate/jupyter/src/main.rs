@@ -7,6 +7,7 @@
 //! | `session` | evcxr's side: compiling and running cells |
 //! | `child` | the process that runs the cells: its output, live and in order |
 //! | `event` | what that process tells the kernel |
+//! | `input` | what comes into that process: cells to run, and what a person types |
 //! | `home` | where everything is |
 //! | `lab` | setting up, opening JupyterLab, running notebooks headless |
 
@@ -14,6 +15,7 @@ mod answer;
 mod child;
 mod event;
 mod home;
+mod input;
 mod kernel;
 mod lab;
 mod session;

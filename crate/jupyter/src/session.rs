@@ -6,9 +6,11 @@
 use crate::child;
 use crate::event::Event;
 use crate::home::Home;
+use crate::input;
 use ariadne::Source;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use evcxr::{CommandContext, CompilationError, EvalContextOutputs, Theme};
+use evcxr::{CommandContext, CompilationError, EvalCallbacks, EvalContextOutputs, Theme};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -26,8 +28,13 @@ pub struct Session {
     context: CommandContext,
     trouble: Arc<Mutex<Option<Trouble>>>,
     done: Receiver<()>,
+    events: mpsc::Sender<Event>,
+    ask: Box<Ask>,
     _folder: Folder,
 }
+
+/// Asks a person for a line; or says in one sentence why there will be none.
+pub type Ask = dyn Fn() -> Result<String, String>;
 
 /// Why a cell did not come to a good end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +59,9 @@ impl Trouble {
 pub type Shown = BTreeMap<String, String>;
 
 impl Session {
-    /// Opens a session with the crate loaded; `tell` gets what its cells do, as they do it.
-    pub fn open(home: &Home, tell: impl Fn(Event) + Send + 'static) -> Result<Self, Trouble> {
+    /// Opens a session with the crate loaded; `tell` gets what its cells do, as they do it; `ask` is called when one
+    /// reads from standard input.
+    pub fn open(home: &Home, tell: impl Fn(Event) + Send + 'static, ask: Box<Ask>) -> Result<Self, Trouble> {
         let folder = Folder::create(home)
             .map_err(|error| Trouble::new("SetUp", format!("no folder to compile cells in: {error}")))?;
         let library = home.library_folder().ok_or_else(|| {
@@ -82,12 +90,19 @@ impl Session {
         let started = CommandContext::new();
         // SAFETY: as above.
         unsafe { std::env::remove_var(child::STARTING) };
-        let (mut context, outputs) = started.map_err(trouble)?;
-        context.execute(":restart").map_err(trouble)?;
+        let no_tools = |error| {
+            let remedy = "cargo and rustc must be on the PATH of the Jupyter that starts it";
+            Trouble::new(
+                "SetUp",
+                format!("the compiler of cells does not start: {}; {remedy}", trouble(error).sentence),
+            )
+        };
+        let (mut context, outputs) = started.map_err(no_tools)?;
+        context.execute(":restart").map_err(no_tools)?;
         let (done_sender, done) = crossbeam_channel::unbounded();
         let trouble_seen = Arc::new(Mutex::new(None));
-        listen(outputs, trouble_seen.clone(), done_sender, tell);
-        let mut session = Self { context, trouble: trouble_seen, done, _folder: folder };
+        let events = listen(outputs, trouble_seen.clone(), done_sender, tell);
+        let mut session = Self { context, trouble: trouble_seen, done, events, ask, _folder: folder };
         let face = home.face().join("lowbit");
         session.execute(&format!(
             ":dep lowbit = {{ path = {:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}",
@@ -98,13 +113,23 @@ impl Session {
 
     /// Runs a cell; what its commands show is returned, everything else was told on the way.
     pub fn execute(&mut self, code: &str) -> Result<Shown, Trouble> {
-        let online = code.lines().any(|line| line.trim_start().starts_with(":dep "));
+        let wanted: Vec<&str> =
+            code.lines().filter_map(|line| line.trim_start().strip_prefix(":dep ")).collect();
+        for hint in wanted.iter().filter_map(|dependency| brought_already(dependency)) {
+            let _ = self.events.send(Event::Stderr(hint));
+        }
+        let online = !wanted.is_empty();
         if online {
             let _ = self.context.execute(":offline 0"); // a crate that is not here yet must be fetched
         }
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         while self.done.try_recv().is_ok() {}
-        let result = self.context.execute(code);
+        let unanswered = RefCell::new(None);
+        let read = |_| {
+            let typed = (self.ask)().map_err(|why| unanswered.replace(Some(Trouble::new("Input", why)))).ok();
+            input::answer(typed.as_deref())
+        };
+        let result = self.context.execute_with_callbacks(code, &mut EvalCallbacks { input_reader: &read });
         if online {
             let _ = self.context.execute(":offline 1");
         }
@@ -123,7 +148,8 @@ impl Session {
                 Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
-        match self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match unanswered.take().or(trouble) {
             Some(trouble) => Err(trouble),
             None => Ok(shown),
         }
@@ -178,15 +204,15 @@ fn paths(library: &Path) -> OsString {
     std::env::join_paths(all).unwrap_or(before)
 }
 
-/// Hands on what the cells tell.
+/// Hands on what the cells tell, and what is sent to the sender that is returned.
 fn listen(
     outputs: EvalContextOutputs,
     trouble: Arc<Mutex<Option<Trouble>>>,
     done: crossbeam_channel::Sender<()>,
     tell: impl Fn(Event) + Send + 'static,
-) {
+) -> mpsc::Sender<Event> {
     let (sender, events) = mpsc::channel();
-    let from_errors = sender.clone();
+    let (from_errors, from_session) = (sender.clone(), sender.clone());
     std::thread::spawn(move || {
         // Text here does not come from the cells, whose standard error is an event, but from before or after the pipes.
         while let Ok(line) = outputs.stderr.recv() {
@@ -220,6 +246,20 @@ fn listen(
             }
         }
     });
+    from_session
+}
+
+/// For a `:dep` on a crate that lowbit re-exports: how to have that one.
+fn brought_already(dependency: &str) -> Option<String> {
+    let name = dependency.trim_start().split(['=', ' ']).next()?.trim_matches('"').replace('_', "-");
+    let path = match name.as_str() {
+        "candle-core" => "lowbit::candle_core",
+        "polars" => "lowbit::polars",
+        _ => return None,
+    };
+    Some(format!(
+        "lowbit brings {name}: `use {path};` is enough. The {name} of :dep is compiled anew, and its types are others.\n"
+    ))
 }
 
 fn trouble(error: impl std::fmt::Display) -> Trouble {

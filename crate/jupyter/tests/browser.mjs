@@ -1,11 +1,9 @@
 // JupyterLab in a headless Chromium: opens the first notebook, runs it from the menu, and sees its results.
 //
-//   npm install --prefix .lab/browser playwright-core
-//   NODE_PATH=.lab/browser/node_modules node crate/jupyter/tests/browser.mjs [FOLDER FOR SCREENSHOTS]
-//
-// CHROMIUM names the browser (default /usr/bin/chromium). Runs on a copy of the notebook.
+// Run by .ci/browser, which finds or installs what it takes; the argument is a folder for screenshots. CHROMIUM names
+// the browser. Runs on a copy of the notebook.
 import { spawn } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -81,8 +79,9 @@ try {
 } finally {
   await browser.close();
   lab.kill("SIGTERM");
-  const { rmSync } = await import("node:fs");
-  rmSync(path.join(root, "notebooks", name), { force: true });
+  for (const left of [name, `.ipynb_checkpoints/${path.parse(name).name}-checkpoint.ipynb`]) {
+    rmSync(path.join(root, "notebooks", left), { force: true });
+  }
 }
 console.log(`screenshots in ${shots}`);
 if (failed) {

@@ -30,8 +30,8 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel()
 
-    def send(self, code):
-        return self.client.execute(code)
+    def send(self, code, **options):
+        return self.client.execute(code, **options)
 
     def published(self, request, timeout=CELL, until_idle=True):
         """Messages that answer to a request, each with the time when it came."""
@@ -57,8 +57,8 @@ class Kernel:
                 return message["content"]
         raise TimeoutError
 
-    def run(self, code):
-        request = self.send(code)
+    def run(self, code, **options):
+        request = self.send(code, **options)
         messages = list(self.published(request))
         return self.reply(request), messages
 
@@ -181,6 +181,28 @@ class Cells(unittest.TestCase):
         self.assertTrue(reply["found"])
         self.assertIn("Passkey", reply["data"]["text/plain"])
 
+    READ = 'print!("Name: "); let mut name = String::new(); std::io::stdin().read_line(&mut name).unwrap();'
+
+    def test_a_cell_that_reads_asks_the_person(self):
+        request = self.kernel.send(self.READ)
+        question = self.kernel.client.get_stdin_msg(timeout=CELL)
+        self.assertEqual(question["msg_type"], "input_request")
+        self.kernel.client.input("Ada")
+        self.assertEqual(self.kernel.reply(request)["status"], "ok")
+        self.assertEqual(text(self.kernel.published(request)), "Name: ")
+        self.assertEqual(plain(self.good("name.clone()")), ["Ada\n"])
+
+    def test_a_cell_that_reads_where_nobody_types_fails(self):
+        for _ in range(2):
+            reply, _ = self.kernel.run(self.READ, allow_stdin=False)
+            self.assertEqual(reply["status"], "error")
+            self.assertIn("standard input", reply["evalue"])
+        self.good("1 + 1")
+
+    def test_a_crate_that_lowbit_brings_is_hinted_at(self):
+        _, messages = self.kernel.run(':dep candle-core = { path = "no/such/folder" }')
+        self.assertIn("use lowbit::candle_core;", text(messages, "stderr"))
+
     def test_commands_of_evcxr_work(self):
         self.good("let listed = 1.5f32;")
         shown = of(self.good(":vars"), "display_data")[0]["data"]
@@ -213,6 +235,17 @@ class Interrupts(unittest.TestCase):
         self.assertLess(time.monotonic() - asked, 0.5)
         self.assertEqual(reply["status"], "error")
         self.assertIn("interrupted", reply["evalue"])
+        list(self.kernel.published(request))
+        _, messages = self.kernel.run("kept")
+        self.assertEqual(plain(messages), ["12"])
+
+    def test_an_interrupt_ends_the_wait_for_a_person(self):
+        self.kernel.run("let kept = 12;")
+        request = self.kernel.send("let line = std::io::read_to_string(std::io::stdin()).unwrap();")
+        self.kernel.client.get_stdin_msg(timeout=CELL)
+        self.kernel.manager.interrupt_kernel()
+        reply = self.kernel.reply(request)
+        self.assertEqual((reply["status"], reply["evalue"]), ("error", "interrupted"))
         list(self.kernel.published(request))
         _, messages = self.kernel.run("kept")
         self.assertEqual(plain(messages), ["12"])

@@ -1,6 +1,6 @@
 //! What is there and what is not.
 
-use super::steps;
+use super::{python, steps};
 use crate::home::Home;
 use std::process::Command;
 
@@ -18,10 +18,12 @@ pub fn run(home: &Home) -> Result<(), String> {
     let space = steps::free_space(home.root()).map(|free| format!("{:.0} GB free", free as f64 / 1e9));
     let there = |path: &std::path::Path| path.exists().then(|| path.display().to_string());
     let again = "run `cargo lab setup`";
+    let python = python::look();
+    let no_python = python.clone().err().unwrap_or_default();
     let checks = [
         ("rustc", version("rustc"), "install Rust with rustup"),
         ("cargo", version("cargo"), "install Rust with rustup"),
-        ("python", version("python3"), "install Python 3.9 or later"),
+        ("python", python.ok(), no_python.as_str()),
         ("JupyterLab", there(&venv), again),
         ("kernelspec", there(&spec), again),
         ("library", there(&library), again),

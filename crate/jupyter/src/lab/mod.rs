@@ -2,15 +2,18 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `steps` | what must be there: Python's side, evcxr's settings, the library, the kernelspec |
+//! | `steps` | what must be there: evcxr's settings, the library, the kernelspec |
+//! | `python` | Python's side of it: JupyterLab and its packages |
 //! | `notebook` | running notebooks without a front end |
 //! | `doctor` | what is there and what is not |
 
 mod doctor;
 mod notebook;
+mod python;
 mod steps;
 
 use crate::home::Home;
+use crate::session::Session;
 use clap::{Parser, Subcommand};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -68,6 +71,7 @@ pub fn run() -> Result<(), String> {
         None => open(&home, args.no_browser, &args.jupyter),
         Some(Verb::Setup) => steps::all(&home),
         Some(Verb::Run { notebooks, check }) => {
+            notebook::look(&notebooks)?;
             steps::all(&home)?;
             notebook::run(&home, &notebooks, check)
         }
@@ -81,7 +85,8 @@ pub fn run() -> Result<(), String> {
         Some(Verb::Uninstall) => uninstall(&home),
         Some(Verb::Kernel { connection }) => crate::kernel::serve(&connection),
         Some(Verb::Try) => {
-            let tried = crate::session::Session::open(&home, |_| ()).and_then(|mut session| {
+            let nobody = Box::new(|| Err("nobody is there to type".into()));
+            let tried = Session::open(&home, |_| (), nobody).and_then(|mut session| {
                 session.execute("let config = Passkey::default();\nconfig.trials").map(|_| ())
             });
             tried.map_err(|trouble| trouble.lines.join("\n"))
@@ -96,18 +101,26 @@ fn open(home: &Home, no_browser: bool, more: &[String]) -> Result<(), String> {
     if no_browser {
         lab.arg("--no-browser");
     }
+    // SAFETY: only asks for a number.
+    if unsafe { libc::geteuid() } == 0 {
+        lab.arg("--allow-root"); // in a container nobody else is there, and JupyterLab would refuse
+    }
     let error = lab.args(more).exec(); // JupyterLab takes this process over
     Err(format!("JupyterLab cannot be started: {error}. Run `cargo lab doctor`"))
 }
 
 fn uninstall(home: &Home) -> Result<(), String> {
-    let spec = steps::user_data()?.join("kernels").join(steps::KERNEL);
-    for folder in [home.lab(), spec] {
-        match std::fs::remove_dir_all(&folder) {
-            Ok(()) => println!("removed {}", folder.display()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{}: {error}", folder.display())),
-        }
+    // A kernelspec of the user's Jupyter may be that of another clone of the project.
+    let spec = steps::user_data().ok().map(|data| data.join("kernels").join(steps::KERNEL));
+    let spec = spec.filter(|folder| steps::is_kernelspec_of(home, folder));
+    let there: Vec<PathBuf> =
+        std::iter::once(home.lab()).chain(spec).filter(|folder| folder.exists()).collect();
+    for folder in &there {
+        std::fs::remove_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        println!("removed {}", folder.display());
+    }
+    if there.is_empty() {
+        println!("nothing of the lab is installed");
     }
     Ok(())
 }

@@ -7,13 +7,19 @@ use std::process::Command;
 /// What nbclient does with one notebook: cell by cell, results written back also where a cell fails.
 const RUN: &str = include_str!("run.py");
 
+/// Whether the notebooks are there: asked before anything that takes long.
+pub fn look(notebooks: &[PathBuf]) -> Result<(), String> {
+    match notebooks.iter().find(|notebook| !notebook.is_file()) {
+        Some(missing) => Err(format!(
+            "{}: no such notebook; those of the project are notebooks/*.ipynb",
+            missing.display()
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Runs each notebook in its own folder.
 pub fn run(home: &Home, notebooks: &[PathBuf], check: bool) -> Result<(), String> {
-    for notebook in notebooks {
-        if !notebook.exists() {
-            return Err(format!("{}: no such notebook", notebook.display()));
-        }
-    }
     for notebook in notebooks {
         let mut python = Command::new(home.venv().join("bin/python"));
         python.args(["-c", RUN]).arg(notebook).env("LOWBIT_HEADLESS", "1");
@@ -25,7 +31,7 @@ pub fn run(home: &Home, notebooks: &[PathBuf], check: bool) -> Result<(), String
         }
         let status = python.status().map_err(|error| format!("Python cannot be started: {error}"))?;
         if !status.success() {
-            return Err(format!("{}: stopped at the cell above", notebook.display()));
+            std::process::exit(status.code().unwrap_or(1)); // it has said where and why
         }
     }
     Ok(())

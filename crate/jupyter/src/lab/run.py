@@ -7,7 +7,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 path, check = sys.argv[1], "--check" in sys.argv
-notebook = nbformat.read(path, as_version=4)
+try:
+    notebook = nbformat.read(path, as_version=4)
+except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, OSError, AttributeError):
+    sys.exit(f"lowbit: {path} is not a notebook that can be read; give the path of an .ipynb file")
 folder = path.rpartition("/")[0] or "."
 client = NotebookClient(
     notebook, timeout=None, kernel_name="lowbit", resources={"metadata": {"path": folder}}, record_timing=False

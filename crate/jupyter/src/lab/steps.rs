@@ -1,10 +1,11 @@
 //! What must be there before a notebook opens. Each step looks first and does only what is missing.
 
+use super::python;
 use crate::home::Home;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 /// The kernelspec's name; it is shown as "Rust (lowbit)".
@@ -16,7 +17,7 @@ const SPACE: u64 = 6 << 30;
 /// Takes every step that is missing.
 pub fn all(home: &Home) -> Result<(), String> {
     enough_space(home)?;
-    python(home)?;
+    python::packages(home)?;
     settings(home)?;
     library(home)?;
     face(home)?;
@@ -30,10 +31,12 @@ fn enough_space(home: &Home) -> Result<(), String> {
     if home.library_folder().is_some() && home.venv().exists() {
         return Ok(());
     }
-    match free_space(home.root()) {
+    let lab = home.lab();
+    let place = if lab.exists() { lab.as_path() } else { home.root() };
+    match free_space(place) {
         Some(free) if free < SPACE => Err(format!(
             "{}: {:.1} GB are free, and the set-up needs {:.0} GB; free some space and run `cargo lab` again",
-            home.root().display(),
+            place.display(),
             free as f64 / 1e9,
             SPACE as f64 / 1e9
         )),
@@ -51,16 +54,28 @@ pub fn free_space(path: &Path) -> Option<u64> {
     }
 }
 
-fn stamp(home: &Home, step: &str) -> PathBuf {
+/// Whether there is so little space that whatever failed has failed for this.
+pub fn full_disk(path: &Path) -> bool {
+    free_space(path).is_some_and(|free| free < 64 << 20)
+}
+
+/// What is said then.
+pub fn no_space(home: &Home) -> String {
+    format!("{}: the disk is full; free some space and run `cargo lab` again", home.lab().display())
+}
+
+/// The file that says what a step was finished for.
+pub fn stamp(home: &Home, step: &str) -> PathBuf {
     home.lab().join(format!("{step}.stamp"))
 }
 
 /// Whether a step was finished for this input.
-fn stamp_is(home: &Home, step: &str, input: &str) -> bool {
+pub fn stamp_is(home: &Home, step: &str, input: &str) -> bool {
     !input.is_empty() && fs::read_to_string(stamp(home, step)).is_ok_and(|found| found == input)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), String> {
+/// Writes a file in one go; leaves one alone that says the same.
+pub fn write(path: &Path, text: &str) -> Result<(), String> {
     if fs::read_to_string(path).is_ok_and(|found| found == text) {
         return Ok(());
     }
@@ -73,10 +88,11 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 }
 
 /// Says what begins, and on drop how long it took.
-struct Step(Instant);
+pub struct Step(Instant);
 
 impl Step {
-    fn begin(what: &str) -> Self {
+    /// Says what begins.
+    pub fn begin(what: &str) -> Self {
         eprintln!("lab: {what}");
         Self(Instant::now())
     }
@@ -88,52 +104,10 @@ impl Drop for Step {
     }
 }
 
-/// Text that a command left on standard error, its last line first in mind.
-fn last_line(bytes: &[u8]) -> String {
+/// The last line of what a command said, where its reason mostly is.
+pub fn last_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_string()
-}
-
-/// A virtual environment with the pinned packages.
-fn python(home: &Home) -> Result<(), String> {
-    let list = home.root().join("crate/jupyter/requirements.txt");
-    let wanted = fs::read_to_string(&list).map_err(|error| format!("{}: {error}", list.display()))?;
-    if stamp_is(home, "python", &wanted) && home.venv().join("bin/jupyter").exists() {
-        return Ok(());
-    }
-    let _step = Step::begin("step 1 of 2: Python packages (JupyterLab, nbconvert), a minute or two");
-    let python = home.venv().join("bin/python");
-    if !python.exists() {
-        let made = Command::new("python3").args(["-m", "venv"]).arg(home.venv()).output();
-        match made {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => {
-                let why = last_line(&[output.stdout, output.stderr].concat());
-                return Err(format!(
-                    "python3 cannot make a virtual environment: {why}. Debian's package is python3-venv"
-                ));
-            }
-            Err(_) => {
-                return Err(
-                    "python3 is not installed: install Python 3.9 or later, and run `cargo lab` again".into(),
-                );
-            }
-        }
-    }
-    let installed = Command::new(&python)
-        .args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r"])
-        .arg(&list)
-        .stdin(Stdio::null())
-        .stdout(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("{}: {error}", python.display()))?;
-    if !installed.status.success() {
-        let why = last_line(&installed.stderr);
-        return Err(format!(
-            "the Python packages cannot be installed: {why}. Check the network, and run `cargo lab` again"
-        ));
-    }
-    write(&stamp(home, "python"), &wanted)
 }
 
 /// evcxr's settings, and how the crates that cells link to are compiled.
@@ -168,7 +142,7 @@ fn library(home: &Home) -> Result<(), String> {
     write(&folder.join("lib.rs"), "")?;
     let new = home.library_folder().is_none();
     let _step = new.then(|| Step::begin("step 2 of 2: compiling what cells link to, 10 to 20 minutes, once"));
-    build(&folder)
+    build(home)
 }
 
 /// The crates whose types a cell's variables may have beside those of lowbit.
@@ -271,7 +245,7 @@ fn first_cell(home: &Home) -> Result<(), String> {
 }
 
 /// Compiles with cargo's own progress, and with the flags that cells are compiled with.
-fn build(folder: &Path) -> Result<(), String> {
+fn build(home: &Home) -> Result<(), String> {
     let tool = |name: &str| {
         let which = Command::new("rustup")
             .args(["which", name])
@@ -291,7 +265,7 @@ fn build(folder: &Path) -> Result<(), String> {
     let mut cargo = Command::new(tool("cargo"));
     cargo
         .args(["build", "--release", "--target", target])
-        .current_dir(folder)
+        .current_dir(home.library())
         .env("RUSTC", &rustc)
         .env("RUSTFLAGS", "-Cprefer-dynamic")
         .env("CARGO_TARGET_DIR", "target")
@@ -307,7 +281,12 @@ fn build(folder: &Path) -> Result<(), String> {
     let status = cargo.status().map_err(|error| format!("cargo: {error}"))?;
     match status.success() {
         true => Ok(()),
-        false => Err("lowbit does not compile for cells: see cargo's words above".into()),
+        false if full_disk(&home.library()) => Err(no_space(home)),
+        false => {
+            Err("the library that cells link to does not compile: cargo says above why; mend that, and run \
+                      `cargo lab` again"
+                .into())
+        }
     }
 }
 
@@ -350,6 +329,13 @@ pub fn install_kernelspec(home: &Home, data: &Path) -> Result<PathBuf, String> {
     });
     write(&folder.join("kernel.json"), &format!("{spec:#}\n"))?;
     Ok(folder)
+}
+
+/// Whether a folder holds the kernelspec of this project.
+pub fn is_kernelspec_of(home: &Home, folder: &Path) -> bool {
+    let text = fs::read_to_string(folder.join("kernel.json")).unwrap_or_default();
+    let spec: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    spec["env"]["LOWBIT_HOME"].as_str().is_some_and(|root| Path::new(root) == home.root())
 }
 
 fn install_program(program: &Path, copy: &Path) -> Result<(), String> {
