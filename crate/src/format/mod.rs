@@ -261,10 +261,16 @@ impl Coding {
     /// As [`fit`](Self::fit).
     pub fn encode(&self, values: &[f32], rows: usize, cols: usize) -> Result<Encoded> {
         let scales = self.fit(values, rows, cols)?;
+        // As in bitsandbytes, codes are chosen before the second level rounds the scales.
+        let first = match self.format {
+            Format::Nf4Double => Some(Self { format: Format::Nf4, ..*self }.fit(values, rows, cols)?),
+            _ => None,
+        };
+        let chosen_by = first.as_ref().unwrap_or(&scales);
         let runs = self.granularity.runs(rows, cols);
         let mut codes = vec![0; values.len()];
         runs.split(&mut codes).into_par_iter().with_min_len(64).enumerate().for_each(|(i, codes)| {
-            self.format.encode(&values[runs.range(i)], scales.get(i), codes);
+            self.format.encode(&values[runs.range(i)], chosen_by.get(i), codes);
         });
         Ok(Encoded::new(*self, rows, cols, &codes, scales))
     }

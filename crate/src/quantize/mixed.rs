@@ -28,6 +28,22 @@ const PROBE: u8 = 4;
 /// Tokens that a measurement reads.
 const TOKENS: usize = 2048;
 
+/// The format whose width is to be chosen.
+///
+/// # Errors
+/// If it is not integers by row or group.
+pub fn coding(scheme: &Scheme) -> Result<Coding> {
+    let coding = scheme.weights.filter(|coding| {
+        let rows = matches!(coding.granularity, Granularity::Row | Granularity::Group(_));
+        rows && matches!(coding.format, Format::Int(_) | Format::Uint(_))
+    });
+    coding.ok_or_else(|| {
+        Error::input("mixed precision needs integers by row or by group")
+            .at(format!("scheme {scheme}"))
+            .hint("such as w4a16-g64-mix4.5")
+    })
+}
+
 /// The parts of all sites with those that the scheme gives its own format cut anew: so many bits a weight in all of
 /// them, scales included.
 ///
@@ -42,14 +58,7 @@ pub fn parts(
     scheme: &Scheme,
     budget: f64,
 ) -> Result<Vec<Vec<Part>>> {
-    let at = |error: Error| error.at(format!("scheme {scheme}"));
-    let coding = scheme.weights.filter(|coding| {
-        let rows = matches!(coding.granularity, Granularity::Row | Granularity::Group(_));
-        rows && matches!(coding.format, Format::Int(_) | Format::Uint(_))
-    });
-    let coding = coding.ok_or_else(|| {
-        at(Error::input("mixed precision needs integers by row or by group")).hint("such as w4a16-g64-mix4.5")
-    })?;
+    let coding = coding(scheme)?;
     let at_width = |width: u8| {
         let format =
             if matches!(coding.format, Format::Uint(_)) { Format::Uint(width) } else { Format::Int(width) };
@@ -81,7 +90,9 @@ pub fn parts(
             progress.tick(1)?;
         }
     }
-    let mut shares = allocate(&choices, (budget * weights as f64).floor() as u64).map_err(at)?.into_iter();
+    let mut shares = allocate(&choices, (budget * weights as f64).floor() as u64)
+        .map_err(|error| error.at(format!("scheme {scheme}")))?
+        .into_iter();
     let cut = |part: &Part| -> Vec<Part> {
         if part.coding != Some(coding) {
             return vec![part.clone()];

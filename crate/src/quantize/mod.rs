@@ -107,6 +107,7 @@ impl Scheme {
             parse_dtype(dtype)?;
         }
         select::parts(self, &model.config.sites())?;
+        self.budget.map_or(Ok(()), |_| mixed::coding(self).map(drop))?;
         if self.needs_calibration() {
             how.calibration.sample(model)?;
         }
@@ -129,6 +130,7 @@ impl<'a> Job<'a> {
     fn new(model: &'a Model, scheme: &'a Scheme, how: &'a Quantizing) -> Result<Self> {
         let sites = model.config.sites();
         let parts = select::parts(scheme, &sites)?;
+        scheme.budget.map_or(Ok(()), |_| mixed::coding(scheme).map(drop))?;
         let layers = sites.iter().map(|site| LayerReport {
             path: site.path.clone(),
             weight: site.weight.clone(),
