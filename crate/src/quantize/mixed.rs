@@ -7,7 +7,7 @@
 use super::allocate::{Choices, allocate};
 use super::calibrate::{Inputs, Sample};
 use super::scheme::Scheme;
-use super::select::Part;
+use super::select::{Part, joined};
 use crate::error::{Error, Result};
 use crate::family::Site;
 use crate::format::{Coding, Format, Granularity};
@@ -26,7 +26,7 @@ const WIDTHS: [u8; 7] = [2, 3, 4, 5, 6, 7, 8];
 /// The width at which harm is measured.
 const PROBE: u8 = 4;
 /// Tokens that a measurement reads.
-const TOKENS: usize = 2048;
+const TOKENS: usize = 1024;
 
 /// The format whose width is to be chosen.
 ///
@@ -106,7 +106,7 @@ pub fn parts(
         shares.collect()
     };
     let mut cut = cut;
-    Ok(parts.iter().map(|parts| parts.iter().flat_map(&mut cut).collect()).collect())
+    Ok(parts.iter().map(|parts| joined(parts.iter().flat_map(&mut cut).collect())).collect())
 }
 
 /// The first tokens of the sample, in windows.

@@ -41,7 +41,29 @@ pub fn parts(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
                 .hint(format!("roles are {}; `lowbit info --linears` lists the paths", names.join(", "))));
         }
     }
-    sites.iter().map(|site| parts_of(scheme, site)).collect()
+    let all = sites.iter().map(|site| parts_of(scheme, site)).collect::<Result<Vec<_>>>()?;
+    // Widths are chosen for each segment apart.
+    Ok(if scheme.budget.is_some() { all } else { all.into_iter().map(joined).collect() })
+}
+
+/// Neighbours in one format as one part.
+pub(super) fn joined(parts: Vec<Part>) -> Vec<Part> {
+    let mut all: Vec<Part> = vec![];
+    for part in parts {
+        match all.last_mut() {
+            Some(last) if last.coding == part.coding => {
+                last.rows += part.rows;
+                if last.segment != part.segment {
+                    last.segment = last.segment.take().zip(part.segment).map(|(a, b)| format!("{a}|{b}"));
+                }
+            }
+            _ => all.push(part),
+        }
+    }
+    if let [part] = all.as_mut_slice() {
+        part.segment = None;
+    }
+    all
 }
 
 fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
@@ -58,19 +80,8 @@ fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
             Some(rule) => rule.coding,
             None => scheme.weights.filter(|_| site.by_default),
         };
-        let name = segment.map(String::from);
-        match parts.last_mut() {
-            // Neighbours in one format are one part.
-            Some(last) if last.coding == coding => {
-                last.rows += rows;
-                last.segment = last.segment.take().zip(name).map(|(a, b)| format!("{a}|{b}"));
-            }
-            _ => parts.push(Part { segment: name, first, rows, coding }),
-        }
+        parts.push(Part { segment: segment.map(String::from), first, rows, coding });
         first += rows;
-    }
-    if let [part] = parts.as_mut_slice() {
-        part.segment = None;
     }
     for part in &parts {
         if let Some(coding) = part.coding {
