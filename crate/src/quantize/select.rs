@@ -85,8 +85,7 @@ fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
     }
     for part in &parts {
         if let Some(coding) = part.coding {
-            let place = part.segment.as_ref().map_or(site.path.clone(), |s| format!("{}.{s}", site.path));
-            coding.check(part.rows, site.cols).map_err(|error| error.at(place))?;
+            coding.check(part.rows, site.cols).map_err(|error| error.at(&site.path))?;
         }
     }
     Ok(parts)
