@@ -1,7 +1,7 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
 use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lowbit::measure::{cost, divergence, passkey, perplexity};
+use lowbit::measure::{cost, divergence, passkey, perplexity, sqnr};
 use lowbit::train;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ fn command() -> clap::Command {
     [
         ("ppl", json!(perplexity::Perplexity::default())),
         ("divergence", json!(divergence::Divergence::default())),
+        ("sqnr", json!(sqnr::Sqnr::default())),
         ("passkey", json!(passkey::Passkey::default())),
         ("cost", json!(cost::Cost::default())),
         ("train", json!(train::Training::default())),
@@ -65,6 +66,8 @@ pub enum Command {
     Ppl(Ppl),
     /// How far predictions are from a reference's: KL divergence, agreement on the likeliest token.
     Divergence(Divergence),
+    /// Which matrices lose precision: the signal-to-quantization-noise ratio of each, in decibel.
+    Sqnr(Sqnr),
     /// Passkey retrieval against context length.
     Passkey(Passkey),
     /// Prefill and decode speed, and peak memory, against length.
@@ -215,6 +218,29 @@ pub struct Divergence {
     pub reference: Option<String>,
     #[command(flatten)]
     pub windows: Windows,
+}
+
+#[derive(Flags)]
+pub struct Sqnr {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    #[arg(long, value_name = "PATH")]
+    pub corpus: Option<PathBuf>,
+    /// The split of a folder of splits; the default holds for the default corpus.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Tokens of a window, each read from a state of zeros.
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Read only the first tokens.
+    #[arg(long)]
+    pub max_tokens: Option<usize>,
 }
 
 #[derive(Flags)]

@@ -6,7 +6,7 @@ use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
 use lowbit::measure::{
-    Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity,
+    Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
 };
 use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype};
@@ -34,6 +34,14 @@ pub fn run(args: Args) -> Result<()> {
             windows(flags.windows, places);
             m.reference = flags.reference.or(m.reference);
             record("divergence", &m, &flags.source, &flags.recording)
+        }
+        Command::Sqnr(flags) => {
+            let mut m: Sqnr = settings(flags.recording.config.as_deref())?;
+            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
+            set(&mut m.seq_len, flags.seq_len);
+            m.max_tokens = flags.max_tokens.or(m.max_tokens);
+            m.reference = flags.reference.or(m.reference);
+            record("sqnr", &m, &flags.source, &flags.recording)
         }
         Command::Passkey(flags) => {
             let mut measure: Passkey = settings(flags.recording.config.as_deref())?;
@@ -81,15 +89,24 @@ fn set<T>(value: &mut T, flag: Option<T>) {
 type Places<'a> =
     (&'a mut PathBuf, &'a mut Option<String>, &'a mut usize, &'a mut usize, &'a mut Option<usize>);
 
-fn windows(flags: args::Windows, (corpus, split, seq_len, stride, max_tokens): Places) {
-    if let Some(given) = flags.corpus {
-        // The default split belongs to the default corpus.
-        (*corpus, *split) = (given, None);
-    }
-    *split = flags.split.or(split.take());
+fn windows(flags: args::Windows, (path, split, seq_len, stride, max_tokens): Places) {
+    corpus(flags.corpus, flags.split, path, split);
     set(seq_len, flags.seq_len);
     set(stride, flags.stride.or(flags.seq_len.map(|len| len.div_ceil(2))));
     *max_tokens = flags.max_tokens.or(*max_tokens);
+}
+
+fn corpus(
+    given: Option<PathBuf>,
+    given_split: Option<String>,
+    path: &mut PathBuf,
+    split: &mut Option<String>,
+) {
+    if let Some(given) = given {
+        // The default split belongs to the default corpus.
+        (*path, *split) = (given, None);
+    }
+    *split = given_split.or(split.take());
 }
 
 fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
@@ -242,7 +259,7 @@ fn info(source: &Source, linears: bool) -> Result<()> {
 }
 
 /// The columns of each measurement's table.
-const TABLES: [(&str, &[&str]); 4] = [
+const TABLES: [(&str, &[&str]); 5] = [
     (
         "perplexity",
         &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
@@ -251,6 +268,7 @@ const TABLES: [(&str, &[&str]); 4] = [
         "divergence",
         &["model", "scheme", "reference", "kl", "kl_error", "kl_q99", "kl_max", "same_top", "ppl_ratio"],
     ),
+    ("sqnr", &["model", "scheme", "reference", "sqnr_db", "worst_layer", "worst_sqnr_db", "input_sqnr_db"]),
     (
         "passkey",
         &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],

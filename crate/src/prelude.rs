@@ -8,7 +8,9 @@ pub use crate::figure::{self, Figure, Series};
 pub use crate::frame::Frame;
 pub use crate::layer::state::State;
 pub use crate::measure::cost::{Cost, Phase};
-pub use crate::measure::{Measure, divergence::Divergence, passkey::Passkey, perplexity::Perplexity};
+pub use crate::measure::{
+    Measure, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
+};
 pub use crate::model::tokenizer::Tokenizer;
 pub use crate::model::{Loading, Model, Positions};
 pub use crate::quantize::{Calibration, Observer, Quantizing, Scheme};

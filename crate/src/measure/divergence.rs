@@ -5,12 +5,12 @@
 //! shows with far fewer tokens and cannot be made up for by luck.
 
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, subject};
+use super::{Measure, reference, subject};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
-use crate::model::{Loading, Model};
+use crate::model::Model;
 use crate::progress::{Progress, check_interrupt};
 use crate::record::{Reading, fingerprint};
 use crate::stats::{Mean, Z95, quantile, wilson};
@@ -83,18 +83,16 @@ impl Divergence {
     /// # Errors
     /// If a setting is wrong, the text cannot be read, or the two do not speak of the same tokens.
     pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
-        comparable(reference, model)?;
+        reference::comparable(reference, model)?;
         let text = self.sliding().cut(model)?;
         let clock = Instant::now();
         let tokens = tokens(reference, model, &text)?;
         let runtime = clock.elapsed().as_secs_f64();
         let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.sliding().conditions())
             .fingerprint(&self.identity(reference, model, &text.corpus)?)
-            .value("reference", reference.name.as_str())
-            .value("reference_hash", reference.hash.as_str())
-            .value("reference_dtype", reference.dtype.as_str())
             .value("vocab_size", model.config.vocab_size());
-        Ok(vec![text.describe(summarize(&tokens, reading)?, runtime)])
+        let reading = reference::describe(reference, summarize(&tokens, reading)?);
+        Ok(vec![text.describe(reading, runtime)])
     }
 
     fn sliding(&self) -> Sliding<'_> {
@@ -107,30 +105,8 @@ impl Divergence {
         }
     }
 
-    fn reference_of(&self, model: &Model) -> Result<Model> {
-        let (source, revision) = match &self.reference {
-            Some(source) => (source.as_str(), None),
-            None => (model.source.as_str(), model.revision.clone()),
-        };
-        if source.is_empty() {
-            return Err(Error::input("the divergence has no reference to compare the model with")
-                .hint("name one: a folder, a file, a hub id or random:SHAPE"));
-        }
-        let reference = Model::load_with(source, &Loading { revision, ..Loading::default() })?;
-        if self.reference.is_none() && reference.quantization.is_some() {
-            return Err(Error::input("the model was loaded quantized: it cannot be its own reference")
-                .at(source)
-                .hint("name the model that it was made of as the reference"));
-        }
-        Ok(reference)
-    }
-
     fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
-        let reference = subject(reference);
-        let extra = json!({
-            "corpus": corpus.sha256,
-            "reference": [reference.model_hash, reference.dtype, reference.scheme],
-        });
+        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
         fingerprint(Self::NAME, Self::VERSION, &self.sliding().identity(), &subject(model), &extra)
     }
 }
@@ -144,42 +120,27 @@ impl Measure for Divergence {
     }
 
     fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(&self.reference_of(model)?, model, &self.sliding().text()?)
+        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
     }
 
     fn check(&self, model: &Model) -> Result<()> {
         self.sliding().check()?;
-        comparable(&self.reference_of(model)?, model)
+        reference::load(self.reference.as_deref(), model).map(|_| ())
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.compare(&self.reference_of(model)?, model)
+        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
     }
 
     // The reference is loaded once for all that has to be known of it.
     fn record(&self, model: &Model, run: &crate::record::Run) -> Result<()> {
         self.sliding().check()?;
-        let reference = self.reference_of(model)?;
+        let reference = reference::load(self.reference.as_deref(), model)?;
         if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
             run.record(&self.compare(&reference, model)?)?;
         }
         Ok(())
     }
-}
-
-/// Refuses two models whose predictions are not about the same tokens.
-fn comparable(reference: &Model, model: &Model) -> Result<()> {
-    let (expected, found) = (reference.config.vocab_size(), model.config.vocab_size());
-    let what = if expected != found {
-        format!("the reference predicts {expected} tokens, the model {found}")
-    } else if reference.tokenizer.hash() != model.tokenizer.hash() {
-        "reference and model have different tokenizers".to_string()
-    } else {
-        return Ok(());
-    };
-    Err(Error::input(what)
-        .at(format!("{} against {}", model.name, reference.name))
-        .hint("compare a model with what it was made from"))
 }
 
 /// The divergence at every scored token, a window at a time and a piece of logits at a time.
@@ -241,6 +202,7 @@ fn summarize(tokens: &[softmax::Divergence], reading: Reading) -> Result<Reading
 mod tests {
     use super::*;
     use crate::family::{Config, mamba2};
+    use crate::model::Loading;
     use candle_core::DType;
 
     fn text() -> (tempfile::TempDir, PathBuf) {
@@ -308,7 +270,7 @@ mod tests {
         let larger = mamba2::Config { vocab_size: 300, ..mamba2::Config::default() };
         let larger = Model::random("larger", Config::Mamba2(larger), 0, &Loading::default()).unwrap();
         let sentence = Divergence::default().on(&file).compare(&larger, &model).unwrap_err().to_string();
-        assert!(sentence.contains("the reference predicts 300 tokens, the model 256; compare"), "{sentence}");
+        assert!(sentence.contains("the reference knows 300 tokens, the model 256; compare"), "{sentence}");
         // A model that was not loaded from anywhere has nothing to be compared with.
         let sentence = Divergence::default().on(&file).measure(&larger).unwrap_err().to_string();
         assert!(sentence.contains("no reference") && sentence.contains("name one"), "{sentence}");

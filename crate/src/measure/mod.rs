@@ -4,15 +4,18 @@
 //! |---|---|
 //! | [`perplexity`] | how well the model predicts a text |
 //! | [`divergence`] | how far its predictions are from a reference's |
+//! | [`sqnr`] | which of its matrices lose precision |
 //! | [`passkey`] | whether it recalls a key from far back |
 //! | [`cost`] | speed and memory against length |
 //!
-//! [`window`] cuts a text into the sliding windows of the first two.
+//! [`window`] cuts a text into the sliding windows of the first three.
 
 pub mod cost;
 pub mod divergence;
 pub mod passkey;
 pub mod perplexity;
+mod reference;
+pub mod sqnr;
 pub mod window;
 
 use crate::error::Result;

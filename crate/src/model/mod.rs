@@ -21,7 +21,7 @@ pub mod tokenizer;
 
 use crate::error::{Error, Result};
 use crate::family::{self, Config, Matrices, Network, Tensors};
-use crate::layer::linear::Linear;
+use crate::layer::linear::{Linear, Tap};
 use crate::layer::quantized::Quantized;
 use crate::layer::state::State;
 use crate::threads::install;
@@ -32,6 +32,7 @@ use safetensors::save_safetensors;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use tokenizer::Tokenizer;
 
 /// Where and how to load a model.
@@ -301,6 +302,18 @@ impl Model {
     /// As [`linears`](Self::linears), to be changed: taps, formats.
     pub(crate) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
         self.network.linears_mut()
+    }
+
+    /// The same model, whose linears show their inputs to `tap` of their number when it [reads](Self::read).
+    pub(crate) fn tapped<F: Fn(&Tensor) -> candle_core::Result<()> + Send + Sync + 'static>(
+        &self,
+        tap: impl Fn(usize) -> F,
+    ) -> Self {
+        let mut model = self.clone();
+        for (i, (_, linear)) in model.linears_mut().into_iter().enumerate() {
+            linear.tap = Some(Tap(Arc::new(tap(i))));
+        }
+        model
     }
 
     /// A state before the first token, for `batch` sequences.

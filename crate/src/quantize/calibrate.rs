@@ -3,7 +3,6 @@
 //! Everything gathered is a maximum, a count, or a sum that is taken in the order of the text, so that it does not
 //! depend on the order in which windows were drawn.
 
-use super::tapped;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::kernel::linear::weight_grad;
@@ -250,7 +249,7 @@ fn pass(
             with_floats([&x.contiguous()?], |[x]| gather(x, k, &mut inputs))
         }
     };
-    let tapped = tapped(model, |i, _| Some(tap(i)));
+    let tapped = model.tapped(tap);
     let mut windows: Vec<_> = sample.windows.iter().collect();
     windows.sort();
     let progress = Progress::new(name, (windows.len() * sample.about.length) as u64, "tokens");

@@ -32,7 +32,7 @@ mod tests;
 use crate::error::{Error, Result};
 use crate::family::{Matrices, Site, Tensors};
 use crate::format::{Coding, Encoded, Granularity};
-use crate::layer::linear::{Activation, Tap};
+use crate::layer::linear::Activation;
 use crate::layer::op::with_floats;
 use crate::layer::quantized::{Block, Quantized};
 use crate::model::quantization::{Backend, BlockReport, LayerReport, Quantization};
@@ -353,16 +353,4 @@ fn encode(values: &[f32], site: &Site, parts: &[Part], gram: Option<&[f32]>) -> 
         scales.map(|(coding, scales)| Encoded::new(coding, part.rows, cols, codes, scales))
     });
     Ok(packed.collect())
-}
-
-/// A model whose linears show their inputs to taps: `tap(number, path)` gives the tap of a linear.
-pub(crate) fn tapped<F: Fn(&Tensor) -> candle_core::Result<()> + Send + Sync + 'static>(
-    model: &Model,
-    tap: impl Fn(usize, &str) -> Option<F>,
-) -> Model {
-    let mut model = model.clone();
-    for (i, (path, linear)) in model.linears_mut().into_iter().enumerate() {
-        linear.tap = tap(i, &path).map(|tap| Tap(Arc::new(tap)));
-    }
-    model
 }

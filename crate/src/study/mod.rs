@@ -20,7 +20,9 @@
 mod named;
 
 use crate::error::{Error, Result};
-use crate::measure::{Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity};
+use crate::measure::{
+    Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
+};
 use crate::model::Model;
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
@@ -53,6 +55,8 @@ pub enum Instrument {
     Perplexity(Perplexity),
     /// How far predictions are from a reference's.
     Divergence(Divergence),
+    /// Which matrices lose precision.
+    Sqnr(Sqnr),
     /// Recall against context length.
     Passkey(Passkey),
     /// Speed and memory against length.
@@ -148,6 +152,7 @@ impl Instrument {
         match self {
             Self::Perplexity(measure) => measure.check(model),
             Self::Divergence(measure) => measure.check(model),
+            Self::Sqnr(measure) => measure.check(model),
             Self::Passkey(measure) => measure.check(model),
             Self::Cost(measure) => measure.check(model),
         }
@@ -161,6 +166,7 @@ impl Instrument {
         match self {
             Self::Perplexity(measure) => measure.record(model, run),
             Self::Divergence(measure) => measure.record(model, run),
+            Self::Sqnr(measure) => measure.record(model, run),
             Self::Passkey(measure) => measure.record(model, run),
             Self::Cost(measure) => measure.record(model, run),
         }
@@ -176,6 +182,12 @@ impl From<Perplexity> for Instrument {
 impl From<Divergence> for Instrument {
     fn from(measure: Divergence) -> Self {
         Self::Divergence(measure)
+    }
+}
+
+impl From<Sqnr> for Instrument {
+    fn from(measure: Sqnr) -> Self {
+        Self::Sqnr(measure)
     }
 }
 

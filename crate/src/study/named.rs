@@ -60,6 +60,7 @@ impl Study {
             match measure {
                 Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),
                 Instrument::Divergence(divergence) => divergence.max_tokens = Some(4096),
+                Instrument::Sqnr(sqnr) => sqnr.max_tokens = Some(1024),
                 Instrument::Passkey(passkey) => (passkey.lengths, passkey.trials) = (vec![300, 600], 4),
                 Instrument::Cost(cost) => {
                     (cost.lengths, cost.gen_len, cost.repetitions) = (vec![128, 256], 8, 3);

@@ -1,4 +1,4 @@
-//! Divergence through the program: two forms of one model compared, recorded, and drawn.
+//! Divergence and noise through the program: two forms of one model compared, recorded, and drawn.
 
 use super::command_line::{lowbit, refused};
 use super::fixture::{FIXTURE, Folder};
@@ -33,4 +33,24 @@ fn a_comparison_with_nothing_is_refused() {
     let (code, sentence) = refused(&["divergence", FIXTURE, "--runs", &runs, "--reference", "no/such.pt"]);
     assert!(code == 3 && sentence.contains("no/such.pt: no such file"), "{sentence}");
     assert!(!folder.at("runs").exists());
+}
+
+#[test]
+fn every_matrix_of_a_quantized_model_has_its_ratios() {
+    let folder = Folder::new();
+    let runs = folder.text("runs");
+    let args =
+        ["sqnr", FIXTURE, "--scheme", "w8a8", "--max-tokens", "300", "--seq-len", "100", "--runs", &runs];
+    let output = lowbit().args(args).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("worst_layer"), "{told}");
+    let run = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    let rows = Frame::load(&run).unwrap();
+    let layers = rows.filter("row", "layer").unwrap();
+    assert_eq!((rows.height(), layers.height()), (6, 5)); // two blocks of two, the head, and a summary
+    let worst = rows.filter("row", "summary").unwrap().numbers("worst_sqnr_db").unwrap()[0].unwrap();
+    let lowest = layers.numbers("sqnr_db").unwrap().into_iter().flatten().fold(f64::INFINITY, f64::min);
+    assert!(worst == lowest && (20.0..60.0).contains(&worst), "{worst} {lowest}");
+    let args = ["sqnr", FIXTURE, "--scheme", "w8a8-rot", "--runs", &runs];
+    assert!(refused(&args).1.contains("different bases or scales"));
 }

@@ -1,0 +1,309 @@
+//! Where a model loses precision: signal-to-quantization-noise ratios of its matrices, 10 log₁₀(Σ y² / Σ (ŷ − y)²) dB.
+//!
+//! Each linear has two. That of its **output** when it is given the reference's inputs is what this matrix and the
+//! rounding of its input cost alone. That of its **input** in the running model is what everything before it cost
+//! together, the recurrence included; at the head it tells of the whole model. 6 dB are one bit.
+
+use super::window::{Excerpt, Sliding, Window};
+use super::{Measure, reference, subject};
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::layer::op::with_floats;
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::record::{Reading, Run, fingerprint};
+use crate::stats::Mean;
+use crate::threads::install;
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// What to compare with, and on which text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sqnr {
+    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
+    /// loaded from.
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    pub corpus: PathBuf,
+    /// The split, if the folder has splits.
+    pub split: Option<String>,
+    /// Tokens of a window, each read from a state of zeros.
+    pub seq_len: usize,
+    /// Read only the first tokens of the text.
+    pub max_tokens: Option<usize>,
+}
+
+impl Default for Sqnr {
+    fn default() -> Self {
+        Self {
+            reference: None,
+            corpus: PathBuf::from("data/corpus"),
+            split: Some("test".to_string()),
+            seq_len: 512,
+            max_tokens: Some(2048),
+        }
+    }
+}
+
+/// Power of a signal, and of what was added to it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Power {
+    signal: f64,
+    noise: f64,
+}
+
+impl Power {
+    fn add(&mut self, exact: &Tensor, found: &Tensor) -> Result<()> {
+        let [exact, found] = [exact, found].map(|t| t.to_device(&Device::Cpu).and_then(|t| t.contiguous()));
+        with_floats([&exact?, &found?], |[exact, found]| {
+            for (exact, found) in exact.iter().zip(found) {
+                let (exact, found) = (f64::from(*exact), f64::from(*found));
+                self.signal += exact * exact;
+                self.noise += (found - exact) * (found - exact);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Infinite where nothing was added.
+    fn decibel(self) -> f64 {
+        if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
+    }
+}
+
+impl Sqnr {
+    /// The ratios against this model: a folder, a file, a hub id or `random:SHAPE`.
+    pub fn from_reference(source: impl Into<String>) -> Self {
+        Self { reference: Some(source.into()), ..Self::default() }
+    }
+
+    /// Sets the text: a file, or a folder of texts.
+    #[must_use]
+    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
+        (self.corpus, self.split) = (corpus.into(), None);
+        self
+    }
+
+    /// The ratios of `model` against a reference at hand: a row for each linear that reads activations, and a summary.
+    ///
+    /// # Errors
+    /// If a setting is wrong, the text cannot be read, or the matrices of the two do not read the same.
+    pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        aligned(reference, model)?;
+        let text = self.sliding().cut(model)?;
+        let clock = Instant::now();
+        let ratios = ratios(reference, model, &text)?;
+        let runtime = clock.elapsed().as_secs_f64();
+        let identity = self.identity(reference, model, &text.corpus)?;
+        let row = || {
+            Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.sliding().conditions())
+                .fingerprint(&identity)
+        };
+        let each = |ratio: &Ratio| {
+            let row = row().row("layer").value("layer", ratio.layer.as_str());
+            row.value("sqnr_db", ratio.output.decibel()).value("input_sqnr_db", ratio.input.decibel())
+        };
+        let mut rows: Vec<_> = ratios.iter().map(each).collect();
+        let noisy = || ratios.iter().filter(|ratio| ratio.output.noise > 0.0);
+        let worst = noisy().min_by(|a, b| a.output.decibel().total_cmp(&b.output.decibel()));
+        let mean = Mean::of(&noisy().map(|ratio| ratio.output.decibel()).collect::<Vec<_>>());
+        let summary = row()
+            .value("sqnr_db", mean.map(|mean| mean.mean))
+            .value("worst_sqnr_db", worst.map(|ratio| ratio.output.decibel()))
+            .value("worst_layer", worst.map(|ratio| ratio.layer.as_str()))
+            .value("input_sqnr_db", ratios.last().map(|ratio| ratio.input.decibel()));
+        rows.push(text.describe(reference::describe(reference, summary), runtime));
+        Ok(rows)
+    }
+
+    fn sliding(&self) -> Sliding<'_> {
+        Sliding {
+            corpus: &self.corpus,
+            split: self.split.as_deref(),
+            seq_len: self.seq_len,
+            stride: self.seq_len,
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
+        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
+        fingerprint(Self::NAME, Self::VERSION, &self.sliding().identity(), &subject(model), &extra)
+    }
+}
+
+impl Measure for Sqnr {
+    const NAME: &'static str = "sqnr";
+    const VERSION: u32 = 1;
+
+    fn units(&self) -> Vec<Self> {
+        vec![self.clone()]
+    }
+
+    fn fingerprint(&self, model: &Model) -> Result<String> {
+        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        self.sliding().check()?;
+        aligned(&reference::load(self.reference.as_deref(), model)?, model)
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
+    }
+
+    // The reference is loaded once for all that has to be known of it.
+    fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        self.sliding().check()?;
+        let reference = reference::load(self.reference.as_deref(), model)?;
+        if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
+            run.record(&self.compare(&reference, model)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The ratios of one linear.
+#[derive(Debug, Default)]
+struct Ratio {
+    layer: String,
+    output: Power,
+    input: Power,
+}
+
+/// The ratios of every linear that reads activations: an embedding of its own reads tokens.
+fn ratios(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<Ratio>> {
+    let watched = [reference, model].map(Watched::new);
+    let named = |(layer, _)| Ratio { layer, ..Ratio::default() };
+    let mut ratios: Vec<_> = model.linears().into_iter().map(named).collect();
+    let progress = Progress::new("sqnr", text.scored(), "tokens");
+    for Window { scored, start } in &text.windows {
+        let ids = &text.ids[*start..scored.end - 1];
+        let [exact, found] = watched.each_ref().map(|watched| watched.inputs(ids));
+        let inputs = exact?.into_iter().zip(found?).map(|(exact, found)| exact.zip(found));
+        let linears = reference.linears().into_iter().zip(model.linears());
+        for ((ratio, inputs), ((_, linear), (_, other))) in ratios.iter_mut().zip(inputs).zip(linears) {
+            let Some((x, x_found)) = inputs else { continue };
+            let here = x.to_device(model.device())?;
+            let (y, y_found) = install(|| Ok::<_, Error>((linear.forward(&x)?, other.forward(&here)?)))?;
+            ratio.output.add(&y, &y_found)?;
+            ratio.input.add(&x, &x_found)?;
+        }
+        progress.tick(scored.len() as u64)?;
+    }
+    ratios.retain(|ratio| ratio.input.signal > 0.0);
+    Ok(ratios)
+}
+
+/// Refuses two models whose matrices are given different things: of other shapes, rotated, or rescaled by the norms.
+fn aligned(reference: &Model, model: &Model) -> Result<()> {
+    reference::comparable(reference, model)?;
+    let refused = |what: &str, hint: &str| {
+        Err(Error::input(what).at(format!("{} against {}", model.name, reference.name)).hint(hint))
+    };
+    if reference.config != model.config {
+        return refused("the two have different layers", "compare a model with what it was made of");
+    }
+    let rotated = |model: &Model| model.quantization.as_ref().is_some_and(|q| q.rotation.is_some());
+    let mut moved = rotated(reference) || rotated(model);
+    for spec in model.config.tensors().iter().filter(|spec| !spec.matrix) {
+        let [a, b] =
+            [reference, model].map(|model| model.tensors()[&spec.name].flatten_all()?.to_vec1::<f32>());
+        moved |= a? != b?;
+    }
+    match moved {
+        true => refused(
+            "their matrices read inputs of different bases or scales",
+            "measure the divergence of a model that is rotated, smoothed or scaled by channel",
+        ),
+        false => Ok(()),
+    }
+}
+
+/// A model that keeps what its linears read.
+struct Watched {
+    model: Model,
+    seen: Arc<Mutex<Vec<Option<Tensor>>>>,
+}
+
+impl Watched {
+    fn new(model: &Model) -> Self {
+        let seen = Arc::new(Mutex::new(vec![None; model.linears().len()]));
+        let model = model.tapped(|i| {
+            let seen = seen.clone();
+            move |x: &Tensor| {
+                seen.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(x.clone());
+                Ok(())
+            }
+        });
+        Self { model, seen }
+    }
+
+    /// The input of each linear when these tokens are read, in the order of the linears.
+    fn inputs(&self, ids: &[u32]) -> Result<Vec<Option<Tensor>>> {
+        self.model.read(ids)?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(seen.iter_mut().map(Option::take).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Layer, and the ratios of its output and its input.
+    type Row = (String, Option<f64>, Option<f64>);
+
+    /// The rows of a scheme, the summary last.
+    fn rows(scheme: &str) -> Result<Vec<Row>> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("text.txt");
+        std::fs::write(&file, "The noise of a matrix is heard by all that follow it. ".repeat(4)).unwrap();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let sqnr = Sqnr { seq_len: 64, ..Sqnr::default() }.on(file);
+        let rows = sqnr.measure(&model.quantized(&scheme.parse()?)?)?;
+        let layer = |row: &Reading| row.values.get("layer").map(|path| path.as_str().unwrap().to_string());
+        let told = rows
+            .iter()
+            .map(|row| (layer(row).unwrap_or_default(), row.number("sqnr_db"), row.number("input_sqnr_db")));
+        Ok(told.collect())
+    }
+
+    #[test]
+    fn six_decibels_are_a_bit() {
+        let (eight, five) = (rows("w8a16").unwrap(), rows("w5a16").unwrap());
+        assert_eq!((eight.len(), eight[16].0.as_str()), (8 * 2 + 1 + 1, "lm_head"));
+        for (eight, five) in eight.iter().zip(&five).filter(|(eight, _)| eight.0.contains("proj")) {
+            let (eight, five) = (eight.1.unwrap(), five.1.unwrap());
+            assert!(
+                (35.0..50.0).contains(&eight) && (16.0..20.5).contains(&(eight - five)),
+                "{eight} {five}"
+            );
+        }
+        // Before the first matrix nothing has happened; then noise adds up.
+        assert!(eight[0].2.is_none() && eight[1].2.unwrap() > 35.0);
+        assert!(eight[16].2.unwrap() < eight[1].2.unwrap());
+        // The head was left as it is.
+        assert_eq!(eight[16].1, None);
+        assert_eq!(eight[17].2, eight[16].2);
+    }
+
+    #[test]
+    fn the_recurrence_is_heard_by_what_follows_it_alone() {
+        let rows = rows("w16a16-h4").unwrap();
+        assert!(rows.iter().all(|row| row.1.is_none()));
+        assert!(rows[0].2.is_none() && rows[1].2.unwrap() < 40.0);
+    }
+
+    #[test]
+    fn other_bases_are_refused() {
+        let sentence = rows("w4a16-rot").unwrap_err().to_string();
+        assert!(sentence.contains("different bases or scales; measure the divergence"), "{sentence}");
+    }
+}
