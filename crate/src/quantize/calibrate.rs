@@ -145,7 +145,7 @@ pub struct Inputs {
     pub absmax: Vec<f32>,
     /// XᵀX, [k, k], if it was asked for.
     pub gram: Vec<f32>,
-    /// How many magnitudes lie in each of [`BINS`] equal parts from 0 to the largest, if it was asked for.
+    /// How many magnitudes lie in each of 4,096 equal parts from 0 to the largest, if it was asked for.
     pub histogram: Vec<u64>,
 }
 

@@ -43,7 +43,7 @@ fn columns(weight: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     Ok(rotation.forward(&weight.t()?.contiguous()?)?.t()?.contiguous()?)
 }
 
-/// Divides the inputs of a matrix by `by` [in], by way of the norm before it, and multiplies its columns.
+/// Divides the inputs of a matrix by `by`, one number for each, by way of the norm before it, and multiplies its columns.
 ///
 /// # Errors
 /// If other layers see these inputs too.
