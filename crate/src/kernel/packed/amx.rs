@@ -4,23 +4,22 @@
 //! Other code of the process may use tiles too, and may remember that it has configured them: every call loads its own
 //! configuration and leaves behind the one that it found.
 
-use super::product::{Out, Rows, add_group};
+use super::product::{Out, Rows};
 use super::{DEPTH, Line, PANEL, Packed};
 use rayon::prelude::*;
 use std::arch::asm;
+use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Lines of a tile of activations.
+/// Rows of a tile.
 const TILE: usize = 16;
-/// Sums of a tile, one line for each row of activations.
-type Sums = [[i32; PANEL]; TILE];
+/// Sums of two tiles with two panels, by tile and panel: a line for each row of activations.
+type Sums = [[[Line; TILE]; 2]; 2];
 
 /// Activations as tiles of 16 rows and one piece of columns.
 pub(super) struct Tiles {
     /// \[m / 16\]\[groups · pieces\]\[16\], zeros in the rows behind the last.
     lines: Vec<Line>,
-    /// m / 16, rounded up.
-    count: usize,
     /// Lines of 16 rows.
     row: usize,
 }
@@ -40,81 +39,159 @@ impl Tiles {
                 }
             }
         });
-        Self { lines, count, row }
+        Self { lines, row }
     }
 }
 
-/// All rows of activations with these panels.
+/// These rows of activations, from the first of a tile on, with these panels.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn product(w: &Packed, x: &Rows<'_>, tiles: &Tiles, panels: Range<usize>, out: Out<'_>) {
+pub(super) fn product(
+    w: &Packed,
+    x: &Rows<'_>,
+    tiles: &Tiles,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    out: Out<'_>,
+) {
     let columns = w.columns;
     let stored = w.lines.len() / w.panels();
     let part = &w.lines[panels.start * stored..panels.end * stored];
-    let (unpacked, per_panel);
+    let unpacked;
     let weights = if w.half {
-        per_panel = 2 * stored;
         unpacked = unpack(part);
         &unpacked
     } else {
-        per_panel = stored;
         part
     };
+    let panel_lines = columns.padded() / 4;
+    let (tile_lines, group_lines) = (columns.pieces * TILE, columns.span() / 4);
+    let mut task = Task {
+        w,
+        x,
+        out,
+        end: rows.end,
+        panels: panels.clone(),
+        sums: [[[Line([0; 64]); TILE]; 2]; 2],
+        totals: [[[[0.0; PANEL]; TILE]; 2]; 2],
+    };
     let _configured = Configured::for_depth(columns.depth);
-    let (group_tiles, group_lines) = (columns.pieces * TILE, columns.span() / 4);
-    let mut sums = [[[0; PANEL]; TILE]; 4];
-    let mut totals = [[[0.0; PANEL]; TILE]; 4];
+    let mut before = None;
     // The activations of two tiles stay in the first cache, the weights of the task in the second.
-    for tile in (0..tiles.count).step_by(2) {
+    let end = rows.end.div_ceil(TILE);
+    for tile in (rows.start / TILE..end).step_by(2) {
         for panel in (0..panels.len()).step_by(2) {
-            let (next_tile, next_panel) =
-                ((tile + 1).min(tiles.count - 1), (panel + 1).min(panels.len() - 1));
             for g in 0..columns.groups {
-                let a = |tile: usize| &tiles.lines[tile * tiles.row + g * group_tiles..][..group_tiles];
-                let b = |panel: usize| &weights[panel * per_panel + g * group_lines..][..group_lines];
-                multiply([a(tile), a(next_tile)], [b(panel), b(next_panel)], columns.pieces, &mut sums);
-                let last = g + 1 == columns.groups;
-                for (q, (totals, sums)) in totals.iter_mut().zip(&sums).enumerate() {
-                    let (tile, panel) = (tile + q / 2, panel + q % 2);
-                    if panel >= panels.len() || tile >= tiles.count {
-                        continue;
-                    }
-                    let (first, panel) = (tile * TILE, panels.start + panel);
-                    let rows = first..x.scales.len().min(first + TILE);
-                    for ((i, total), dots) in rows.zip(totals).zip(sums) {
-                        if g == 0 {
-                            *total = [0.0; PANEL];
-                        }
-                        add_group(total, dots, w, panel, g, x.sum(i, g));
-                        if last {
-                            // SAFETY: the panels of a task are its own.
-                            unsafe { out.put(i, panel, total, x.scales[i]) };
-                        }
-                    }
+                let a = |tile: usize| &tiles.lines[tile * tiles.row + g * tile_lines..][..tile_lines];
+                let b = |panel: usize| &weights[panel * panel_lines + g * group_lines..][..group_lines];
+                // Where there is no second tile or panel, the first stands in for it.
+                let (tiles, panels) = (end - 1, panels.len() - 1);
+                let pieces = columns.pieces;
+                multiply([a(tile), a(tiles.min(tile + 1))], [b(panel), b(panels.min(panel + 1))], pieces);
+                // While tiles are multiplied, the vectors finish what was before.
+                if let Some((tile, panel, g)) = before.replace((tile, panel, g)) {
+                    task.finish(tile, panel, g);
                 }
+                store(&mut task.sums);
             }
         }
+    }
+    if let Some((tile, panel, g)) = before {
+        task.finish(tile, panel, g);
     }
 }
 
 /// Halves of bytes as bytes.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn unpack(lines: &[Line]) -> Vec<Line> {
-    let mut bytes = vec![Line([0; 64]); 2 * lines.len()];
-    for (line, to) in lines.iter().zip(bytes.chunks_exact_mut(2)) {
-        for (i, byte) in line.0.iter().enumerate() {
-            to[0].0[i] = byte & 15;
-            to[1].0[i] = byte >> 4;
+    let mut bytes = Vec::with_capacity(2 * lines.len());
+    for line in lines {
+        let (mut low, mut high) = (line.0, line.0);
+        for (low, high) in low.iter_mut().zip(&mut high) {
+            (*low, *high) = (*low & 15, *high >> 4);
         }
+        bytes.extend([Line(low), Line(high)]);
     }
     bytes
 }
 
-/// sums = the four products of two tiles and two panels over `pieces` pieces.
-fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize, sums: &mut [Sums; 4]) {
+/// The floating-point end of the panels of a task.
+struct Task<'a> {
+    w: &'a Packed,
+    x: &'a Rows<'a>,
+    out: Out<'a>,
+    /// One past the last row.
+    end: usize,
+    panels: Range<usize>,
+    sums: Sums,
+    totals: [[[[f32; PANEL]; TILE]; 2]; 2],
+}
+
+impl Task<'_> {
+    /// What [`add_group`](super::product::add_group) and `put` do, for group `g` of two tiles and two panels.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn finish(&mut self, tile: usize, panel: usize, g: usize) {
+        for (t, p) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (first, panel) = ((tile + t) * TILE, self.panels.start + panel + p);
+            if panel >= self.panels.end || first >= self.end {
+                continue;
+            }
+            match (g == 0, g + 1 == self.w.columns.groups) {
+                (true, true) => self.add::<true, true>(t, p, first, panel, g),
+                (true, false) => self.add::<true, false>(t, p, first, panel, g),
+                (false, true) => self.add::<false, true>(t, p, first, panel, g),
+                (false, false) => self.add::<false, false>(t, p, first, panel, g),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn add<const FIRST: bool, const LAST: bool>(
+        &mut self,
+        t: usize,
+        p: usize,
+        first: usize,
+        panel: usize,
+        g: usize,
+    ) {
+        let (w, x, count) = (self.w, self.x, TILE.min(self.end - first));
+        let (at, row) = (panel * w.columns.groups + g, g * x.scales.len() + first);
+        let (scale, zero) = (vector(&w.scales[at]), w.zeros.get(at).map(|zeros| vector(zeros)));
+        let (sums, moved) = (&x.sums[row..][..count], &x.moved[row..][..count]);
+        let totals = self.totals[t][p].iter_mut().zip(&self.sums[t][p]).zip(moved.iter().zip(sums));
+        for (i, ((total, stored), (moved, sum))) in totals.enumerate() {
+            // SAFETY: a line has 16 integers.
+            let stored = unsafe { _mm512_load_si512(stored.0.as_ptr().cast()) };
+            let mut dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(stored, _mm512_set1_epi32(*moved)));
+            if let Some(zero) = zero {
+                dot = _mm512_sub_ps(dot, _mm512_mul_ps(zero, _mm512_set1_ps(*sum as f32)));
+            }
+            let before = if FIRST { _mm512_setzero_ps() } else { vector(total) };
+            let sum = _mm512_add_ps(before, _mm512_mul_ps(dot, scale));
+            // SAFETY: 16 numbers; the panels of a task are its own.
+            unsafe {
+                _mm512_storeu_ps(total.as_mut_ptr(), sum);
+                if LAST {
+                    self.out.put(first + i, panel, total, x.scales[first + i]);
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn vector(x: &[f32; PANEL]) -> __m512 {
+    // SAFETY: 16 numbers.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// Tiles 0 … 3 become the products of two tiles with two panels over `pieces` pieces.
+#[inline(always)]
+fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize) {
     let (tile, panel) = (a[0].len() / pieces, b[0].len() / pieces);
     assert!(pieces > 0 && tile == TILE && a[1].len() == a[0].len() && b[1].len() == b[0].len());
     // SAFETY: the tiles are configured; every piece of `a` has 16 lines, and every one of `b` as many as the
-    // configuration says, within the slices; `sums` takes four tiles of 16 lines.
+    // configuration says, within the slices.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -136,20 +213,32 @@ fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize, sums: &mut [Sums; 4
             "add {b1}, {step}",
             "dec {pieces}",
             "jnz 2b",
-            "tilestored [{sums} + {line}], tmm0",
-            "tilestored [{sums} + {line} + 1024], tmm1",
-            "tilestored [{sums} + {line} + 2048], tmm2",
-            "tilestored [{sums} + {line} + 3072], tmm3",
             a0 = inout(reg) a[0].as_ptr() => _,
             a1 = inout(reg) a[1].as_ptr() => _,
             b0 = inout(reg) b[0].as_ptr() => _,
             b1 = inout(reg) b[1].as_ptr() => _,
             pieces = inout(reg) pieces => _,
             step = in(reg) 64 * panel,
-            sums = in(reg) sums.as_mut_ptr(),
             line = in(reg) 64usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
+}
+
+/// Writes tiles 0 … 3, which the compiler does not know to be in use: nothing else of it uses tiles.
+#[inline(always)]
+fn store(sums: &mut Sums) {
+    // SAFETY: four tiles of 16 lines.
+    unsafe {
+        asm!(
+            "tilestored [{sums} + {line}], tmm0",
+            "tilestored [{sums} + {line} + 1024], tmm1",
+            "tilestored [{sums} + {line} + 2048], tmm2",
+            "tilestored [{sums} + {line} + 3072], tmm3",
+            sums = in(reg) sums.as_mut_ptr(),
+            line = in(reg) 64usize,
             options(nostack),
         );
     }

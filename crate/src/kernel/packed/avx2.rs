@@ -6,23 +6,23 @@ use super::{Line, PANEL, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// All rows of activations with these panels.
+/// These rows of activations with these panels.
 #[target_feature(enable = "avx2")]
-pub(super) fn product(w: &Packed, x: &Rows<'_>, panels: Range<usize>, out: Out<'_>) {
+pub(super) fn product(w: &Packed, x: &Rows<'_>, rows: Range<usize>, panels: Range<usize>, out: Out<'_>) {
     for panel in panels {
-        let mut i = 0;
-        while i + 2 <= x.scales.len() {
-            rows::<2>(w, x, panel, i, out);
+        let mut i = rows.start;
+        while i + 2 <= rows.end {
+            tile::<2>(w, x, panel, i, out);
             i += 2;
         }
-        if i < x.scales.len() {
-            rows::<1>(w, x, panel, i, out);
+        if i < rows.end {
+            tile::<1>(w, x, panel, i, out);
         }
     }
 }
 
 #[target_feature(enable = "avx2")]
-fn rows<const R: usize>(w: &Packed, x: &Rows<'_>, panel: usize, first: usize, out: Out<'_>) {
+fn tile<const R: usize>(w: &Packed, x: &Rows<'_>, panel: usize, first: usize, out: Out<'_>) {
     let mut totals = [[0.0; PANEL]; R];
     for g in 0..w.columns.groups {
         let mut codes = [&[][..]; R];
@@ -32,7 +32,7 @@ fn rows<const R: usize>(w: &Packed, x: &Rows<'_>, panel: usize, first: usize, ou
         let lines = w.group_lines(panel, g);
         let dots = if w.half { dots::<R, true>(lines, codes) } else { dots::<R, false>(lines, codes) };
         for (i, (total, dots)) in totals.iter_mut().zip(&dots).enumerate() {
-            add_group(total, dots, w, panel, g, x.sum(first + i, g));
+            add_group(total, dots, w, panel, x, first + i, g);
         }
     }
     for (i, total) in totals.iter().enumerate() {

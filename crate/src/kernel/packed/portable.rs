@@ -4,18 +4,18 @@ use super::product::{Out, Rows, add_group};
 use super::{Line, PANEL, Packed};
 use std::ops::Range;
 
-/// All rows of activations with these panels.
-pub(super) fn product(w: &Packed, x: &Rows<'_>, panels: Range<usize>, out: Out<'_>) {
+/// These rows of activations with these panels.
+pub(super) fn product(w: &Packed, x: &Rows<'_>, rows: Range<usize>, panels: Range<usize>, out: Out<'_>) {
     for panel in panels {
-        for (i, scale) in x.scales.iter().enumerate() {
+        for i in rows.clone() {
             let mut total = [0.0; PANEL];
             for g in 0..w.columns.groups {
                 let (lines, codes) = (w.group_lines(panel, g), x.group(i, g));
                 let dots = if w.half { dots_half(lines, codes) } else { dots(lines, codes) };
-                add_group(&mut total, &dots, w, panel, g, x.sum(i, g));
+                add_group(&mut total, &dots, w, panel, x, i, g);
             }
             // SAFETY: the panels of a task are its own.
-            unsafe { out.put(i, panel, &total, *scale) };
+            unsafe { out.put(i, panel, &total, x.scales[i]) };
         }
     }
 }

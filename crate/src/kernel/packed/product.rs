@@ -10,8 +10,12 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Panels of one task.
-const TASK: usize = 8;
+/// Panels of one task for few rows of activations.
+const FEW: usize = 8;
+/// The most for many: their results then lie next to one another, which spares the processor much searching for pages.
+const MANY: usize = 32;
+/// Rows of activations of one task.
+const ROWS: usize = 512;
 /// From this many rows of activations on, tiles are faster than vectors.
 const TILED: usize = 16;
 
@@ -26,36 +30,43 @@ pub fn forward(x: &Integers, w: &Packed, y: &mut [f32]) {
 fn forward_on(path: Path, x: &Integers, w: &Packed, y: &mut [f32]) {
     let (m, n) = (x.scales.len(), w.rows);
     assert!(x.k == w.columns.count && x.codes.len() == m * x.k && y.len() == m * n);
-    let rows = Rows::new(x, w.columns);
+    let x = Rows::new(x, w);
     let out = Out { y: Scatter::new(y), n };
     #[cfg(target_arch = "x86_64")]
     match path {
         Path::Portable => {}
         // SAFETY: the path says that the processor has the instructions.
-        Path::Avx2 => return tasks(m, w, |panels| unsafe { avx2::product(w, &rows, panels, out) }),
+        Path::Avx2 => return tasks(m, w, |rows, panels| unsafe { avx2::product(w, &x, rows, panels, out) }),
         Path::Amx if m >= TILED => {
-            let tiles = amx::Tiles::new(&rows);
+            let tiles = amx::Tiles::new(&x);
             // SAFETY: as above, and the system has permitted tiles.
-            return tasks(m, w, |panels| unsafe { amx::product(w, &rows, &tiles, panels, out) });
+            return tasks(m, w, |rows, panels| unsafe { amx::product(w, &x, &tiles, rows, panels, out) });
         }
         // SAFETY: as above.
         Path::Vnni | Path::Amx => {
-            return tasks(m, w, |panels| unsafe { vnni::product(w, &rows, panels, out) });
+            return tasks(m, w, |rows, panels| unsafe { vnni::product(w, &x, rows, panels, out) });
         }
     }
     let _ = path;
-    tasks(m, w, |panels| portable::product(w, &rows, panels, out));
+    tasks(m, w, |rows, panels| portable::product(w, &x, rows, panels, out));
 }
 
-/// Calls `f` for ranges of panels, in parallel if that pays.
-fn tasks(m: usize, w: &Packed, f: impl Fn(Range<usize>) + Sync) {
+/// Calls `f` for ranges of rows of activations and of panels, in parallel if that pays.
+fn tasks(m: usize, w: &Packed, f: impl Fn(Range<usize>, Range<usize>) + Sync) {
     let panels = w.panels();
-    let task = |i: usize| f(i * TASK..((i + 1) * TASK).min(panels));
-    if m * w.rows * w.columns.count < 1 << 16 {
-        (0..panels.div_ceil(TASK)).for_each(task);
-    } else {
-        (0..panels.div_ceil(TASK)).into_par_iter().for_each(task);
-    }
+    let alone = m * w.rows * w.columns.count < 1 << 16;
+    let step = match m {
+        _ if alone => panels,
+        0..TILED => FEW,
+        _ => (panels / (4 * rayon::current_num_threads())).next_multiple_of(4).clamp(FEW, MANY),
+    };
+    let parts = m.div_ceil(ROWS);
+    let task = |i: usize| {
+        let (row, panel) = (i % parts * ROWS, i / parts * step);
+        f(row..m.min(row + ROWS), panel..panels.min(panel + step));
+    };
+    let count = panels.div_ceil(step) * parts;
+    if alone { (0..count).for_each(task) } else { (0..count).into_par_iter().for_each(task) }
 }
 
 /// Activations whose columns lie as those of a packed matrix do.
@@ -64,50 +75,47 @@ pub(super) struct Rows<'a> {
     pub codes: Cow<'a, [i8]>,
     /// Distance of rows.
     pub padded: usize,
-    /// [m, groups]: the sum of a row's group.
+    /// [groups, m]: the sum of a row's group.
     pub sums: Vec<i32>,
+    /// [groups, m]: that times the offset of the stored integers.
+    pub moved: Vec<i32>,
     /// `[m]`.
     pub scales: &'a [f32],
     pub columns: Columns,
 }
 
 impl<'a> Rows<'a> {
-    fn new(x: &'a Integers, columns: Columns) -> Self {
-        let (m, k, padded) = (x.scales.len(), x.k, columns.padded());
-        let mut sums = vec![0; m * columns.groups];
-        sums.par_chunks_mut(columns.groups).zip(x.codes.par_chunks(k)).with_min_len(64).for_each(
-            |(sums, row)| {
-                for (g, sum) in sums.iter_mut().enumerate() {
-                    *sum = total(&row[columns.of(g)]);
-                }
-            },
-        );
+    fn new(x: &'a Integers, w: &Packed) -> Self {
+        let (m, k, columns) = (x.scales.len(), x.k, w.columns);
+        let (groups, padded) = (columns.groups, columns.padded());
+        let mut by_row = vec![0; m * groups];
+        by_row.par_chunks_mut(groups).zip(x.codes.par_chunks(k)).with_min_len(64).for_each(|(sums, row)| {
+            for (g, sum) in sums.iter_mut().enumerate() {
+                *sum = total(&row[columns.of(g)]);
+            }
+        });
+        let sums: Vec<i32> = (0..groups * m).map(|at| by_row[at % m * groups + at / m]).collect();
+        let moved = sums.iter().map(|sum| sum.wrapping_mul(w.offset)).collect();
         let codes = if padded == k {
             Cow::Borrowed(&*x.codes)
         } else {
             let mut codes = vec![0; m * padded];
             let rows = codes.par_chunks_mut(padded).zip(x.codes.par_chunks(k)).with_min_len(64);
             rows.for_each(|(to, from)| {
-                for g in 0..columns.groups {
+                for g in 0..groups {
                     let from = &from[columns.of(g)];
                     to[g * columns.span()..][..from.len()].copy_from_slice(from);
                 }
             });
             Cow::Owned(codes)
         };
-        Self { codes, padded, sums, scales: &x.scales, columns }
+        Self { codes, padded, sums, moved, scales: &x.scales, columns }
     }
 
     /// Group `g` of row `i`.
     #[inline(always)]
     pub fn group(&self, i: usize, g: usize) -> &[i8] {
         &self.codes[i * self.padded + g * self.columns.span()..][..self.columns.span()]
-    }
-
-    /// Its sum.
-    #[inline(always)]
-    pub fn sum(&self, i: usize, g: usize) -> i32 {
-        self.sums[i * self.columns.groups + g]
     }
 }
 
@@ -140,7 +148,7 @@ impl Out<'_> {
     }
 }
 
-/// Adds group `g` of a panel for one row of activations, (dot − zero · sum) · scale, where `dots` are the sums of stored
+/// Adds group `g` of a panel for row `i` of activations, (dot − zero · sum) · scale, where `dots` are the sums of stored
 /// integers.
 #[inline(always)]
 pub(super) fn add_group(
@@ -148,18 +156,20 @@ pub(super) fn add_group(
     dots: &[i32; PANEL],
     w: &Packed,
     panel: usize,
+    x: &Rows<'_>,
+    i: usize,
     g: usize,
-    sum: i32,
 ) {
-    let at = panel * w.columns.groups + g;
-    let (scales, moved) = (&w.scales[at], w.offset.wrapping_mul(sum));
+    let (at, row) = (panel * w.columns.groups + g, g * x.scales.len() + i);
+    let (scales, moved) = (&w.scales[at], x.moved[row]);
     let mut dot = [0.0; PANEL];
     for (dot, stored) in dot.iter_mut().zip(dots) {
         *dot = stored.wrapping_sub(moved) as f32;
     }
     if let Some(zeros) = w.zeros.get(at) {
+        let sum = x.sums[row] as f32;
         for (dot, zero) in dot.iter_mut().zip(zeros) {
-            *dot -= zero * sum as f32;
+            *dot -= zero * sum;
         }
     }
     for ((total, dot), scale) in total.iter_mut().zip(dot).zip(scales) {

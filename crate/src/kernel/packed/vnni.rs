@@ -8,41 +8,50 @@ use std::ops::Range;
 /// Lines that are asked for ahead of their use.
 const AHEAD: usize = 8;
 
-/// All rows of activations with these panels.
+/// These rows of activations with these panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn product(w: &Packed, x: &Rows<'_>, panels: Range<usize>, out: Out<'_>) {
-    let mut panel = panels.start;
-    // Four panels are four streams from memory, and share what is loaded of the activations.
-    while panel + 4 <= panels.end {
-        rows::<4>(w, x, panel, out);
-        panel += 4;
-    }
-    while panel < panels.end {
-        rows::<1>(w, x, panel, out);
-        panel += 1;
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn rows<const P: usize>(w: &Packed, x: &Rows<'_>, panel: usize, out: Out<'_>) {
-    let (mut i, m) = (0, x.scales.len());
-    while i < m {
-        i += match (m - i, w.half) {
-            (6.., false) => tile::<P, 6, false>(w, x, panel, i, out),
-            (6.., true) => tile::<P, 6, true>(w, x, panel, i, out),
-            (4.., false) => tile::<P, 4, false>(w, x, panel, i, out),
-            (4.., true) => tile::<P, 4, true>(w, x, panel, i, out),
-            (3, false) => tile::<P, 3, false>(w, x, panel, i, out),
-            (3, true) => tile::<P, 3, true>(w, x, panel, i, out),
-            (2, false) => tile::<P, 2, false>(w, x, panel, i, out),
-            (2, true) => tile::<P, 2, true>(w, x, panel, i, out),
-            (_, false) => tile::<P, 1, false>(w, x, panel, i, out),
-            (_, true) => tile::<P, 1, true>(w, x, panel, i, out),
+pub(super) fn product(w: &Packed, x: &Rows<'_>, rows: Range<usize>, panels: Range<usize>, out: Out<'_>) {
+    let mut i = rows.start;
+    // Few rows of activations stay in the first cache, the weights of the task in the second.
+    while i < rows.end {
+        i += match (rows.end - i, w.half) {
+            (6.., false) => few::<6, false>(w, x, &panels, i, out),
+            (6.., true) => few::<6, true>(w, x, &panels, i, out),
+            (4.., false) => few::<4, false>(w, x, &panels, i, out),
+            (4.., true) => few::<4, true>(w, x, &panels, i, out),
+            (3, false) => few::<3, false>(w, x, &panels, i, out),
+            (3, true) => few::<3, true>(w, x, &panels, i, out),
+            (2, false) => few::<2, false>(w, x, &panels, i, out),
+            (2, true) => few::<2, true>(w, x, &panels, i, out),
+            (_, false) => few::<1, false>(w, x, &panels, i, out),
+            (_, true) => few::<1, true>(w, x, &panels, i, out),
         }
     }
 }
 
-/// R rows of activations with P panels, whose sums fit the registers. Gives R.
+/// R rows of activations with all panels. Gives R.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn few<const R: usize, const HALF: bool>(
+    w: &Packed,
+    x: &Rows<'_>,
+    panels: &Range<usize>,
+    first: usize,
+    out: Out<'_>,
+) -> usize {
+    let mut panel = panels.start;
+    // Four panels are four streams from memory, and share what is loaded of the activations.
+    while panel + 4 <= panels.end {
+        tile::<4, R, HALF>(w, x, panel, first, out);
+        panel += 4;
+    }
+    while panel < panels.end {
+        tile::<1, R, HALF>(w, x, panel, first, out);
+        panel += 1;
+    }
+    R
+}
+
+/// R rows of activations with P panels, whose sums fit the registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn tile<const P: usize, const R: usize, const HALF: bool>(
     w: &Packed,
@@ -50,7 +59,7 @@ fn tile<const P: usize, const R: usize, const HALF: bool>(
     panel: usize,
     first: usize,
     out: Out<'_>,
-) -> usize {
+) {
     let mut totals = [[[0.0; PANEL]; R]; P];
     for g in 0..w.columns.groups {
         let mut lines = [&[][..]; P];
@@ -64,7 +73,7 @@ fn tile<const P: usize, const R: usize, const HALF: bool>(
         let dots = dots::<P, R, HALF>(lines, codes);
         for (p, totals) in totals.iter_mut().enumerate() {
             for (r, total) in totals.iter_mut().enumerate() {
-                add_group(total, &array(dots[p][r]), w, panel + p, g, x.sum(first + r, g));
+                add_group(total, &array(dots[p][r]), w, panel + p, x, first + r, g);
             }
         }
     }
@@ -74,7 +83,6 @@ fn tile<const P: usize, const R: usize, const HALF: bool>(
             unsafe { out.put(first + r, panel + p, total, x.scales[first + r]) };
         }
     }
-    R
 }
 
 #[inline(always)]
