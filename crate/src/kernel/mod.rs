@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
+//! | [`levels`] | codes of up to 8 bits → values |
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
 //! | [`conv`] | causal depthwise convolution with SiLU |
 //! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
@@ -20,6 +21,7 @@
 pub mod conv;
 pub mod hadamard;
 pub mod integer;
+pub mod levels;
 pub mod linear;
 pub mod norm;
 pub mod packed;

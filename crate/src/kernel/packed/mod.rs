@@ -4,8 +4,9 @@
 //! |---|---|
 //! | this one | the layout, and the way back |
 //! | [`path`] | which instructions there are |
-//! | [`product`] | y = x Wᵀ on all of them, and its floating-point end |
+//! | [`product`] | y = x Wᵀ for integer activations on all of them, and its floating-point end |
 //! | `portable`, `avx2`, `vnni`, `amx` | the sums of one path |
+//! | [`float`] | y = x Wᵀ for few rows of f32 activations |
 //!
 //! Sixteen rows make a panel. A panel is a sequence of lines of 64 bytes: four columns of its first row, four of its
 //! second, and so on, then the next four columns. Integers of 8 bits take a byte each; those that fit into 4 bits take
@@ -17,6 +18,8 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod float;
 pub mod path;
 mod portable;
 pub mod product;
@@ -177,14 +180,32 @@ fn places(columns: Columns, half: bool, lane: usize) -> impl Iterator<Item = (us
     })
 }
 
+impl Packed {
+    /// The integers of a row, each less the least one of [`IntegerRows::range`].
+    pub fn stored(&self, row: usize, to: &mut [u8]) {
+        let lane = row % PANEL * 4;
+        for g in 0..self.columns.groups {
+            let (lines, to) = (self.group_lines(row / PANEL, g), &mut to[self.columns.of(g)]);
+            for (line, to) in lines.iter().zip(to.chunks_mut(if self.half { 8 } else { 4 })) {
+                let four = &line.0[lane..lane + 4];
+                if self.half {
+                    let both: [u8; 8] = std::array::from_fn(|i| four[i % 4] >> (i / 4 * 4) & 15);
+                    to.copy_from_slice(&both[..to.len()]);
+                } else {
+                    to.copy_from_slice(&four[..to.len()]);
+                }
+            }
+        }
+    }
+}
+
 /// What was packed, exactly.
 impl IntegerRows for Packed {
     fn integers(&self, row: usize, to: &mut [i8]) {
-        let lines = self.lines.len() / self.panels();
-        let lines = &self.lines[row / PANEL * lines..][..lines];
-        let mask = if self.half { 15 } else { 255 };
-        for (line, byte, shift, column) in places(self.columns, self.half, row % PANEL) {
-            to[column] = (i32::from(lines[line].0[byte] >> shift & mask) - self.offset) as i8;
+        let mut stored = vec![0; self.columns.count];
+        self.stored(row, &mut stored);
+        for (to, stored) in to.iter_mut().zip(stored) {
+            *to = (i32::from(stored) - self.offset) as i8;
         }
     }
 
