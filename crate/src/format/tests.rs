@@ -132,7 +132,7 @@ proptest! {
             Scales::Power(codes) => codes.len(),
             Scales::Fp8 { codes, .. } => codes.len() + 4,
         };
-        prop_assert_eq!(encoded.bytes(), encoded.codes.len() + scales);
+        prop_assert_eq!(encoded.bytes(), encoded.codes().len() + scales);
         prop_assert_eq!(coding.to_string().parse::<Coding>().unwrap(), coding);
     }
 
@@ -238,7 +238,7 @@ fn nf4_is_that_of_bitsandbytes() {
         let floats = |name: &str| fixture.floats(&format!("{case}_{name}")).1;
         let bytes = |name: &str| fixture.bytes(&format!("{case}_{name}")).1;
         let plain = Coding::of(Format::Nf4).encode(&weight, shape[0], shape[1]).unwrap();
-        equal(&plain.codes, &bytes("plain.packed"), "codes");
+        equal(&plain.codes(), &bytes("plain.packed"), "codes");
         assert_eq!(plain.scales, Scales::F32(floats("plain.absmax")), "{case}");
         equal(&as_decoded_there(&plain, &floats("plain.absmax")), &floats("plain.dequant"), "values");
 
@@ -248,7 +248,7 @@ fn nf4_is_that_of_bitsandbytes() {
         assert_eq!(*offset, floats("dq.offset")[0], "{case}");
         equal(absmax, &floats("dq.absmax2"), "second scales");
         equal(codes, &bytes("dq.absmax_q"), "codes of the scales");
-        equal(&double.codes, &bytes("dq.packed"), "codes, double");
+        equal(&double.codes(), &bytes("dq.packed"), "codes, double");
         let scales: Vec<f32> = (0..double.scales.len()).map(|i| double.scales.get(i).scale).collect();
         equal(&as_decoded_there(&double, &scales), &floats("dq.dequant"), "values, double");
     }
@@ -269,5 +269,45 @@ fn fp8_is_that_of_torch() {
         [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (2.5, 2.0), (3.5, 4.0), (5.0, 4.0), (-9.0, -6.0)]
     {
         assert_eq!(minifloat::E2M1.round(x), expected, "{x}");
+    }
+}
+
+/// The order of instructions is only another place for the same codes.
+#[test]
+fn a_matrix_laid_out_for_products_is_the_same() {
+    use crate::kernel::integer::IntegerRows;
+    let (rows, cols) = (37, 100);
+    let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 + 13) % 257) as f32 / 128.0 - 1.0).collect();
+    let names = [
+        "w8",
+        "w4",
+        "w3-g40",
+        "w2",
+        "w5-g64",
+        "u8",
+        "u7",
+        "u4-g32",
+        "u2-tensor",
+        "ternary",
+        "nf4-g64",
+        "nf4dq-b50",
+        "fp8",
+        "mxfp4",
+        "nvfp4",
+        "w4-b64",
+    ];
+    for name in names {
+        let plain = name.parse::<Coding>().unwrap().encode(&values, rows, cols).unwrap();
+        let laid = plain.for_products();
+        // Blocks of 64 end at other columns in every row of 100.
+        assert_eq!(laid.packed().is_none(), name == "w4-b64", "{name}");
+        assert_eq!(laid.codes(), plain.codes(), "{name}");
+        assert_eq!(laid.decode(), plain.decode(), "{name}");
+        let (mut a, mut b) = (vec![0; cols], vec![0; cols]);
+        for row in 0..rows {
+            laid.integers(row, &mut a);
+            plain.integers(row, &mut b);
+            assert_eq!(a, b, "{name} row {row}");
+        }
     }
 }

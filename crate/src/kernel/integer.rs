@@ -62,6 +62,10 @@ pub trait IntegerRows: Sync {
     fn integers(&self, j: usize, to: &mut [i8]);
     /// The runs of row `j`, in order.
     fn runs(&self, j: usize, to: &mut Vec<Run>);
+    /// Between which two all integers lie.
+    fn range(&self) -> (i8, i8) {
+        (i8::MIN, i8::MAX)
+    }
 }
 
 /// y = x Wᵀ [m, n], overwritten: in every run an exact sum of integer products, times the two scales in f32, added up
@@ -110,7 +114,7 @@ dispatch! {
     /// Σ a·b of integers of 8 bits, exact for up to 2^17 of them.
     pub fn dot(a: &[i8], b: &[i8]) -> i32 = dot_body;
 }
-dispatch! { fn total(a: &[i8]) -> i32 = total_body; }
+dispatch! { pub(super) fn total(a: &[i8]) -> i32 = total_body; }
 dispatch! { fn absmax(x: &[f32]) -> f32 = absmax_body; }
 dispatch! { fn round_row(x: &[f32], scale: f32, top: f32, codes: &mut [i8]) = round_row_body; }
 

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
+//! | [`levels`] | codes of up to 8 bits → values |
+//! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
 //! | [`conv`] | causal depthwise convolution with SiLU |
 //! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
 //! | [`scan_grad`] | its gradient |
@@ -14,13 +16,15 @@
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
 //!
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
-//! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512` forces a lower level (for tests).
+//! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512|vnni|amx` forces a lower level (for tests).
 
 pub mod conv;
 pub mod hadamard;
 pub mod integer;
+pub mod levels;
 pub mod linear;
 pub mod norm;
+pub mod packed;
 pub mod round;
 pub mod scan;
 pub mod scan_grad;

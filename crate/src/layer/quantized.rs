@@ -3,8 +3,9 @@
 use crate::format::Encoded;
 use crate::kernel::integer::{self, Integers};
 use crate::kernel::linear as kernel;
+use crate::kernel::packed;
 use candle_core::{DType, Device, Result, Tensor};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A matrix [out, in] as blocks of rows, one below the other.
 #[derive(Clone, Debug)]
@@ -51,10 +52,15 @@ impl Block {
             (Self::Packed(encoded), Activations::Integers { codes, .. })
                 if encoded.coding.format.is_integer() =>
             {
-                integer::forward(codes, rows, &**encoded, y);
+                match encoded.packed() {
+                    Some(packed) => packed::forward(codes, packed, y),
+                    None => integer::forward(codes, rows, &**encoded, y),
+                }
             }
             (Self::Packed(encoded), _) => {
-                float(kernel::Weight::Decoded(&|first, values| encoded.decode_rows(first, values)), y);
+                if !encoded.product(x.rows(cols), x.values(), y) {
+                    float(kernel::Weight::Decoded(&|first, values| encoded.decode_rows(first, values)), y);
+                }
             }
             (Self::Dense(values) | Self::Fake(values), _) => {
                 super::linear::with_weight(values, |w| float(w, y))?;
@@ -67,28 +73,30 @@ impl Block {
 /// The input of a product, [m, in].
 pub(super) enum Activations<'a> {
     Floats(&'a [f32]),
-    /// Integers, and what they stand for.
+    /// Integers, and what they stand for once a product asks for it.
     Integers {
         codes: Integers,
-        values: Vec<f32>,
+        values: OnceLock<Vec<f32>>,
     },
 }
 
 impl Activations<'_> {
     pub fn integers(codes: Integers) -> Self {
-        let values = codes.values();
-        Self::Integers { codes, values }
+        Self::Integers { codes, values: OnceLock::new() }
     }
 
     fn values(&self) -> &[f32] {
         match self {
             Self::Floats(values) => values,
-            Self::Integers { values, .. } => values,
+            Self::Integers { codes, values } => values.get_or_init(|| codes.values()),
         }
     }
 
     fn rows(&self, cols: usize) -> usize {
-        self.values().len() / cols
+        match self {
+            Self::Floats(values) => values.len() / cols,
+            Self::Integers { codes, .. } => codes.scales.len(),
+        }
     }
 }
 
@@ -103,6 +111,17 @@ impl Quantized {
     pub fn dense(weight: Tensor) -> Result<Self> {
         let cols = weight.dim(1)?;
         Self::new(vec![Block::Dense(weight)], cols)
+    }
+
+    /// Brings codes into the order of the instructions that multiply them.
+    pub fn lay_out(&mut self) {
+        for block in &mut self.blocks {
+            if let Block::Packed(encoded) = block
+                && encoded.packed().is_none()
+            {
+                *encoded = Arc::new(encoded.for_products());
+            }
+        }
     }
 
     /// The blocks, from the first row down.

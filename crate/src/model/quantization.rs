@@ -201,9 +201,12 @@ impl Model {
     pub(crate) fn with_matrices(
         &self,
         mut tensors: Tensors,
-        matrices: Matrices,
+        mut matrices: Matrices,
         quantization: Quantization,
     ) -> Result<Self> {
+        for matrix in matrices.values_mut() {
+            matrix.lay_out();
+        }
         tensors.retain(|name, _| !matrices.contains_key(name));
         let mut network = Network::new(&self.config, &tensors, &matrices)?;
         quantization.apply(&self.config, &mut network)?;
@@ -295,7 +298,7 @@ fn parts(encoded: &Encoded) -> Result<Vec<(&'static str, Tensor)>> {
     fn tensor<T: candle_core::WithDType>(values: &[T]) -> Result<Tensor> {
         Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
     }
-    let mut parts = vec![("codes", tensor(&encoded.codes)?)];
+    let mut parts = vec![("codes", tensor(&encoded.codes())?)];
     match &encoded.scales {
         Scales::Bf16(scales) => parts.push(("scales", tensor(scales)?)),
         Scales::F32(scales) => parts.push(("scales", tensor(scales)?)),

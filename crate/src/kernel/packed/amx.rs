@@ -1,0 +1,280 @@
+//! The sums of a packed product on AMX: an instruction adds the products of 16 rows of activations, a panel, and 64
+//! columns. Its intrinsics are not stable; the instructions are.
+//!
+//! Other code of the process may use tiles too, and may remember that it has configured them: every call loads its own
+//! configuration and leaves behind the one that it found.
+
+use super::product::{Out, Rows};
+use super::{DEPTH, Line, PANEL, Packed};
+use rayon::prelude::*;
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Rows of a tile.
+const TILE: usize = 16;
+/// Sums of two tiles with two panels, by tile and panel: a line for each row of activations.
+type Sums = [[[Line; TILE]; 2]; 2];
+
+/// Activations as tiles of 16 rows and one piece of columns.
+pub(super) struct Tiles {
+    /// \[m / 16\]\[groups · pieces\]\[16\], zeros in the rows behind the last.
+    lines: Vec<Line>,
+    /// Lines of 16 rows.
+    row: usize,
+}
+
+impl Tiles {
+    pub fn new(x: &Rows<'_>) -> Self {
+        let (depth, m) = (x.columns.depth, x.scales.len());
+        let (count, row) = (m.div_ceil(TILE), x.padded / depth * TILE);
+        let mut lines = vec![Line([0; DEPTH]); count * row];
+        lines.par_chunks_mut(row).enumerate().with_min_len(4).for_each(|(tile, lines)| {
+            for i in 0..TILE.min(m - tile * TILE) {
+                let codes = &x.codes[(tile * TILE + i) * x.padded..][..x.padded];
+                for (piece, codes) in codes.chunks_exact(depth).enumerate() {
+                    for (to, code) in lines[piece * TILE + i].0.iter_mut().zip(codes) {
+                        *to = *code as u8;
+                    }
+                }
+            }
+        });
+        Self { lines, row }
+    }
+}
+
+/// These rows of activations, from the first of a tile on, with these panels.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn product(
+    w: &Packed,
+    x: &Rows<'_>,
+    tiles: &Tiles,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    out: Out<'_>,
+) {
+    let columns = w.columns;
+    let stored = w.lines.len() / w.panels();
+    let part = &w.lines[panels.start * stored..panels.end * stored];
+    let unpacked;
+    let weights = if w.half {
+        unpacked = unpack(part);
+        &unpacked
+    } else {
+        part
+    };
+    let panel_lines = columns.padded() / 4;
+    let (tile_lines, group_lines) = (columns.pieces * TILE, columns.span() / 4);
+    let mut task = Task {
+        w,
+        x,
+        out,
+        end: rows.end,
+        panels: panels.clone(),
+        sums: [[[Line([0; 64]); TILE]; 2]; 2],
+        totals: [[[[0.0; PANEL]; TILE]; 2]; 2],
+    };
+    let _configured = Configured::for_depth(columns.depth);
+    let mut before = None;
+    // The activations of two tiles stay in the first cache, the weights of the task in the second.
+    let end = rows.end.div_ceil(TILE);
+    for tile in (rows.start / TILE..end).step_by(2) {
+        for panel in (0..panels.len()).step_by(2) {
+            for g in 0..columns.groups {
+                let a = |tile: usize| &tiles.lines[tile * tiles.row + g * tile_lines..][..tile_lines];
+                let b = |panel: usize| &weights[panel * panel_lines + g * group_lines..][..group_lines];
+                // Where there is no second tile or panel, the first stands in for it.
+                let (tiles, panels) = (end - 1, panels.len() - 1);
+                let pieces = columns.pieces;
+                multiply([a(tile), a(tiles.min(tile + 1))], [b(panel), b(panels.min(panel + 1))], pieces);
+                // While tiles are multiplied, the vectors finish what was before.
+                if let Some((tile, panel, g)) = before.replace((tile, panel, g)) {
+                    task.finish(tile, panel, g);
+                }
+                store(&mut task.sums);
+            }
+        }
+    }
+    if let Some((tile, panel, g)) = before {
+        task.finish(tile, panel, g);
+    }
+}
+
+/// Halves of bytes as bytes.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack(lines: &[Line]) -> Vec<Line> {
+    let mut bytes = Vec::with_capacity(2 * lines.len());
+    for line in lines {
+        let (mut low, mut high) = (line.0, line.0);
+        for (low, high) in low.iter_mut().zip(&mut high) {
+            (*low, *high) = (*low & 15, *high >> 4);
+        }
+        bytes.extend([Line(low), Line(high)]);
+    }
+    bytes
+}
+
+/// The floating-point end of the panels of a task.
+struct Task<'a> {
+    w: &'a Packed,
+    x: &'a Rows<'a>,
+    out: Out<'a>,
+    /// One past the last row.
+    end: usize,
+    panels: Range<usize>,
+    sums: Sums,
+    totals: [[[[f32; PANEL]; TILE]; 2]; 2],
+}
+
+impl Task<'_> {
+    /// What [`add_group`](super::product::add_group) and `put` do, for group `g` of two tiles and two panels.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn finish(&mut self, tile: usize, panel: usize, g: usize) {
+        for (t, p) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (first, panel) = ((tile + t) * TILE, self.panels.start + panel + p);
+            if panel >= self.panels.end || first >= self.end {
+                continue;
+            }
+            match (g == 0, g + 1 == self.w.columns.groups) {
+                (true, true) => self.add::<true, true>(t, p, first, panel, g),
+                (true, false) => self.add::<true, false>(t, p, first, panel, g),
+                (false, true) => self.add::<false, true>(t, p, first, panel, g),
+                (false, false) => self.add::<false, false>(t, p, first, panel, g),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn add<const FIRST: bool, const LAST: bool>(
+        &mut self,
+        t: usize,
+        p: usize,
+        first: usize,
+        panel: usize,
+        g: usize,
+    ) {
+        let (w, x, count) = (self.w, self.x, TILE.min(self.end - first));
+        let (at, row) = (panel * w.columns.groups + g, g * x.scales.len() + first);
+        let (scale, zero) = (vector(&w.scales[at]), w.zeros.get(at).map(|zeros| vector(zeros)));
+        let (sums, moved) = (&x.sums[row..][..count], &x.moved[row..][..count]);
+        let totals = self.totals[t][p].iter_mut().zip(&self.sums[t][p]).zip(moved.iter().zip(sums));
+        for (i, ((total, stored), (moved, sum))) in totals.enumerate() {
+            // SAFETY: a line has 16 integers.
+            let stored = unsafe { _mm512_load_si512(stored.0.as_ptr().cast()) };
+            let mut dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(stored, _mm512_set1_epi32(*moved)));
+            if let Some(zero) = zero {
+                dot = _mm512_sub_ps(dot, _mm512_mul_ps(zero, _mm512_set1_ps(*sum as f32)));
+            }
+            let before = if FIRST { _mm512_setzero_ps() } else { vector(total) };
+            let sum = _mm512_add_ps(before, _mm512_mul_ps(dot, scale));
+            // SAFETY: 16 numbers; the panels of a task are its own.
+            unsafe {
+                _mm512_storeu_ps(total.as_mut_ptr(), sum);
+                if LAST {
+                    self.out.put(first + i, panel, total, x.scales[first + i]);
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn vector(x: &[f32; PANEL]) -> __m512 {
+    // SAFETY: 16 numbers.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// Tiles 0 … 3 become the products of two tiles with two panels over `pieces` pieces.
+#[inline(always)]
+fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize) {
+    let (tile, panel) = (a[0].len() / pieces, b[0].len() / pieces);
+    assert!(pieces > 0 && tile == TILE && a[1].len() == a[0].len() && b[1].len() == b[0].len());
+    // SAFETY: the tiles are configured; every piece of `a` has 16 lines, and every one of `b` as many as the
+    // configuration says, within the slices.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a0} + {line}]",
+            "tileloadd tmm6, [{b0} + {line}]",
+            "tileloadd tmm7, [{b1} + {line}]",
+            "tdpbsud tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{a1} + {line}]",
+            "tdpbsud tmm1, tmm4, tmm7",
+            "tdpbsud tmm2, tmm5, tmm6",
+            "tdpbsud tmm3, tmm5, tmm7",
+            "add {a0}, 1024",
+            "add {a1}, 1024",
+            "add {b0}, {step}",
+            "add {b1}, {step}",
+            "dec {pieces}",
+            "jnz 2b",
+            a0 = inout(reg) a[0].as_ptr() => _,
+            a1 = inout(reg) a[1].as_ptr() => _,
+            b0 = inout(reg) b[0].as_ptr() => _,
+            b1 = inout(reg) b[1].as_ptr() => _,
+            pieces = inout(reg) pieces => _,
+            step = in(reg) 64 * panel,
+            line = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
+}
+
+/// Writes tiles 0 … 3, which the compiler does not know to be in use: nothing else of it uses tiles.
+#[inline(always)]
+fn store(sums: &mut Sums) {
+    // SAFETY: four tiles of 16 lines.
+    unsafe {
+        asm!(
+            "tilestored [{sums} + {line}], tmm0",
+            "tilestored [{sums} + {line} + 1024], tmm1",
+            "tilestored [{sums} + {line} + 2048], tmm2",
+            "tilestored [{sums} + {line} + 3072], tmm3",
+            sums = in(reg) sums.as_mut_ptr(),
+            line = in(reg) 64usize,
+            options(nostack),
+        );
+    }
+}
+
+/// While it lives, tiles 0 … 3 are sums, 4 and 5 activations, 6 and 7 weights.
+struct Configured {
+    previous: Line,
+}
+
+impl Configured {
+    fn for_depth(depth: usize) -> Self {
+        let mut wanted = Line([0; 64]);
+        wanted.0[0] = 1; // the one palette there is
+        for tile in 0..8 {
+            let (rows, bytes) = match tile {
+                0..4 => (TILE, 64),
+                4..6 => (TILE, depth),
+                _ => (depth / 4, 64),
+            };
+            wanted.0[16 + 2 * tile] = bytes as u8;
+            wanted.0[48 + tile] = rows as u8;
+        }
+        let mut previous = Line([0; 64]);
+        // SAFETY: both are configurations of 64 bytes; the path says that there are tiles.
+        unsafe {
+            asm!("sttilecfg [{}]", in(reg) &raw mut previous, options(nostack));
+            asm!("ldtilecfg [{}]", in(reg) &raw const wanted, options(nostack));
+        }
+        Self { previous }
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        // SAFETY: a configuration that was in force before.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const self.previous, options(nostack)) };
+    }
+}

@@ -1,0 +1,302 @@
+//! An integer matrix in the order in which multiply-add instructions of four bytes read it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | this one | the layout, and the way back |
+//! | [`path`] | which instructions there are |
+//! | [`product`] | y = x Wᵀ for integer activations on all of them, and its floating-point end |
+//! | `portable`, `avx2`, `vnni`, `amx` | the sums of one path |
+//! | [`float`] | y = x Wᵀ for few rows of f32 activations |
+//!
+//! Sixteen rows make a panel. A panel is a sequence of lines of 64 bytes: four columns of its first row, four of its
+//! second, and so on, then the next four columns. Integers of 8 bits take a byte each; those that fit into 4 bits take
+//! half of one, so that a line holds columns c … c+3 in its low halves and c+4 … c+7 in its high ones. They are stored
+//! without sign, moved by an offset: the products of that offset depend on the activations alone, and no sums over
+//! weights have to be kept.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod float;
+pub mod path;
+mod portable;
+pub mod product;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+use super::integer::{IntegerRows, Run};
+pub use product::forward;
+use rayon::prelude::*;
+
+/// Rows of a panel.
+pub(super) const PANEL: usize = 16;
+/// The longest piece of a row that one tile of a matrix unit takes.
+const DEPTH: usize = 64;
+
+/// What a cache holds together; loads of it never straddle two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub(super) struct Line([u8; 64]);
+
+/// A matrix [rows, cols] of integers with a scale, and perhaps a zero point, for every row or every group of columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Packed {
+    rows: usize,
+    columns: Columns,
+    /// Two integers a byte.
+    half: bool,
+    /// A stored integer is the integer plus this.
+    offset: i32,
+    /// \[panels\]\[columns.padded / 4, or / 8 if half\].
+    lines: Vec<Line>,
+    /// \[panels\]\[groups\]\[16\].
+    scales: Vec<[f32; PANEL]>,
+    /// Like the scales; empty if all are zero.
+    zeros: Vec<[f32; PANEL]>,
+}
+
+/// Where columns lie: every group is cut into pieces of one depth, a multiple of 8, and filled up to them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Columns {
+    count: usize,
+    /// Columns of a group; the last one may have fewer.
+    group: usize,
+    groups: usize,
+    /// Of a group.
+    pieces: usize,
+    /// Columns of a piece.
+    depth: usize,
+}
+
+impl Columns {
+    fn new(count: usize, group: usize) -> Self {
+        let pieces = group.div_ceil(DEPTH);
+        let depth = group.div_ceil(pieces).next_multiple_of(8);
+        Self { count, group, groups: count.div_ceil(group), pieces, depth }
+    }
+
+    /// Columns of a group, filled up.
+    fn span(&self) -> usize {
+        self.pieces * self.depth
+    }
+
+    /// Columns of a row, filled up.
+    fn padded(&self) -> usize {
+        self.groups * self.span()
+    }
+
+    /// The columns of group `g`.
+    fn of(&self, g: usize) -> std::ops::Range<usize> {
+        g * self.group..((g + 1) * self.group).min(self.count)
+    }
+}
+
+impl Packed {
+    /// Lays a matrix [rows, cols] out; none if its rows are not cut into groups of one size, the last of them excepted.
+    pub fn new(rows: usize, cols: usize, w: &impl IntegerRows) -> Option<Self> {
+        if rows == 0 || cols == 0 {
+            return None;
+        }
+        let runs = |row: usize, to: &mut Vec<Run>| {
+            to.clear();
+            w.runs(row, to);
+        };
+        let mut first = Vec::new();
+        runs(0, &mut first);
+        let columns = Columns::new(cols, first.first()?.end);
+        let (low, high) = w.range();
+        let half = i32::from(high) - i32::from(low) < 16;
+        let (panels, groups) = (rows.div_ceil(PANEL), columns.groups);
+        let panel_lines = columns.padded() / if half { 8 } else { 4 };
+        let mut packed = Self {
+            rows,
+            columns,
+            half,
+            offset: -i32::from(low),
+            lines: vec![Line([0; 64]); panels * panel_lines],
+            scales: vec![[0.0; PANEL]; panels * groups],
+            zeros: vec![[0.0; PANEL]; panels * groups],
+        };
+        let parts = packed.lines.par_chunks_mut(panel_lines).enumerate();
+        let parts = parts.zip(packed.scales.par_chunks_mut(groups).zip(packed.zeros.par_chunks_mut(groups)));
+        let regular = parts.all(|((panel, lines), (scales, zeros))| {
+            let (mut integers, mut found) = (vec![0; cols], Vec::new());
+            for lane in 0..PANEL.min(rows - panel * PANEL) {
+                let row = panel * PANEL + lane;
+                runs(row, &mut found);
+                let regular = found.len() == groups
+                    && found.iter().enumerate().all(|(g, run)| run.end == columns.of(g).end);
+                if !regular {
+                    return false;
+                }
+                for ((scale, zero), run) in scales.iter_mut().zip(zeros.iter_mut()).zip(&found) {
+                    (scale[lane], zero[lane]) = (run.scale, run.zero);
+                }
+                w.integers(row, &mut integers);
+                for (line, byte, shift, column) in places(columns, half, lane) {
+                    let stored = (i32::from(integers[column]) - i32::from(low)) as u8;
+                    lines[line].0[byte] |= stored << shift;
+                }
+            }
+            true
+        });
+        if packed.zeros.iter().flatten().all(|zero| *zero == 0.0) {
+            packed.zeros = Vec::new();
+        }
+        regular.then_some(packed)
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes that are held, filling included.
+    pub fn held(&self) -> usize {
+        size_of_val(&*self.lines) + size_of_val(&*self.scales) + size_of_val(&*self.zeros)
+    }
+
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    /// The lines of group `g` of a panel.
+    #[inline(always)]
+    fn group_lines(&self, panel: usize, g: usize) -> &[Line] {
+        let lines = self.columns.span() / if self.half { 8 } else { 4 };
+        &self.lines[(panel * self.columns.groups + g) * lines..][..lines]
+    }
+}
+
+/// Where the columns of row `lane` of a panel lie: line, byte, bit, and which column it is.
+fn places(columns: Columns, half: bool, lane: usize) -> impl Iterator<Item = (usize, usize, u32, usize)> {
+    (0..columns.groups).flat_map(move |g| {
+        columns.of(g).enumerate().map(move |(i, column)| {
+            let (at, byte) = (g * columns.span() + i, lane * 4 + i % 4);
+            if half { (at / 8, byte, (at / 4 % 2 * 4) as u32, column) } else { (at / 4, byte, 0, column) }
+        })
+    })
+}
+
+impl Packed {
+    /// The integers of a row, each less the least one of [`IntegerRows::range`].
+    pub fn stored(&self, row: usize, to: &mut [u8]) {
+        let lane = row % PANEL * 4;
+        for g in 0..self.columns.groups {
+            let (lines, to) = (self.group_lines(row / PANEL, g), &mut to[self.columns.of(g)]);
+            for (line, to) in lines.iter().zip(to.chunks_mut(if self.half { 8 } else { 4 })) {
+                let four = &line.0[lane..lane + 4];
+                if self.half {
+                    let both: [u8; 8] = std::array::from_fn(|i| four[i % 4] >> (i / 4 * 4) & 15);
+                    to.copy_from_slice(&both[..to.len()]);
+                } else {
+                    to.copy_from_slice(&four[..to.len()]);
+                }
+            }
+        }
+    }
+}
+
+/// What was packed, exactly.
+impl IntegerRows for Packed {
+    fn integers(&self, row: usize, to: &mut [i8]) {
+        let mut stored = vec![0; self.columns.count];
+        self.stored(row, &mut stored);
+        for (to, stored) in to.iter_mut().zip(stored) {
+            *to = (i32::from(stored) - self.offset) as i8;
+        }
+    }
+
+    fn runs(&self, row: usize, to: &mut Vec<Run>) {
+        let (groups, lane) = (self.columns.groups, row % PANEL);
+        to.extend((0..groups).map(|g| {
+            let at = row / PANEL * groups + g;
+            let zero = self.zeros.get(at).map_or(0.0, |zeros| zeros[lane]);
+            Run { end: self.columns.of(g).end, scale: self.scales[at][lane], zero }
+        }));
+    }
+
+    fn range(&self) -> (i8, i8) {
+        let low = -self.offset;
+        (low as i8, (low + if self.half { 15 } else { 255 }).min(127) as i8)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Some integers of `low` … `high` in groups.
+    pub struct Plain {
+        pub cols: usize,
+        pub group: usize,
+        pub range: (i8, i8),
+        pub zeros: bool,
+        pub seed: usize,
+    }
+
+    impl IntegerRows for Plain {
+        fn integers(&self, row: usize, to: &mut [i8]) {
+            let (low, high) = (i32::from(self.range.0), i32::from(self.range.1));
+            for (column, to) in to.iter_mut().enumerate() {
+                let noise = ((row * self.cols + column + self.seed) * 7919 + 13) % 257;
+                *to = (low + noise as i32 % (high - low + 1)) as i8;
+            }
+        }
+
+        fn runs(&self, row: usize, to: &mut Vec<Run>) {
+            let ends = (0..self.cols).step_by(self.group).map(|at| (at + self.group).min(self.cols));
+            to.extend(ends.enumerate().map(|(i, end)| Run {
+                end,
+                scale: 0.01 + ((i * 31 + row * 17) % 29) as f32 * 0.013,
+                zero: if self.zeros { (row % 13) as f32 - 2.0 } else { 0.0 },
+            }));
+        }
+
+        fn range(&self) -> (i8, i8) {
+            self.range
+        }
+    }
+
+    #[test]
+    fn what_is_packed_comes_back() {
+        for (rows, cols, group) in
+            [(1, 1, 1), (16, 64, 64), (17, 65, 65), (33, 300, 300), (5, 100, 40), (70, 200, 96)]
+        {
+            for (range, zeros) in
+                [((-127, 127), false), ((-128, 127), true), ((-8, 7), false), ((0, 15), true)]
+            {
+                let plain = Plain { cols, group, range, zeros, seed: 3 };
+                let packed = Packed::new(rows, cols, &plain).unwrap();
+                assert_eq!(packed.half, range.1 < 16);
+                for row in 0..rows {
+                    let of = |w: &dyn IntegerRows| {
+                        let (mut integers, mut runs) = (vec![0; cols], vec![]);
+                        w.integers(row, &mut integers);
+                        w.runs(row, &mut runs);
+                        (integers, format!("{runs:?}"))
+                    };
+                    assert_eq!(of(&packed), of(&plain), "{rows}×{cols} g{group} {range:?} row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_across_rows_stay_as_they_are() {
+        struct Blocks;
+        impl IntegerRows for Blocks {
+            fn integers(&self, _: usize, to: &mut [i8]) {
+                to.fill(1);
+            }
+            fn runs(&self, row: usize, to: &mut Vec<Run>) {
+                let run = |end| Run { end, scale: 1.0, zero: 0.0 };
+                to.extend(if row == 0 { [run(6), run(10)] } else { [run(2), run(10)] });
+            }
+        }
+        assert!(Packed::new(2, 10, &Blocks).is_none());
+        assert!(Packed::new(1, 10, &Blocks).is_some());
+    }
+}

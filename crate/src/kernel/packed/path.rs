@@ -1,0 +1,64 @@
+//! Which instructions multiply integers.
+
+use crate::kernel::simd::{Level, level};
+use std::sync::OnceLock;
+
+/// The instructions of an integer product. All give the same integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Path {
+    /// No intrinsics.
+    Portable,
+    /// Pairs of 16-bit products.
+    Avx2,
+    /// AVX-512 with four byte products an instruction.
+    Vnni,
+    /// Tiles of 16 × 64 bytes for many rows, VNNI for few.
+    Amx,
+}
+
+/// The best path of this processor, or a lesser one if `LOWBIT_SIMD` asks for it.
+pub fn path() -> Path {
+    static PATH: OnceLock<Path> = OnceLock::new();
+    *PATH.get_or_init(|| {
+        let wanted = match std::env::var("LOWBIT_SIMD").as_deref() {
+            Ok("portable") => Path::Portable,
+            // AVX-512 without VNNI gains little over AVX2 here.
+            Ok("avx2" | "avx512") => Path::Avx2,
+            Ok("vnni") => Path::Vnni,
+            _ => Path::Amx,
+        };
+        // Permission for the tiles is asked only where they would be used.
+        if wanted == Path::Amx { best() } else { wanted.min(vectors()) }
+    })
+}
+
+/// What the processor has and the system permits.
+pub(super) fn best() -> Path {
+    static BEST: OnceLock<Path> = OnceLock::new();
+    *BEST.get_or_init(|| if vectors() == Path::Vnni && tiles() { Path::Amx } else { vectors() })
+}
+
+fn vectors() -> Path {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 && is_x86_feature_detected!("avx512vnni") {
+        return Path::Vnni;
+    }
+    if level() >= Level::Avx2 { Path::Avx2 } else { Path::Portable }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn tiles() -> bool {
+    const ASK_PERMISSION: libc::c_long = 0x1023;
+    const TILE_DATA: libc::c_long = 18;
+    let (most, features) = (std::arch::x86_64::__cpuid(0).eax, std::arch::x86_64::__cpuid_count(7, 0).edx);
+    let (tile, int8) = (features >> 24 & 1, features >> 25 & 1);
+    // SAFETY: the call grants this process a feature or changes nothing.
+    most >= 7
+        && tile & int8 == 1
+        && unsafe { libc::syscall(libc::SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) } == 0
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn tiles() -> bool {
+    false
+}
