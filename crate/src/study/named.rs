@@ -49,7 +49,7 @@ impl Study {
             .measure(Perplexity::default())
             .measure(Divergence::default())
             .measure(Passkey::default())
-            .measure(Cost::default())
+            .measure(Cost { lengths: vec![256, 1024, 4096], repetitions: 3, ..Cost::default() })
     }
 
     /// The same study on few tokens, prompts and lengths: a check that everything works.
