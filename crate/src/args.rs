@@ -58,7 +58,7 @@ fn shown(value: &Value) -> Option<String> {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Measure a whole study into one run, from full precision to 4 bits, with figures.
+    /// Measure a whole study into one run, with figures: phase1, from full precision to ternary; cost, speed and memory.
     ///
     /// An interrupted run goes on where it stopped when the same command is given again.
     Reproduce(Reproduce),
@@ -161,7 +161,7 @@ pub struct Recording {
 
 #[derive(Flags)]
 pub struct Reproduce {
-    /// The study: phase1. A --config file holds a study of your own, and this names the one it stands in for.
+    /// The study: phase1 or cost. A --config file holds a study of your own, and this names the one it stands in for.
     #[arg(value_parser = lowbit::Study::NAMES)]
     pub study: String,
     /// Another model than the study's: a folder, a file, a hub id or random:SHAPE.

@@ -26,7 +26,7 @@ const STAGES: [&str; 16] = [
 
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 1] = ["phase1"];
+    pub const NAMES: [&str; 2] = ["phase1", "cost"];
 
     /// A study by its name.
     ///
@@ -35,6 +35,7 @@ impl Study {
     pub fn named(name: &str) -> Result<Self> {
         match name {
             "phase1" => Ok(Self::phase1()),
+            "cost" => Ok(Self::cost()),
             _ => Err(Error::input(format!("unknown study {name:?}"))
                 .hint(format!("known are: {}", Self::NAMES.join(", ")))),
         }
@@ -49,7 +50,14 @@ impl Study {
             .measure(Perplexity::default())
             .measure(Divergence::default())
             .measure(Passkey::default())
-            .measure(Cost { lengths: vec![256, 1024, 4096], repetitions: 3, ..Cost::default() })
+    }
+
+    /// Speed and memory of the default model in the schemes that are meant to run fast. Wants an idle machine.
+    pub fn cost() -> Self {
+        Self::new("cost")
+            .models(["data/models/bard"])
+            .schemes(["f32", "bf16", "w8a8", "w4a8", "w4a16"])
+            .measure(Cost::default())
     }
 
     /// The same study on few tokens, prompts and lengths: a check that everything works.
