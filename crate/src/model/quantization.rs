@@ -152,7 +152,7 @@ impl Quantization {
             });
             vec![
                 layer.path.clone(),
-                block.segment.clone().unwrap_or_default(),
+                block.segment.clone().unwrap_or_else(|| "all".to_string()),
                 format!("{} × {}", block.rows, layer.shape.1),
                 block.coding.map_or_else(|| "as it is".to_string(), |coding| coding.to_string()),
                 inputs.unwrap_or_default(),
