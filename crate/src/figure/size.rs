@@ -11,8 +11,8 @@ use crate::frame::Frame;
 /// If the frame holds no records.
 pub fn size(frame: &Frame) -> Result<Figure> {
     let (rows, shared) = series(&summaries(frame, "perplexity")?)?;
-    let mut figure = Figure::line(&rows, "weight_bytes", "bits_per_byte").color(SERIES);
-    (figure.x.label, figure.x.unit) = ("weights".into(), Unit::Bytes);
+    let mut figure = Figure::line(&rows, "weight_bytes", "bits_per_byte").color(SERIES).log2_x();
+    (figure.x.label, figure.x.unit) = ("bytes of weights".into(), Unit::Bytes);
     Ok(figure
         .title("Quality against size")
         .subtitle(join(&shared, "lower and further left is better"))
