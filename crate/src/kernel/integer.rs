@@ -163,8 +163,8 @@ fn round_row_body<V: Lanes>(x: &[f32], scale: f32, top: f32, codes: &mut [i8]) {
     let divisor = if scale > 0.0 { scale } else { f32::INFINITY };
     for (x, code) in x.iter().zip(codes) {
         let q = (x / divisor).clamp(-top, top);
-        // Adding and subtracting 1.5 · 2^23 rounds to even.
-        *code = ((q + 12_582_912.0) - 12_582_912.0) as i32 as i8;
+        // Adding 1.5 · 2^23 rounds to even, and leaves the integer in the low bits.
+        *code = (q + 12_582_912.0).to_bits() as i8;
     }
 }
 

@@ -20,7 +20,8 @@ pub struct Quantized {
 pub enum Block {
     /// As they are, [rows, in]: f32, bf16 or f16.
     Dense(Tensor),
-    /// Codes and scales; products with integer activations are exact sums of integers.
+    /// Codes and scales, in the order of the instructions once a model holds them; products with integer activations
+    /// are exact sums of integers.
     Packed(Arc<Encoded>),
     /// What the codes stand for, [rows, in] in f32: the definition that `Packed` is held to.
     Fake(Tensor),

@@ -1,18 +1,17 @@
 //! The sums of a packed product on AMX: an instruction adds the products of 16 rows of activations, a panel, and 64
 //! columns. Its intrinsics are not stable; the instructions are.
-//!
-//! Other code of the process may use tiles too, and may remember that it has configured them: every call loads its own
-//! configuration and leaves behind the one that it found.
 
+use super::columns::DEPTH;
+use super::configured::Configured;
 use super::product::{Out, Rows};
-use super::{DEPTH, Line, PANEL, Packed};
+use super::{Line, PANEL, Packed};
 use rayon::prelude::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// Rows of a tile.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 /// Sums of two tiles with two panels, by tile and panel: a line for each row of activations.
 type Sums = [[[Line; TILE]; 2]; 2];
 
@@ -241,40 +240,5 @@ fn store(sums: &mut Sums) {
             line = in(reg) 64usize,
             options(nostack),
         );
-    }
-}
-
-/// While it lives, tiles 0 … 3 are sums, 4 and 5 activations, 6 and 7 weights.
-struct Configured {
-    previous: Line,
-}
-
-impl Configured {
-    fn for_depth(depth: usize) -> Self {
-        let mut wanted = Line([0; 64]);
-        wanted.0[0] = 1; // the one palette there is
-        for tile in 0..8 {
-            let (rows, bytes) = match tile {
-                0..4 => (TILE, 64),
-                4..6 => (TILE, depth),
-                _ => (depth / 4, 64),
-            };
-            wanted.0[16 + 2 * tile] = bytes as u8;
-            wanted.0[48 + tile] = rows as u8;
-        }
-        let mut previous = Line([0; 64]);
-        // SAFETY: both are configurations of 64 bytes; the path says that there are tiles.
-        unsafe {
-            asm!("sttilecfg [{}]", in(reg) &raw mut previous, options(nostack));
-            asm!("ldtilecfg [{}]", in(reg) &raw const wanted, options(nostack));
-        }
-        Self { previous }
-    }
-}
-
-impl Drop for Configured {
-    fn drop(&mut self) {
-        // SAFETY: a configuration that was in force before.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const self.previous, options(nostack)) };
     }
 }

@@ -3,9 +3,11 @@
 //! | file | holds |
 //! |---|---|
 //! | this one | the layout, and the way back |
+//! | `columns` | where columns lie |
 //! | [`path`] | which instructions there are |
 //! | [`product`] | y = x Wᵀ for integer activations on all of them, and its floating-point end |
 //! | `portable`, `avx2`, `vnni`, `amx` | the sums of one path |
+//! | `configured` | the shapes of AMX's tiles, and those of others |
 //! | [`float`] | y = x Wᵀ for few rows of f32 activations |
 //!
 //! Sixteen rows make a panel. A panel is a sequence of lines of 64 bytes: four columns of its first row, four of its
@@ -18,6 +20,9 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod columns;
+#[cfg(target_arch = "x86_64")]
+mod configured;
 #[cfg(target_arch = "x86_64")]
 pub mod float;
 pub mod path;
@@ -27,13 +32,12 @@ pub mod product;
 mod vnni;
 
 use super::integer::{IntegerRows, Run};
+use columns::{Columns, places};
 pub use product::forward;
 use rayon::prelude::*;
 
 /// Rows of a panel.
 pub(super) const PANEL: usize = 16;
-/// The longest piece of a row that one tile of a matrix unit takes.
-const DEPTH: usize = 64;
 
 /// What a cache holds together; loads of it never straddle two.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,42 +59,6 @@ pub struct Packed {
     scales: Vec<[f32; PANEL]>,
     /// Like the scales; empty if all are zero.
     zeros: Vec<[f32; PANEL]>,
-}
-
-/// Where columns lie: every group is cut into pieces of one depth, a multiple of 8, and filled up to them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Columns {
-    count: usize,
-    /// Columns of a group; the last one may have fewer.
-    group: usize,
-    groups: usize,
-    /// Of a group.
-    pieces: usize,
-    /// Columns of a piece.
-    depth: usize,
-}
-
-impl Columns {
-    fn new(count: usize, group: usize) -> Self {
-        let pieces = group.div_ceil(DEPTH);
-        let depth = group.div_ceil(pieces).next_multiple_of(8);
-        Self { count, group, groups: count.div_ceil(group), pieces, depth }
-    }
-
-    /// Columns of a group, filled up.
-    fn span(&self) -> usize {
-        self.pieces * self.depth
-    }
-
-    /// Columns of a row, filled up.
-    fn padded(&self) -> usize {
-        self.groups * self.span()
-    }
-
-    /// The columns of group `g`.
-    fn of(&self, g: usize) -> std::ops::Range<usize> {
-        g * self.group..((g + 1) * self.group).min(self.count)
-    }
 }
 
 impl Packed {
@@ -168,16 +136,6 @@ impl Packed {
         let lines = self.columns.span() / if self.half { 8 } else { 4 };
         &self.lines[(panel * self.columns.groups + g) * lines..][..lines]
     }
-}
-
-/// Where the columns of row `lane` of a panel lie: line, byte, bit, and which column it is.
-fn places(columns: Columns, half: bool, lane: usize) -> impl Iterator<Item = (usize, usize, u32, usize)> {
-    (0..columns.groups).flat_map(move |g| {
-        columns.of(g).enumerate().map(move |(i, column)| {
-            let (at, byte) = (g * columns.span() + i, lane * 4 + i % 4);
-            if half { (at / 8, byte, (at / 4 % 2 * 4) as u32, column) } else { (at / 4, byte, 0, column) }
-        })
-    })
 }
 
 impl Packed {

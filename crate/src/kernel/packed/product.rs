@@ -1,7 +1,8 @@
 //! Products of integer activations with a packed matrix: the same integers on every path, and one floating-point end.
 
+use super::columns::Columns;
 use super::path::{Path, path};
-use super::{Columns, PANEL, Packed, portable};
+use super::{PANEL, Packed, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, vnni};
 use crate::kernel::Scatter;
