@@ -3,6 +3,7 @@
 //! | file | computes |
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
+//! | [`stream`] | the same for a few rows of X, at the speed of memory |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
 //! | [`levels`] | codes of up to 8 bits → values |
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
@@ -30,6 +31,7 @@ pub mod scan;
 pub mod scan_grad;
 pub mod simd;
 pub mod softmax;
+pub mod stream;
 pub mod tile;
 
 /// A mutable buffer that parallel tasks write at places that do not overlap.
