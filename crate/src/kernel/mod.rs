@@ -13,6 +13,7 @@
 //! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
 //! | [`norm`] | RMSNorm, plain and gated |
 //! | [`hadamard`] | a randomized orthonormal rotation of channels |
+//! | [`softplus`] | the step sizes of the recurrence |
 //! | [`softmax`] | negative log-likelihood and its gradient; divergence of two distributions |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
 //!
@@ -31,6 +32,7 @@ pub mod scan;
 pub mod scan_grad;
 pub mod simd;
 pub mod softmax;
+pub mod softplus;
 pub mod stream;
 pub mod tile;
 
