@@ -1,14 +1,18 @@
 //! Y[m, n] = X[m, k] W[n, k]ᵀ with W in f32, bf16, f16 or decoded on the way, always summed in f32; and the gradients for
 //! training.
 //!
-//! Few rows (decoding) read every weight once, as fast as memory gives them: `stream`. Many rows (prefill, training) are the
-//! crate `gemm`'s; narrow weights are widened a panel at a time.
+//! Few rows (decoding) read every weight once, as fast as memory gives them: `stream`. Many rows (prefill, training) go to
+//! the matrix unit as `split` into bf16 terms; where there is none, and for gradients, they are the crate `gemm`'s, and
+//! narrow weights are widened a panel at a time.
 
 use super::simd::{Lanes, dispatch};
 use super::stream::{self, FEW_ROWS, Stored};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+/// From this many rows on it pays to split weights that are not bf16 into terms.
+#[cfg(target_arch = "x86_64")]
+const MANY_ROWS: usize = 64;
 /// Weight rows widened at a time.
 const PANEL_ROWS: usize = 1024;
 /// Weight rows that a task widens.
@@ -34,6 +38,10 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
     }
     if m <= FEW_ROWS {
         return stream::forward(m, k, n, x, w, y);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if super::amx::has_bf16() && (m >= MANY_ROWS || matches!(w, Weight::Bf16(_))) {
+        return super::split::forward(m, k, n, x, w, y);
     }
     match w {
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
 //! | [`stream`] | the same for a few rows of X, at the speed of memory |
+//! | `split` | the same for many rows of X on the matrix unit `amx`, where there is one |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
 //! | [`levels`] | codes of up to 8 bits → values |
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
@@ -20,6 +21,8 @@
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
 //! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512|vnni|amx` forces a lower level (for tests).
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod conv;
 pub mod hadamard;
 pub mod integer;
@@ -33,6 +36,8 @@ pub mod scan_grad;
 pub mod simd;
 pub mod softmax;
 pub mod softplus;
+#[cfg(target_arch = "x86_64")]
+pub mod split;
 pub mod stream;
 pub mod tile;
 
