@@ -4,6 +4,9 @@ use super::Scatter;
 use super::simd::{Lanes, dispatch};
 use rayon::prelude::*;
 
+/// Tokens of a task.
+const BLOCK: usize = 32;
+
 /// The sizes of one convolution: `channels` C, `width` K taps, rows of the input `row` values apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -24,27 +27,20 @@ pub struct Shape {
 /// `weight` [C, K]; `bias` `[C]`; `state` [B, C, K] holds the last K inputs, oldest first, and is moved on by T tokens.
 pub fn conv_silu(shape: Shape, x: &[f32], weight: &[f32], bias: &[f32], state: &mut [f32], y: &mut [f32]) {
     let Shape { time, channels, width, row, .. } = shape;
-    let taps = by_tap(shape, weight);
-    let block = time.clamp(1, 256);
-    let blocks = time.div_ceil(block);
-    // Sequences are cut into blocks of tokens, so that one long prompt uses every thread.
-    let jobs: Vec<_> = y
-        .chunks_mut(time * channels)
-        .enumerate()
-        .flat_map(|(b, y)| y.chunks_mut(block * channels).enumerate().map(move |(i, y)| (b, i, y)))
-        .collect();
-    let run = |(b, i, y): (usize, usize, &mut [f32])| {
-        let past = history(shape, x, state, b, i * block);
-        let rows = y.len() / channels;
-        let start = (b * time + i * block) * row;
-        convolve(channels, width, rows, &x[start..], row, &past, &taps, bias, y);
-        silu_all(y);
-    };
-    if blocks * shape.batch == 1 {
-        jobs.into_iter().for_each(run);
-    } else {
-        jobs.into_par_iter().for_each(run);
+    if let (1, 4, ([weight @ ..], [])) = (time, width, weight.as_chunks()) {
+        for (b, (state, y)) in state.chunks_mut(4 * channels).zip(y.chunks_mut(channels)).enumerate() {
+            one_token(&x[b * row..][..channels], weight, bias, state.as_chunks_mut().0, y);
+        }
+        return;
     }
+    let taps = by_tap(shape, weight);
+    // Sequences are cut into blocks of tokens: for every thread, and so that a block stays in cache.
+    y.par_chunks_mut(time * channels).enumerate().for_each(|(b, y)| {
+        let (x, past) = (&x[b * time * row..], history(shape, &state[b * channels * width..]));
+        y.par_chunks_mut(BLOCK * channels).enumerate().for_each(|(i, y)| {
+            convolve(channels, width, i * BLOCK, x, row, &past, &taps, bias, true, y);
+        });
+    });
     for (b, state) in state.chunks_mut(channels * width).enumerate() {
         advance(shape, &x[b * time * row..], state);
     }
@@ -70,7 +66,7 @@ pub fn conv_silu_grad(
             let x = &x[b * time * row..];
             let zeros = vec![0.0; (width - 1) * channels];
             let mut ds = vec![0.0; time * channels];
-            convolve(channels, width, time, x, row, &zeros, &taps, bias, &mut ds);
+            convolve(channels, width, 0, x, row, &zeros, &taps, bias, false, &mut ds);
             silu_grad(&mut ds, &dy[b * time * channels..][..time * channels]);
             let (mut dtaps, mut db) = (vec![0.0; width * channels], vec![0.0; channels]);
             for t in 0..time {
@@ -109,19 +105,13 @@ fn by_tap(shape: Shape, weight: &[f32]) -> Vec<f32> {
     taps
 }
 
-/// The K − 1 inputs before token `start` of sequence `b`, [K − 1, C], from the input itself or from the state.
-fn history(shape: Shape, x: &[f32], state: &[f32], b: usize, start: usize) -> Vec<f32> {
-    let Shape { time, channels, width, row, .. } = shape;
-    let state = &state[b * channels * width..][..channels * width];
+/// The K − 1 inputs before the first token, [K − 1, C], from a state [C, K].
+fn history(shape: Shape, state: &[f32]) -> Vec<f32> {
+    let Shape { channels, width, .. } = shape;
     let mut past = vec![0.0; (width - 1) * channels];
     for (j, past) in past.chunks_mut(channels).enumerate() {
-        match (start + j).checked_sub(width - 1) {
-            Some(t) => past.copy_from_slice(&x[(b * time + t) * row..][..channels]),
-            None => {
-                for (c, past) in past.iter_mut().enumerate() {
-                    *past = state[c * width + start + j + 1];
-                }
-            }
+        for (c, past) in past.iter_mut().enumerate() {
+            *past = state[c * width + j + 1];
         }
     }
     past
@@ -139,52 +129,85 @@ fn advance(shape: Shape, x: &[f32], state: &mut [f32]) {
     }
 }
 
-dispatch! { fn convolve(channels: usize, width: usize, rows: usize, x: &[f32], row: usize, past: &[f32], taps: &[f32], bias: &[f32], y: &mut [f32]) = convolve_body; }
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn convolve_body<V: Lanes>(
-    channels: usize,
-    width: usize,
-    rows: usize,
-    x: &[f32],
-    row: usize,
-    past: &[f32],
-    taps: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
-) {
-    for t in 0..rows {
-        let y = &mut y[t * channels..][..channels];
-        let input = |j: usize| match (t + j).checked_sub(width - 1) {
-            Some(t) => &x[t * row..][..channels],
-            None => &past[(t + j) * channels..][..channels],
-        };
-        let mut c = 0;
-        while c + V::N <= channels {
-            let mut sum = V::load(&bias[c..]);
-            for j in 0..width {
-                sum = V::load(&taps[j * channels + c..]).fma(V::load(&input(j)[c..]), sum);
-            }
-            sum.store(&mut y[c..]);
-            c += V::N;
-        }
-        for c in c..channels {
-            y[c] = bias[c] + (0..width).map(|j| taps[j * channels + c] * input(j)[c]).sum::<f32>();
-        }
-    }
+dispatch! {
+    /// One token of a sequence, four taps: `state` [C, 4] is moved on and is then the window itself.
+    fn one_token(x: &[f32], weight: &[[f32; 4]], bias: &[f32], state: &mut [[f32; 4]], y: &mut [f32]) = one_token_body;
 }
 
-dispatch! { fn silu_all(y: &mut [f32]) = silu_body; }
+#[inline(always)]
+fn one_token_body<V: Lanes>(
+    x: &[f32],
+    weight: &[[f32; 4]],
+    bias: &[f32],
+    state: &mut [[f32; 4]],
+    y: &mut [f32],
+) {
+    for (((y, x), bias), (w, s)) in y.iter_mut().zip(x).zip(bias).zip(weight.iter().zip(state)) {
+        *s = [s[1], s[2], s[3], *x];
+        *y = *bias;
+        for j in 0..4 {
+            *y = V::fma_one(w[j], s[j], *y); // the steps of `convolve`: the same bits
+        }
+    }
+    silu_all_body::<V>(y);
+}
 
 #[inline(always)]
-fn silu_body<V: Lanes>(y: &mut [f32]) {
+fn silu_all_body<V: Lanes>(y: &mut [f32]) {
     let mut chunks = y.chunks_exact_mut(V::N);
     for y in &mut chunks {
         V::load(y).silu().store(y);
     }
     let rest = chunks.into_remainder();
     V::load_part(rest).silu().store_part(rest);
+}
+
+dispatch! {
+    /// The tokens from `start` on, as many as `y` has rows; `past` [K − 1, C] comes before the first row of `x`. With or
+    /// without the SiLU behind it.
+    fn convolve(channels: usize, width: usize, start: usize, x: &[f32], row: usize, past: &[f32], taps: &[f32], bias: &[f32], silu: bool, y: &mut [f32]) = convolve_body;
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn convolve_body<V: Lanes>(
+    channels: usize,
+    width: usize,
+    start: usize,
+    x: &[f32],
+    row: usize,
+    past: &[f32],
+    taps: &[f32],
+    bias: &[f32],
+    silu: bool,
+    y: &mut [f32],
+) {
+    for (t, y) in y.chunks_exact_mut(channels).enumerate() {
+        let input = |j: usize| match (start + t + j).checked_sub(width - 1) {
+            Some(t) => &x[t * row..][..channels],
+            None => &past[(start + t + j) * channels..][..channels],
+        };
+        let whole = channels / V::N * V::N;
+        for c in (0..whole).step_by(V::N) {
+            let mut sum = V::load(&bias[c..]);
+            for j in 0..width {
+                sum = V::load(&taps[j * channels + c..]).fma(V::load(&input(j)[c..]), sum);
+            }
+            if silu {
+                sum = sum.silu();
+            }
+            sum.store(&mut y[c..]);
+        }
+        for c in whole..channels {
+            y[c] = bias[c];
+            for j in 0..width {
+                y[c] = V::fma_one(taps[j * channels + c], input(j)[c], y[c]);
+            }
+        }
+        if silu {
+            silu_all_body::<V>(&mut y[whole..]);
+        }
+    }
 }
 
 dispatch! {

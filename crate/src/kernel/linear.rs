@@ -1,19 +1,22 @@
 //! Y[m, n] = X[m, k] W[n, k]ᵀ with W in f32, bf16, f16 or decoded on the way, always summed in f32; and the gradients for
 //! training.
 //!
-//! Few rows (decoding) read every weight once: bandwidth rules, and narrow weights are widened in registers. Many
-//! rows (prefill, training) are the crate `gemm`'s; narrow weights are widened a panel at a time.
+//! Few rows (decoding) read every weight once, as fast as memory gives them: `stream`. Many rows (prefill, training) go to
+//! the matrix unit as `split` into bf16 terms; where there is none, and for gradients, they are the crate `gemm`'s, and
+//! narrow weights are widened a panel at a time.
 
 use super::simd::{Lanes, dispatch};
+use super::stream::{self, FEW_ROWS, Stored};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Up to this many rows the weights are streamed instead of packed.
-const FEW_ROWS: usize = 4;
-/// Weight rows of one task when streaming.
-const STREAM_ROWS: usize = 32;
+/// From this many rows on it pays to split weights that are not bf16 into terms.
+#[cfg(target_arch = "x86_64")]
+const MANY_ROWS: usize = 64;
 /// Weight rows widened at a time.
 const PANEL_ROWS: usize = 1024;
+/// Weight rows that a task widens.
+const TASK_ROWS: usize = 32;
 
 /// A weight matrix [n, k] by its storage.
 #[derive(Clone, Copy)]
@@ -34,7 +37,11 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
         return;
     }
     if m <= FEW_ROWS {
-        return stream(m, k, n, x, w, y);
+        return stream::forward(m, k, n, x, w, y);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if super::amx::has_bf16() && (m >= MANY_ROWS || matches!(w, Weight::Bf16(_))) {
+        return super::split::forward(m, k, n, x, w, y);
     }
     match w {
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),
@@ -43,8 +50,8 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
             for first in (0..n).step_by(PANEL_ROWS) {
                 let rows = PANEL_ROWS.min(n - first);
                 let panel = &mut wide[..rows * k];
-                panel.par_chunks_mut(STREAM_ROWS * k).enumerate().for_each(|(i, wide)| {
-                    widen(w, first + i * STREAM_ROWS, k, wide);
+                panel.par_chunks_mut(TASK_ROWS * k).enumerate().for_each(|(i, wide)| {
+                    widen(w, first + i * TASK_ROWS, k, wide);
                 });
                 product(m, k, rows, x, (k, 1), panel, (1, k), &mut y[first..], n);
             }
@@ -108,127 +115,8 @@ fn product(
     }
 }
 
-/// Every weight is read once and used for all (few) rows of x.
-fn stream(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
-    let out = super::Scatter::new(y);
-    let block = |first: usize| {
-        let rows = STREAM_ROWS.min(n - first);
-        let mut dots = [0.0; STREAM_ROWS * FEW_ROWS];
-        let dots = &mut dots[..rows * m];
-        let part = first * k..(first + rows) * k;
-        match w {
-            Weight::F32(w) => stream_f32(m, k, x, &w[part], dots),
-            Weight::Bf16(w) => stream_bf16(m, k, x, &w[part], dots),
-            Weight::F16(w) => stream_f16(m, k, x, &w[part], dots),
-            Weight::Decoded(_) => {
-                let mut wide = vec![0.0; part.len()];
-                widen(w, first, k, &mut wide);
-                stream_f32(m, k, x, &wide, dots);
-            }
-        }
-        for row in 0..m {
-            // SAFETY: block `first` owns columns first .. first + rows of every row.
-            let y = unsafe { out.slice(row * n + first, rows) };
-            for (j, y) in y.iter_mut().enumerate() {
-                *y = dots[j * m + row];
-            }
-        }
-    };
-    let starts = n.div_ceil(STREAM_ROWS);
-    if n * k < 1 << 16 {
-        (0..starts).for_each(|i| block(i * STREAM_ROWS));
-    } else {
-        (0..starts).into_par_iter().with_min_len(4).for_each(|i| block(i * STREAM_ROWS));
-    }
-}
-
-/// A storage type of weights.
-trait Stored: Copy {
-    fn one(self) -> f32;
-    fn vector<V: Lanes>(from: &[Self]) -> V;
-}
-
-impl Stored for f32 {
-    #[inline(always)]
-    fn one(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn vector<V: Lanes>(from: &[Self]) -> V {
-        V::load(from)
-    }
-}
-
-impl Stored for bf16 {
-    #[inline(always)]
-    fn one(self) -> f32 {
-        self.to_f32()
-    }
-    #[inline(always)]
-    fn vector<V: Lanes>(from: &[Self]) -> V {
-        V::load_bf16(from)
-    }
-}
-
-impl Stored for f16 {
-    #[inline(always)]
-    fn one(self) -> f32 {
-        self.to_f32()
-    }
-    #[inline(always)]
-    fn vector<V: Lanes>(from: &[Self]) -> V {
-        V::load_f16(from)
-    }
-}
-
-dispatch! { fn stream_f32(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) = stream_body; }
-dispatch! { fn stream_bf16(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) = stream_body; }
-dispatch! { fn stream_f16(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) = stream_body; }
-
-#[inline(always)]
-fn stream_body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[impl Stored], dots: &mut [f32]) {
-    // Four weight rows at a time: four streams from memory, and each piece of x is loaded once for them.
-    let rows = w.len() / k;
-    let mut j = 0;
-    while j + 4 <= rows {
-        for row in 0..m {
-            let sums: [f32; 4] = dot_rows::<V, _, 4>(&x[row * k..][..k], &w[j * k..]);
-            for (i, sum) in sums.into_iter().enumerate() {
-                dots[(j + i) * m + row] = sum;
-            }
-        }
-        j += 4;
-    }
-    for j in j..rows {
-        for row in 0..m {
-            dots[j * m + row] = dot_rows::<V, _, 1>(&x[row * k..][..k], &w[j * k..])[0];
-        }
-    }
-}
-
-#[inline(always)]
-fn dot_rows<V: Lanes, T: Stored, const R: usize>(x: &[f32], w: &[T]) -> [f32; R] {
-    let k = x.len();
-    let mut sums = [[V::splat(0.0); 2]; R];
-    let whole = k / (2 * V::N) * 2 * V::N;
-    for i in (0..whole).step_by(2 * V::N) {
-        let (a, b) = (V::load(&x[i..]), V::load(&x[i + V::N..]));
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let row = &w[r * k..][..k];
-            sum[0] = T::vector::<V>(&row[i..]).fma(a, sum[0]);
-            sum[1] = T::vector::<V>(&row[i + V::N..]).fma(b, sum[1]);
-        }
-    }
-    let mut dots = [0.0; R];
-    for (r, dot) in dots.iter_mut().enumerate() {
-        let rest: f32 = w[r * k..][whole..k].iter().zip(&x[whole..]).map(|(w, x)| w.one() * x).sum();
-        *dot = sums[r][0].add(sums[r][1]).sum() + rest;
-    }
-    dots
-}
-
 /// The values of the rows from `first` on.
-fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
+pub(super) fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
     let part = first * k..first * k + to.len();
     match w {
         Weight::F32(w) => to.copy_from_slice(&w[part]),

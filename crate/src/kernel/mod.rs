@@ -3,6 +3,8 @@
 //! | file | computes |
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
+//! | [`stream`] | the same for a few rows of X, at the speed of memory |
+//! | `split` | the same for many rows of X on the matrix unit `amx`, where there is one |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
 //! | [`levels`] | codes of up to 8 bits → values |
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
@@ -12,12 +14,15 @@
 //! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
 //! | [`norm`] | RMSNorm, plain and gated |
 //! | [`hadamard`] | a randomized orthonormal rotation of channels |
+//! | [`softplus`] | the step sizes of the recurrence |
 //! | [`softmax`] | negative log-likelihood and its gradient; divergence of two distributions |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
 //!
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
 //! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512|vnni|amx` forces a lower level (for tests).
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod conv;
 pub mod hadamard;
 pub mod integer;
@@ -30,6 +35,10 @@ pub mod scan;
 pub mod scan_grad;
 pub mod simd;
 pub mod softmax;
+pub mod softplus;
+#[cfg(target_arch = "x86_64")]
+pub mod split;
+pub mod stream;
 pub mod tile;
 
 /// A mutable buffer that parallel tasks write at places that do not overlap.

@@ -279,16 +279,27 @@ impl Chunk {
             let dt = dt[token * shape.heads + head];
             sum += dt * a;
             room.cumulative[t] = sum;
-            room.from_start[t] = sum.exp();
             let x = &xbc[token * shape.row() + shape.x_at(head)..][..shape.head_dim];
             for (u, x) in room.u[t * shape.head_dim..].iter_mut().zip(x) {
                 *u = dt * x;
             }
         }
-        for t in 0..len {
-            room.to_end[t] = (sum - room.cumulative[t]).exp();
-        }
+        decays(sum, &room.cumulative, &mut room.from_start, &mut room.to_end);
         Self { len, decay: sum.exp() }
+    }
+}
+
+dispatch! {
+    /// e^{a_t} and e^{end − a_t} for all Q places of a chunk, also those that a short one leaves unused.
+    fn decays(end: f32, cumulative: &[f32], from_start: &mut [f32], to_end: &mut [f32]) = decays_body;
+}
+
+#[inline(always)]
+fn decays_body<V: Lanes>(end: f32, cumulative: &[f32], from_start: &mut [f32], to_end: &mut [f32]) {
+    for t in (0..CHUNK).step_by(V::N) {
+        let a = V::load(&cumulative[t..]);
+        a.exp().store(&mut from_start[t..]);
+        V::splat(end).sub(a).exp().store(&mut to_end[t..]);
     }
 }
 

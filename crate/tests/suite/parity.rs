@@ -195,7 +195,8 @@ fn narrow_weights_stay_close_to_the_wide_ones() {
         let error = far(&narrow.forward(&tokens, None, Positions::All).unwrap(), &whole);
         println!("{dtype:?}: logits within {:.1e} of their size", error / size);
         assert!(error > 0.0 && error < bound * size, "{dtype:?}: {error} of {size}");
-        // One token at a time takes the streaming product, many take the widening one: the same weights.
+        // One token at a time takes the streaming product, many may take that of terms: the same weights, but an input
+        // of which two terms leave 2⁻¹⁸ over.
         let mut state = narrow.state(2).unwrap();
         let steps: Vec<_> = (0..37)
             .map(|t| {
@@ -204,6 +205,7 @@ fn narrow_weights_stay_close_to_the_wide_ones() {
             .collect();
         let error =
             far(&Tensor::cat(&steps, 1).unwrap(), &narrow.forward(&tokens, None, Positions::All).unwrap());
-        assert!(error < 1e-5, "{dtype:?}: {error}");
+        println!("{dtype:?}: steps within {:.1e} of the size of the whole", error / size);
+        assert!(error < 3e-5 * size, "{dtype:?}: {error} of {size}");
     }
 }

@@ -20,6 +20,8 @@ pub trait Lanes: Copy {
     fn div(self, other: Self) -> Self;
     /// `self * b + c`.
     fn fma(self, b: Self, c: Self) -> Self;
+    /// `a * b + c`, rounded as a lane of [`fma`](Self::fma) is.
+    fn fma_one(a: f32, b: f32, c: f32) -> f32;
     /// Lane-wise maximum.
     fn max(self, other: Self) -> Self;
     /// Lane-wise minimum.
@@ -137,6 +139,10 @@ impl Lanes for [f32; 8] {
     fn fma(self, b: Self, c: Self) -> Self {
         // `mul_add` without the instruction is a library call: two roundings are the price of portability.
         std::array::from_fn(|i| self[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn fma_one(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {

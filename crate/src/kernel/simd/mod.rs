@@ -55,6 +55,19 @@ fn detected() -> Level {
     Level::Portable
 }
 
+/// Asks for the cache line of `from[at]`, which may lie beyond the end, to be brought near.
+#[inline(always)]
+pub fn prefetch<T>(from: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that never faults, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, at);
+}
+
 /// Declares a function whose generic body is compiled for every instruction set and chosen by [`level`].
 macro_rules! dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {

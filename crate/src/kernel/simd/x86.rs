@@ -46,6 +46,10 @@ macro_rules! lanes {
                 unsafe { $fma(self, b, c) }
             }
             #[inline(always)]
+            fn fma_one(a: f32, b: f32, c: f32) -> f32 {
+                a.mul_add(b, c)
+            }
+            #[inline(always)]
             fn max(self, other: Self) -> Self {
                 unsafe { $max(self, other) }
             }

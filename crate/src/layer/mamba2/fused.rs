@@ -2,7 +2,7 @@
 
 use super::super::op::{floats, gradients, with_floats};
 use super::{Core, LayerState, Parts, Recurrence, Sizes};
-use crate::kernel::{conv, norm, round, scan, scan_grad};
+use crate::kernel::{conv, norm, round, scan, scan_grad, softplus};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Mutex;
 
@@ -83,13 +83,8 @@ fn run(
     let mut xbc = vec![0.0; batch * time * channels];
     conv::conv_silu(s.conv(batch, time), &zxbcdt[inner..], p.conv_weight, p.conv_bias, conv, &mut xbc);
     recurrence.round_inputs(s, &mut xbc);
-    let mut dt = Vec::with_capacity(batch * time * s.heads);
-    for row in zxbcdt.chunks(rows) {
-        dt.extend(row[inner + channels..].iter().zip(p.dt_bias).map(|(dt, bias)| {
-            let x = dt + bias;
-            (x.max(0.0) + (-x.abs()).exp().ln_1p()).clamp(s.dt_limit.0, s.dt_limit.1)
-        }));
-    }
+    let mut dt = vec![0.0; batch * time * s.heads];
+    softplus::step_sizes(zxbcdt, rows, p.dt_bias, s.dt_limit, &mut dt);
     let mut y = vec![0.0; batch * time * inner];
     let (shape, rates) = (s.scan(batch, time), rates(p.a_log));
     match recurrence.state {

@@ -1,0 +1,69 @@
+//! Δ = ln(1 + e^(raw + bias)), held to a range: the step sizes of the recurrence.
+
+use super::simd::{Lanes, dispatch};
+use rayon::prelude::*;
+
+/// Rows of a task.
+const ROWS: usize = 64;
+
+/// `dt` [T, H], overwritten, from the last H values of each row of `raw` [T, `row`] and `bias` `[H]`.
+pub fn step_sizes(raw: &[f32], row: usize, bias: &[f32], limit: (f32, f32), dt: &mut [f32]) {
+    let heads = bias.len();
+    let block = |(i, dt): (usize, &mut [f32])| {
+        for (raw, dt) in raw[i * ROWS * row..].chunks(row).zip(dt.chunks_mut(heads)) {
+            one_row(&raw[row - heads..], bias, limit, dt);
+        }
+    };
+    if dt.len() <= ROWS * heads {
+        block((0, dt))
+    } else {
+        dt.par_chunks_mut(ROWS * heads).enumerate().for_each(block)
+    }
+}
+
+dispatch! { fn one_row(raw: &[f32], bias: &[f32], limit: (f32, f32), dt: &mut [f32]) = body; }
+
+#[inline(always)]
+fn body<V: Lanes>(raw: &[f32], bias: &[f32], limit: (f32, f32), dt: &mut [f32]) {
+    let whole = dt.len() / V::N * V::N;
+    for i in (0..whole).step_by(V::N) {
+        softplus(V::load(&raw[i..]).add(V::load(&bias[i..])), limit).store(&mut dt[i..]);
+    }
+    let rest = whole..dt.len();
+    let x = V::load_part(&raw[rest.clone()]).add(V::load_part(&bias[rest.clone()]));
+    softplus(x, limit).store_part(&mut dt[rest]);
+}
+
+/// max(x, 0) + ln(1 + e^−|x|); with s = t / (2 + t) ≤ ⅓, ln(1 + t) = 2 (s + s³/3 + s⁵/5 + …).
+#[inline(always)]
+fn softplus<V: Lanes>(x: V, (low, high): (f32, f32)) -> V {
+    let t = V::splat(0.0).sub(x.abs()).exp();
+    let s = t.div(V::splat(2.0).add(t));
+    let square = s.mul(s);
+    let mut series = V::splat(2.0 / 13.0);
+    for odd in [11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        series = series.fma(square, V::splat(2.0 / odd));
+    }
+    s.fma(series, x.max(V::splat(0.0))).max(V::splat(low)).min(V::splat(high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_the_logarithm_held_to_the_range() {
+        for (heads, limit) in [(1, (0.0, f32::INFINITY)), (24, (0.0, f32::INFINITY)), (35, (0.02, 0.8))] {
+            let row = heads + 3;
+            let raw: Vec<f32> = (0..70 * row).map(|i| ((i * 7919) % 2003) as f32 / 20.0 - 50.0).collect();
+            let bias: Vec<f32> = (0..heads).map(|i| i as f32 * 0.1 - 1.0).collect();
+            let mut dt = vec![0.0; 70 * heads];
+            step_sizes(&raw, row, &bias, limit, &mut dt);
+            for (i, dt) in dt.iter().enumerate() {
+                let x = f64::from(raw[i / heads * row + 3 + i % heads] + bias[i % heads]);
+                let exact = x.exp().ln_1p().clamp(limit.0.into(), limit.1.into());
+                assert!((f64::from(*dt) - exact).abs() <= 5e-7 * exact, "{x}: {dt}, not {exact}");
+            }
+        }
+    }
+}

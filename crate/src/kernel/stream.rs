@@ -1,0 +1,149 @@
+//! y = x Wᵀ for a few rows of x: every weight is read once, so the speed of memory rules.
+//!
+//! A task owns neighbouring rows of W and walks their four quarters side by side: four streams, each asked for ahead of
+//! its use. Narrow weights are widened in registers.
+
+use super::Scatter;
+use super::linear::{Weight, widen};
+use super::simd::{Lanes, dispatch, prefetch};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Up to this many rows of x the weights are streamed.
+pub const FEW_ROWS: usize = 4;
+/// Weights below this count are not worth a second thread.
+const SMALL: usize = 1 << 16;
+/// Weights of a task: long streams, and enough tasks that a thread that is late can be helped.
+const TASK: usize = 1 << 18;
+/// Bytes that a stream is asked for ahead.
+const AHEAD: usize = 512;
+/// Rows decoded at a time.
+const DECODED_ROWS: usize = 32;
+
+/// y = x Wᵀ: `x` [m, k] with m ≤ [`FEW_ROWS`], `w` [n, k], `y` [m, n], overwritten.
+pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
+    let out = Scatter::new(y);
+    let threads = rayon::current_num_threads();
+    let tasks =
+        if n * k < SMALL || threads == 1 { 1 } else { (n * k / TASK).max(1).next_multiple_of(threads) };
+    let rows = n.div_ceil(tasks).next_multiple_of(4);
+    let task = |i: usize| {
+        let (first, end) = ((i * rows).min(n), ((i + 1) * rows).min(n));
+        // SAFETY: task i owns columns first .. end of every row.
+        unsafe { range(m, k, n, x, w, first, end - first, out) };
+    };
+    if tasks == 1 { task(0) } else { (0..tasks).into_par_iter().for_each(task) }
+}
+
+/// Columns `first` .. `first + count` of y.
+///
+/// # Safety
+/// Nothing else writes them meanwhile.
+unsafe fn range(
+    m: usize,
+    k: usize,
+    n: usize,
+    x: &[f32],
+    w: Weight<'_>,
+    first: usize,
+    count: usize,
+    out: Scatter<'_>,
+) {
+    let part = first * k..(first + count) * k;
+    let mut many = vec![0.0; if m == 1 { 0 } else { count * m }];
+    // SAFETY: the caller's promise. One row of x needs no rearrangement.
+    let dots = if m == 1 { unsafe { out.slice(first, count) } } else { &mut many[..] };
+    match w {
+        Weight::F32(w) => stream_f32(m, k, x, &w[part], dots),
+        Weight::Bf16(w) => stream_bf16(m, k, x, &w[part], dots),
+        Weight::F16(w) => stream_f16(m, k, x, &w[part], dots),
+        Weight::Decoded(_) => {
+            let mut wide = vec![0.0; DECODED_ROWS.min(count) * k];
+            for (i, dots) in dots.chunks_mut(DECODED_ROWS * m).enumerate() {
+                let wide = &mut wide[..dots.len() / m * k];
+                widen(w, first + i * DECODED_ROWS, k, wide);
+                stream_f32(m, k, x, wide, dots);
+            }
+        }
+    }
+    for row in 0..if m == 1 { 0 } else { m } {
+        // SAFETY: the caller's promise.
+        let y = unsafe { out.slice(row * n + first, count) };
+        for (y, dots) in y.iter_mut().zip(many.chunks(m)) {
+            *y = dots[row];
+        }
+    }
+}
+
+/// A storage type of weights.
+pub(super) trait Stored: Copy {
+    fn one(self) -> f32;
+    fn vector<V: Lanes>(from: &[Self]) -> V;
+}
+
+macro_rules! stored {
+    ($ty:ty, $one:expr, $load:ident) => {
+        impl Stored for $ty {
+            #[inline(always)]
+            fn one(self) -> f32 {
+                $one(self)
+            }
+            #[inline(always)]
+            fn vector<V: Lanes>(from: &[Self]) -> V {
+                V::$load(from)
+            }
+        }
+    };
+}
+stored!(f32, |x| x, load);
+stored!(bf16, bf16::to_f32, load_bf16);
+stored!(f16, f16::to_f32, load_f16);
+
+dispatch! { fn stream_f32(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) = body; }
+dispatch! { fn stream_bf16(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) = body; }
+dispatch! { fn stream_f16(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) = body; }
+
+/// `dots` [rows of w, m].
+#[inline(always)]
+fn body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[impl Stored], dots: &mut [f32]) {
+    let rows = w.len() / k;
+    let quarter = rows / 4;
+    for j in 0..quarter {
+        for row in 0..m {
+            let sums: [f32; 4] = dot_rows::<V, _, 4>(&x[row * k..][..k], &w[j * k..], quarter * k);
+            for (i, sum) in sums.into_iter().enumerate() {
+                dots[(i * quarter + j) * m + row] = sum;
+            }
+        }
+    }
+    for j in 4 * quarter..rows {
+        for row in 0..m {
+            dots[j * m + row] = dot_rows::<V, _, 1>(&x[row * k..][..k], &w[j * k..], 0)[0];
+        }
+    }
+}
+
+/// x · each of R rows, `apart` values from each other. The order of the sum is the same for every R.
+#[inline(always)]
+fn dot_rows<V: Lanes, T: Stored, const R: usize>(x: &[f32], w: &[T], apart: usize) -> [f32; R] {
+    let k = x.len();
+    let mut sums = [[V::splat(0.0); 2]; R];
+    let whole = k / (2 * V::N) * 2 * V::N;
+    for i in (0..whole).step_by(2 * V::N) {
+        let (a, b) = (V::load(&x[i..]), V::load(&x[i + V::N..]));
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let row = &w[r * apart..][..k];
+            for line in (0..2 * V::N * size_of::<T>()).step_by(64) {
+                prefetch(row, i + (AHEAD + line) / size_of::<T>());
+            }
+            sum[0] = T::vector::<V>(&row[i..]).fma(a, sum[0]);
+            sum[1] = T::vector::<V>(&row[i + V::N..]).fma(b, sum[1]);
+        }
+    }
+    let mut dots = [0.0; R];
+    for (r, dot) in dots.iter_mut().enumerate() {
+        let rest: f32 = w[r * apart..][whole..k].iter().zip(&x[whole..]).map(|(w, x)| w.one() * x).sum();
+        *dot = sums[r][0].add(sums[r][1]).sum() + rest;
+    }
+    dots
+}
