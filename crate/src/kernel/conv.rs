@@ -27,7 +27,7 @@ pub struct Shape {
 /// `weight` [C, K]; `bias` `[C]`; `state` [B, C, K] holds the last K inputs, oldest first, and is moved on by T tokens.
 pub fn conv_silu(shape: Shape, x: &[f32], weight: &[f32], bias: &[f32], state: &mut [f32], y: &mut [f32]) {
     let Shape { time, channels, width, row, .. } = shape;
-    if let (1, 4, ([weight @ ..], [])) = (time, width, weight.as_chunks()) {
+    if let (1, 4, (weight, [])) = (time, width, weight.as_chunks()) {
         for (b, (state, y)) in state.chunks_mut(4 * channels).zip(y.chunks_mut(channels)).enumerate() {
             one_token(&x[b * row..][..channels], weight, bias, state.as_chunks_mut().0, y);
         }

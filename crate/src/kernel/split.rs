@@ -121,7 +121,7 @@ enum Panel<'a, const A: usize> {
 impl<'a, const A: usize> Panel<'a, A> {
     fn new(w: Weight<'a>, k: usize, first: usize, rows: usize) -> Self {
         match w {
-            Weight::Bf16(w) if k % STEP == 0 && rows == PANEL => {
+            Weight::Bf16(w) if k.is_multiple_of(STEP) && rows == PANEL => {
                 Self::Stored(&w[first * k..][..PANEL * k], k)
             }
             Weight::F32(w) => Self::Packed(pack(&w[first * k..][..rows * k], k, false)),
