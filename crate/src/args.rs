@@ -89,6 +89,15 @@ pub enum Command {
         /// A run's folder or id, or a training folder.
         run: String,
     },
+    /// The schemes of a run beside a baseline: differences with intervals, and whether they are more than chance.
+    Compare {
+        /// Runs: folders, ids or names. Readings of several are taken together.
+        #[arg(required = true)]
+        runs: Vec<String>,
+        /// The scheme to compare with [default: the first that was recorded].
+        #[arg(long, value_name = "SCHEME")]
+        baseline: Option<String>,
+    },
     /// What a model is: family, sizes, bytes, hash, tensors left over.
     Info {
         #[command(flatten)]

@@ -3,7 +3,7 @@
 use crate::args::{self, Args, Command, Recording, Source};
 use lowbit::error::{Error, Result};
 use lowbit::figure;
-use lowbit::frame::Frame;
+use lowbit::frame::{Comparison, Frame};
 use lowbit::layer::linear::Weight;
 use lowbit::measure::{
     Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
@@ -68,6 +68,10 @@ pub fn run(args: Args) -> Result<()> {
         }
         Command::Train(flags) => train(&flags),
         Command::Plots { run } => plots(&run),
+        Command::Compare { runs, baseline } => {
+            println!("{}", comparison(&Frame::load_all(&runs)?, baseline.as_deref())?);
+            Ok(())
+        }
         Command::Info { model, linears } => info(&model, linears),
         Command::Convert { model, out, training_length } => {
             let mut model = load(&model)?;
@@ -242,6 +246,15 @@ fn plots(run: &str) -> Result<()> {
     Ok(())
 }
 
+/// The schemes of the records beside a baseline: the one named, or the first that was recorded.
+fn comparison(frame: &Frame, baseline: Option<&str>) -> Result<Comparison> {
+    let first = || -> Result<_> { Ok(frame.texts("scheme")?.into_iter().flatten().next()) };
+    match baseline {
+        Some(baseline) => frame.compare(baseline),
+        None => frame.compare(&first()?.ok_or_else(|| Error::input("the records name no scheme"))?),
+    }
+}
+
 fn info(source: &Source, linears: bool) -> Result<()> {
     let model = load(source)?;
     println!("{model}");
@@ -266,7 +279,17 @@ const TABLES: [(&str, &[&str]); 5] = [
     ),
     (
         "divergence",
-        &["model", "scheme", "reference", "kl", "kl_error", "kl_q99", "kl_max", "same_top", "ppl_ratio"],
+        &[
+            "model",
+            "scheme",
+            "reference",
+            "kl",
+            "kl_low",
+            "kl_high",
+            "kl_q99",
+            "same_top",
+            "delta_bits_per_byte",
+        ],
     ),
     ("sqnr", &["model", "scheme", "reference", "sqnr_db", "worst_layer", "worst_sqnr_db", "input_sqnr_db"]),
     (
@@ -296,6 +319,10 @@ fn report(run: &Run) -> Result<()> {
         if rows.height() > 0 {
             println!("\n{measure}\n{}", rows.select(columns.iter().copied())?);
         }
+    }
+    // Where there is nothing to compare, or not with one baseline, the tables above are all.
+    if let Some(comparison) = comparison(&frame, None).ok().filter(|comparison| comparison.rows.len() > 1) {
+        println!("\nschemes\n{comparison}");
     }
     for warning in frame.filter("row", "summary")?.texts("warning").unwrap_or_default().into_iter().flatten()
     {

@@ -7,7 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `card` | models, schemes, quantizations, runs, states, studies, errors |
-//! | `table` | frames and polars tables |
+//! | `table` | frames, comparisons and polars tables |
 //! | `tensor` | tensors |
 //! | `html` | the few elements that all of them are made of |
 //!
@@ -20,7 +20,7 @@ mod tensor;
 
 use crate::error::Error;
 use crate::figure::Figure;
-use crate::frame::Frame;
+use crate::frame::{Comparison, Frame};
 use crate::layer::state::State;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
@@ -132,6 +132,7 @@ known_types!(
     Model,
     Run,
     Frame,
+    Comparison,
     Figure,
     State,
     Scheme,

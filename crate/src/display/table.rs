@@ -1,7 +1,7 @@
-//! Tables: frames of records, and any table of polars.
+//! Tables: frames of records, schemes beside a baseline, and any table of polars.
 
 use super::{Draw, Drawing, html};
-use crate::frame::Frame;
+use crate::frame::{Comparison, Frame};
 use polars::prelude::{AnyValue, DataFrame};
 
 /// Rows of a polars table that are shown from its head and from its tail.
@@ -26,6 +26,24 @@ impl Draw for Frame {
             .collect();
         let below: String = shown.notes.iter().map(|note| html::small(note)).collect();
         let html = html::table(&columns, &rows, None) + &below;
+        Drawing { text: self.to_string(), html: Some(html), ..Drawing::default() }
+    }
+}
+
+impl Draw for Comparison {
+    fn draw(&self) -> Drawing {
+        let (heads, rows) = self.table();
+        let words = [0, heads.len() - 1]; // the first column and the last are words
+        let columns: Vec<_> = heads
+            .iter()
+            .enumerate()
+            .map(|(i, name)| html::Column {
+                name: (*name).into(),
+                below: String::new(),
+                numeric: !words.contains(&i) && *name != "scheme",
+            })
+            .collect();
+        let html = html::table(&columns, &rows, None) + &html::small(&self.note());
         Drawing { text: self.to_string(), html: Some(html), ..Drawing::default() }
     }
 }

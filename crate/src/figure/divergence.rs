@@ -19,6 +19,10 @@ pub fn divergence(frame: &Frame) -> Result<Figure> {
     if let Some(reference) = only(&rows, "reference")? {
         shared = join(&format!("from {reference}"), &shared);
     }
+    if rows.has("kl_low") && rows.has("kl_high") {
+        figure = figure.interval("kl_low", "kl_high");
+        shared = join(&shared, "whiskers: 95 % intervals");
+    }
     match only(&rows, "corpus")? {
         Some(corpus) => shared = join(&corpus, &shared),
         None if rows.has("corpus") => figure = figure.color("corpus"),

@@ -10,12 +10,17 @@
 //! ```
 
 mod columns;
+mod comparison;
 mod load;
 pub(crate) mod table;
 
+pub use comparison::{Compared, Comparison};
+
 use crate::error::{Error, Result};
 use crate::record::{Record, Row};
-use polars::prelude::{ChunkCompareEq, Column, DataFrame, DataType, IntoLazy, SortMultipleOptions, col};
+use polars::prelude::{
+    AnyValue, ChunkCompareEq, Column, DataFrame, DataType, IntoLazy, SortMultipleOptions, col,
+};
 use serde_json::Value;
 
 /// A table of records: one row a reading, one column a field. Cloning it copies no data.
@@ -144,10 +149,28 @@ impl Frame {
     pub fn texts(&self, column: &str) -> Result<Vec<Option<String>>> {
         let found = self.column(column)?;
         let texts = found.as_materialized_series().iter().map(|value| match value {
-            polars::prelude::AnyValue::Null => None,
+            AnyValue::Null => None,
             value => Some(value.str_value().into_owned()),
         });
         Ok(texts.collect())
+    }
+
+    /// The lists of numbers of a column, `None` where a row has none; what is no number in a list is NaN.
+    ///
+    /// # Errors
+    /// If there is no such column, or it holds no lists.
+    pub fn lists(&self, column: &str) -> Result<Vec<Option<Vec<f64>>>> {
+        let found = self.column(column)?;
+        if !matches!(found.dtype(), DataType::List(_) | DataType::Null) {
+            return Err(Error::input(format!("column `{column}` holds no lists, but {}", found.dtype())));
+        }
+        let lists = found.as_materialized_series().iter().map(|value| match value {
+            AnyValue::List(list) => {
+                Ok(Some(list.f64()?.iter().map(|value| value.unwrap_or(f64::NAN)).collect()))
+            }
+            _ => Ok(None),
+        });
+        lists.collect()
     }
 
     /// This frame with one more column of text, or one replaced.

@@ -1,7 +1,8 @@
 //! How far a model's predictions are from a reference's: KL(reference ‖ model) and its company, per token.
 //!
 //! The statistics are those that the perplexity tool of llama.cpp prints for `--kl-divergence`, over the windows of
-//! [`super::window`]. Perplexity moves when a model gets worse at a text; divergence moves when it gets different, which
+//! [`super::window`]; but where it takes tokens for independent, the intervals here are from blocks of neighbours, with
+//! both models' losses of a token kept together. Perplexity moves when a model gets worse at a text; divergence moves when it gets different, which
 //! shows with far fewer tokens and cannot be made up for by luck.
 
 use super::window::{Excerpt, Sliding, Window};
@@ -13,7 +14,7 @@ use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::progress::{Progress, check_interrupt};
 use crate::record::{Reading, fingerprint};
-use crate::stats::{Mean, Z95, quantile, wilson};
+use crate::stats::{Bootstrap, Mean, Z95, quantile, wilson};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub struct Divergence {
     pub stride: usize,
     /// Compare only on the first tokens of the text.
     pub max_tokens: Option<usize>,
+    /// How intervals are found; its blocks are so many tokens.
+    pub bootstrap: Bootstrap,
 }
 
 impl Default for Divergence {
@@ -47,6 +50,7 @@ impl Default for Divergence {
             seq_len: 1024,
             stride: 512,
             max_tokens: Some(32_768),
+            bootstrap: Bootstrap::default(),
         }
     }
 }
@@ -90,8 +94,13 @@ impl Divergence {
         let runtime = clock.elapsed().as_secs_f64();
         let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.sliding().conditions())
             .fingerprint(&self.identity(reference, model, &text.corpus)?)
-            .value("vocab_size", model.config.vocab_size());
-        let reading = reference::describe(reference, summarize(&tokens, reading)?);
+            .value("vocab_size", model.config.vocab_size())
+            .value("block", self.bootstrap.block)
+            .value("resamples", self.bootstrap.resamples)
+            .value("bootstrap_seed", self.bootstrap.seed);
+        let bytes = model.tokenizer.decode(&text.ids[1..])?.len();
+        let reading = summarize(&tokens, &self.bootstrap, bytes, reading)?;
+        let reading = reference::describe(reference, reading);
         Ok(vec![text.describe(reading, runtime)])
     }
 
@@ -106,14 +115,15 @@ impl Divergence {
     }
 
     fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
-        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
+        let reference = reference::identity(reference);
+        let extra = json!({"corpus": corpus.sha256, "reference": reference, "bootstrap": self.bootstrap});
         fingerprint(Self::NAME, Self::VERSION, &self.sliding().identity(), &subject(model), &extra)
     }
 }
 
 impl Measure for Divergence {
     const NAME: &'static str = "divergence";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn units(&self) -> Vec<Self> {
         vec![self.clone()]
@@ -125,6 +135,11 @@ impl Measure for Divergence {
 
     fn check(&self, model: &Model) -> Result<()> {
         self.sliding().check()?;
+        if self.bootstrap.block == 0 || self.bootstrap.resamples == 0 {
+            return Err(Error::input(
+                "the bootstrap needs blocks of at least one token and at least one resample",
+            ));
+        }
         reference::load(self.reference.as_deref(), model).map(|_| ())
     }
 
@@ -163,23 +178,34 @@ fn tokens(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<softma
     Ok(all)
 }
 
-/// Adds the statistics of llama.cpp to a reading.
-fn summarize(tokens: &[softmax::Divergence], reading: Reading) -> Result<Reading> {
+/// Adds the statistics to a reading; `bytes` are those of the compared text.
+fn summarize(
+    tokens: &[softmax::Divergence],
+    bootstrap: &Bootstrap,
+    bytes: usize,
+    reading: Reading,
+) -> Result<Reading> {
     let each = |f: fn(&softmax::Divergence) -> f64| tokens.iter().map(f).collect::<Vec<_>>();
     let mean = |values: &[f64]| Mean::of(values).ok_or_else(|| Error::internal("no token was compared"));
     let mut kl = each(|token| token.kl);
-    let kl_mean = mean(&kl)?;
+    let (nll, reference_nll) = (each(|token| token.nll), each(|token| token.reference_nll));
+    // A loss that is not finite has no interval; the means say what it is.
+    let kl_in = bootstrap.mean(&kl);
+    let pair = [nll.as_slice(), reference_nll.as_slice()];
+    let ln_ratio_in = bootstrap.of(pair, |[own, reference]| own - reference);
+    let delta_ppl_in = bootstrap.of(pair, |[own, reference]| own.exp() - reference.exp());
+    let bits = tokens.len() as f64 / bytes as f64 / std::f64::consts::LN_2; // nats per token → bits per byte
+    let (kl_mean, nll, reference_nll) = (mean(&kl)?.mean, mean(&nll)?.mean, mean(&reference_nll)?.mean);
     kl.sort_by(f64::total_cmp);
-    let ratio = mean(&each(|token| token.nll - token.reference_nll))?;
-    let [ppl, reference_ppl] = [each(|token| token.nll), each(|token| token.reference_nll)]
-        .map(|nll| mean(&nll).map(|nll| nll.mean.exp()));
+    let ln_ratio = mean(&each(|token| token.nll - token.reference_nll))?.mean;
     let delta_p = each(|token| (-token.nll).exp() - (-token.reference_nll).exp());
     let square_p = mean(&delta_p.iter().map(|p| p * p).collect::<Vec<_>>())?;
     let same = tokens.iter().filter(|token| token.same_top).count() as u64;
     let (low, high) = wilson(same, tokens.len() as u64, Z95);
     Ok(reading
-        .value("kl", kl_mean.mean)
-        .value("kl_error", kl_mean.error)
+        .value("kl", kl_mean)
+        .value("kl_low", kl_in.map(|kl| kl.low))
+        .value("kl_high", kl_in.map(|kl| kl.high))
         .value("kl_median", quantile(&kl, 0.5))
         .value("kl_q90", quantile(&kl, 0.9))
         .value("kl_q99", quantile(&kl, 0.99))
@@ -188,14 +214,25 @@ fn summarize(tokens: &[softmax::Divergence], reading: Reading) -> Result<Reading
         .value("same_top", same as f64 / tokens.len() as f64)
         .value("same_top_low", low)
         .value("same_top_high", high)
-        .value("delta_logprob", -ratio.mean)
+        .value("delta_logprob", -ln_ratio)
         .value("delta_p", mean(&delta_p)?.mean)
         .value("delta_p_rms", square_p.mean.sqrt())
-        .value("ppl", ppl?)
-        .value("reference_ppl", reference_ppl?)
-        .value("ppl_ratio", ratio.mean.exp())
-        .value("ln_ppl_ratio", ratio.mean)
-        .value("ln_ppl_ratio_error", ratio.error))
+        .value("n_bytes", bytes)
+        .value("ppl", nll.exp())
+        .value("reference_ppl", reference_nll.exp())
+        .value("delta_ppl", nll.exp() - reference_nll.exp())
+        .value("delta_ppl_low", delta_ppl_in.map(|delta| delta.low))
+        .value("delta_ppl_high", delta_ppl_in.map(|delta| delta.high))
+        .value("ppl_ratio", ln_ratio.exp())
+        .value("ppl_ratio_low", ln_ratio_in.map(|ratio| ratio.low.exp()))
+        .value("ppl_ratio_high", ln_ratio_in.map(|ratio| ratio.high.exp()))
+        .value("ln_ppl_ratio", ln_ratio)
+        .value("ln_ppl_ratio_low", ln_ratio_in.map(|ratio| ratio.low))
+        .value("ln_ppl_ratio_high", ln_ratio_in.map(|ratio| ratio.high))
+        .value("ln_ppl_ratio_p", ln_ratio_in.map(|ratio| ratio.p))
+        .value("delta_bits_per_byte", bits * ln_ratio)
+        .value("delta_bits_per_byte_low", ln_ratio_in.map(|ratio| bits * ratio.low))
+        .value("delta_bits_per_byte_high", ln_ratio_in.map(|ratio| bits * ratio.high)))
 }
 
 #[cfg(test)]
@@ -223,8 +260,12 @@ mod tests {
         let reading = &Divergence::from_reference("random:mamba2-tiny").on(file).measure(&model).unwrap()[0];
         for (name, expected) in [
             ("kl", 0.0),
-            ("kl_error", 0.0),
+            ("kl_high", 0.0),
             ("kl_max", 0.0),
+            ("ln_ppl_ratio_high", 0.0),
+            ("ln_ppl_ratio_p", 1.0),
+            ("delta_ppl_low", 0.0),
+            ("delta_bits_per_byte", 0.0),
             ("same_top", 1.0),
             ("same_top_high", 1.0),
             ("delta_p_rms", 0.0),
@@ -252,6 +293,14 @@ mod tests {
             let ln = reading.number("ln_ppl_ratio").unwrap();
             let ppl = reading.number("ppl").unwrap() / reading.number("reference_ppl").unwrap();
             assert!((ln.exp() - ppl).abs() < 1e-12 && ln.abs() < 0.01);
+            for name in ["kl", "ppl_ratio", "delta_ppl", "ln_ppl_ratio", "delta_bits_per_byte"] {
+                let [low, value, high] =
+                    ["_low", "", "_high"].map(|end| reading.number(&format!("{name}{end}")));
+                assert!(low < value && value < high, "{name}: {low:?} {value:?} {high:?}");
+            }
+            // A token is a byte.
+            let bits = reading.number("delta_bits_per_byte").unwrap();
+            assert!((bits - ln / std::f64::consts::LN_2).abs() < 1e-12);
             assert!(reading.number("same_top").unwrap() > 0.9);
             kl[1]
         };
@@ -267,6 +316,10 @@ mod tests {
         assert!(error(Divergence::from_reference("no/such/model.pt")).contains("no such file"));
         let sentence = error(Divergence::from_reference("random:mamba2-tiny").windows(8, 9));
         assert!(sentence.contains("stride 9 is larger than seq_len 8"), "{sentence}");
+        let never = Bootstrap::default().resamples(0);
+        let never = Divergence { bootstrap: never, ..Divergence::from_reference("random:mamba2-tiny") };
+        let sentence = never.on(&file).check(&model).unwrap_err().to_string();
+        assert!(sentence.contains("at least one resample"), "{sentence}");
         let larger = mamba2::Config { vocab_size: 300, ..mamba2::Config::default() };
         let larger = Model::random("larger", Config::Mamba2(larger), 0, &Loading::default()).unwrap();
         let sentence = Divergence::default().on(&file).compare(&larger, &model).unwrap_err().to_string();

@@ -1,5 +1,6 @@
 //! A study from its settings to the records of its run.
 
+use lowbit::frame;
 use lowbit::prelude::*;
 
 #[test]
@@ -26,4 +27,39 @@ fn every_model_is_measured_in_every_scheme_once() {
     }
     let noted = rows.filter("notes", "second try").unwrap();
     assert_eq!((noted.height(), noted.texts("scheme").unwrap()[0].as_deref()), (before, Some("f32")));
+}
+
+#[test]
+fn the_schemes_of_a_run_stand_beside_their_baseline() {
+    let folder = super::fixture::Folder::new();
+    let runs = folder.text("runs");
+    let text =
+        folder.write("text.txt", "Now is the winter of our discontent made glorious summer. ".repeat(40));
+    let config = format!(
+        "name: beside\nmodels: ['random:mamba2-tiny']\nschemes: [f32, w8a8, w2a16]\nmeasures:\n\
+         - perplexity: {{corpus: '{text}', split: null, seq_len: 64, stride: 64}}\n\
+         - divergence: {{corpus: '{text}', split: null, seq_len: 64, stride: 64, bootstrap: {{block: 32}}}}\n\
+         - passkey: {{lengths: [260], trials: 2}}\n"
+    );
+    let config = folder.write("study.yaml", config);
+    let run = |args: &[&str]| {
+        let output = super::command_line::lowbit().args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = run(&["reproduce", "phase1", "--config", &config, "--runs", &runs]);
+    let folder = std::fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    let compared = run(&["compare", &folder.to_string_lossy()]);
+    assert!(told.contains(compared.trim_end()), "{compared}");
+    for part in ["baseline", "Δ [95 %]", "KL [95 %]", "p keys", "0/2"] {
+        assert!(compared.contains(part), "{part}: {compared}");
+    }
+    let beside = Frame::load(&folder).unwrap().compare("w8a8").unwrap();
+    // The same text twice over: only what depends on the baseline changes.
+    let other = Frame::load(&folder).unwrap().compare("f32").unwrap();
+    let delta = |rows: &frame::Comparison, i: usize| rows.rows[i].delta.unwrap().value;
+    assert!((delta(&beside, 2) + delta(&other, 1) - delta(&other, 2)).abs() < 1e-9);
+    assert_eq!((delta(&beside, 1), beside.rows[1].delta_p), (0.0, None));
+    let kl = Frame::load(&folder).unwrap().filter("scheme", "w2a16").unwrap();
+    assert_eq!(kl.filter("measure", "divergence").unwrap().numbers("block").unwrap(), [Some(32.0)]);
 }

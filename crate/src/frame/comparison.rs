@@ -1,0 +1,513 @@
+//! Schemes beside a baseline: differences with their intervals, and whether they are differences at all.
+//!
+//! Everything is paired and comes from records alone. Bits per byte: the losses of both on the same windows of the text,
+//! in a block bootstrap. Passkeys: the same prompts, in McNemar's test. Both families of tests are adjusted by Holm over
+//! the schemes of a model. The divergence from the reference is shown with the interval that its record holds; where no
+//! perplexity was measured and the baseline is the reference itself, the difference in bits per byte is that record's too.
+
+use super::Frame;
+use crate::error::{Error, Result};
+use crate::record::SUMMARY;
+use crate::stats::{Bootstrap, Estimate, McNemar, holm};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Above this adjusted p-value a difference may be chance.
+const ALPHA: f64 = 0.05;
+
+/// The schemes of each model beside a baseline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// Name of the baseline's scheme.
+    pub baseline: String,
+    /// One for each model and scheme, in the order of the records; the baseline is among them.
+    pub rows: Vec<Compared>,
+}
+
+/// One scheme beside the baseline; what was not measured of it is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compared {
+    /// Name of the model.
+    pub model: String,
+    /// Name of the scheme.
+    pub scheme: String,
+    /// Bytes of the weights.
+    pub weight_bytes: Option<f64>,
+    /// Bits per byte of text.
+    pub bits_per_byte: Option<f64>,
+    /// Bits per byte above the baseline's on the same text.
+    pub delta: Option<Estimate>,
+    /// p-value of that difference, adjusted over the model's schemes.
+    pub delta_p: Option<f64>,
+    /// Mean divergence per token from the reference of the record, in nats, and its interval.
+    pub kl: Option<(f64, Option<(f64, f64)>)>,
+    /// Passkeys recalled, of all prompts that baseline and scheme were both given.
+    pub recalled: Option<(u64, u64)>,
+    /// The passkeys of baseline (first) and scheme (second), prompt by prompt.
+    pub mcnemar: Option<McNemar>,
+    /// The mid-p value of that test, adjusted over the model's schemes.
+    pub mcnemar_p: Option<f64>,
+}
+
+impl Frame {
+    /// The schemes of each model beside `baseline`, the name of a scheme that the records hold.
+    ///
+    /// Losses are resampled in blocks of four windows of the text; [`compare_with`](Self::compare_with) takes others.
+    ///
+    /// # Errors
+    /// If there are no such records, or the windows of two schemes are not the same.
+    pub fn compare(&self, baseline: &str) -> Result<Comparison> {
+        self.compare_with(baseline, &Bootstrap::default().block(4))
+    }
+
+    /// As [`compare`](Self::compare), with a bootstrap whose blocks are so many windows.
+    ///
+    /// # Errors
+    /// As [`compare`](Self::compare).
+    pub fn compare_with(&self, baseline: &str, bootstrap: &Bootstrap) -> Result<Comparison> {
+        let (scores, trials) = (scores(self)?, trials(self)?);
+        let kl = divergences(self)?;
+        let bytes = self.each_subject()?.into_iter().zip(self.numbers("weight_bytes")?);
+        let bytes: BTreeMap<Subject, f64> =
+            bytes.filter_map(|(subject, bytes)| Some((subject, bytes?))).collect();
+        let mut subjects: Vec<Subject> = Vec::new();
+        for measure in ["perplexity", "divergence", "passkey"] {
+            for subject in self.rows_of(measure, SUMMARY)?.each_subject()? {
+                if !subjects.contains(&subject) {
+                    subjects.push(subject);
+                }
+            }
+        }
+        let mut rows = Vec::new();
+        for subject in &subjects {
+            let base = Subject { scheme: baseline.to_string(), ..subject.clone() };
+            if !subjects.contains(&base) {
+                let known: Vec<&str> = subjects.iter().map(|subject| subject.scheme.as_str()).collect();
+                return Err(Error::input(format!("there is no reading of {} in {baseline}", subject.model))
+                    .hint(format!("the records hold {}", known.join(", "))));
+            }
+            let score = scores.get(subject);
+            let mut row = Compared {
+                model: subject.model.clone(),
+                scheme: subject.scheme.clone(),
+                weight_bytes: bytes.get(subject).copied(),
+                bits_per_byte: score.map(|score| score.bits_per_byte),
+                kl: kl.get(subject).map(|found| (found.kl, found.interval)),
+                ..Compared::default()
+            };
+            if let (Some(score), Some(base)) = (score, scores.get(&base)) {
+                row.delta = score.above(base, bootstrap).map_err(|e| e.at(&subject.scheme))?;
+            } else if let (Some(found), Some(Diverged { kl: 0.0, .. })) = (kl.get(subject), kl.get(&base)) {
+                row.delta = found.delta;
+            }
+            if let (Some(own), Some(base)) = (trials.get(subject), trials.get(&base)) {
+                let pairs: Vec<(bool, bool)> =
+                    own.iter().filter_map(|(prompt, passed)| Some((*base.get(prompt)?, *passed))).collect();
+                let passed = pairs.iter().filter(|(_, passed)| *passed).count();
+                row.recalled = Some((passed as u64, pairs.len() as u64));
+                row.mcnemar = Some(McNemar::of(pairs));
+            }
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            return Err(Error::input("there is nothing to compare: no perplexity, divergence or passkeys"));
+        }
+        adjust(&mut rows, baseline);
+        Ok(Comparison { baseline: baseline.to_string(), rows })
+    }
+
+    fn rows_of(&self, measure: &str, row: &str) -> Result<Self> {
+        self.filter("measure", measure)?.filter("row", row)
+    }
+
+    fn each_subject(&self) -> Result<Vec<Subject>> {
+        let text = |name: &str| -> Result<Vec<String>> {
+            Ok(self.texts(name)?.into_iter().map(Option::unwrap_or_default).collect())
+        };
+        let named = text("model")?.into_iter().zip(text("model_hash")?).zip(text("scheme")?);
+        Ok(named.map(|((model, hash), scheme)| Subject { model, hash, scheme }).collect())
+    }
+}
+
+/// A model in a scheme.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Subject {
+    model: String,
+    hash: String,
+    scheme: String,
+}
+
+/// The losses of a text, window by window.
+struct Score {
+    bits_per_byte: f64,
+    /// What makes two scores comparable: text and windows.
+    text: String,
+    nll: Vec<f64>,
+    tokens: Vec<f64>,
+    /// Nats per token → bits per byte.
+    bits: f64,
+}
+
+impl Score {
+    /// Bits per byte above another's, on the same windows.
+    fn above(&self, base: &Self, bootstrap: &Bootstrap) -> Result<Option<Estimate>> {
+        if self.text != base.text || self.nll.len() != base.nll.len() {
+            return Err(Error::input("the texts or the windows are not those of the baseline")
+                .hint("measure the perplexity of both with the same settings"));
+        }
+        Ok(bootstrap.of([&self.nll, &base.nll, &self.tokens], |[own, base, tokens]| {
+            self.bits * (own - base) / tokens
+        }))
+    }
+}
+
+/// The last perplexity of each subject.
+fn scores(frame: &Frame) -> Result<BTreeMap<Subject, Score>> {
+    let rows = frame.rows_of("perplexity", SUMMARY)?;
+    if rows.height() == 0 {
+        return Ok(BTreeMap::new());
+    }
+    let numbers = |name: &str| rows.numbers(name);
+    let (bits, bytes, tokens) = (numbers("bits_per_byte")?, numbers("n_bytes")?, numbers("n_tokens")?);
+    let (nll, counts) = (rows.lists("window_nll")?, rows.lists("window_tokens")?);
+    let told = ["corpus_hash", "seq_len", "stride", "n_tokens"].map(|name| rows.texts(name));
+    let [corpus, seq_len, stride, scored] = told;
+    let (corpus, seq_len, stride, scored) = (corpus?, seq_len?, stride?, scored?);
+    let each = rows.each_subject()?.into_iter().enumerate().filter_map(|(i, subject)| {
+        let per_byte = tokens[i]? / bytes[i]?;
+        let score = Score {
+            bits_per_byte: bits[i]?,
+            text: format!("{:?}", [&corpus[i], &seq_len[i], &stride[i], &scored[i]]),
+            nll: nll[i].clone()?,
+            tokens: counts[i].clone()?,
+            bits: per_byte / std::f64::consts::LN_2,
+        };
+        Some((subject, score))
+    });
+    Ok(each.collect())
+}
+
+/// What a record tells of the distance from its reference.
+struct Diverged {
+    kl: f64,
+    interval: Option<(f64, f64)>,
+    /// Bits per byte above the reference's.
+    delta: Option<Estimate>,
+}
+
+/// The last divergence of each subject.
+fn divergences(frame: &Frame) -> Result<BTreeMap<Subject, Diverged>> {
+    let rows = frame.rows_of("divergence", SUMMARY)?;
+    // Records of before there were intervals lack columns.
+    let numbers = |name: &str| match rows.has(name) {
+        true => rows.numbers(name),
+        false => Ok(vec![None; rows.height()]),
+    };
+    let (kl, kl_low, kl_high) = (numbers("kl")?, numbers("kl_low")?, numbers("kl_high")?);
+    let (delta, p) = (numbers("delta_bits_per_byte")?, numbers("ln_ppl_ratio_p")?);
+    let (low, high) = (numbers("delta_bits_per_byte_low")?, numbers("delta_bits_per_byte_high")?);
+    let each = rows.each_subject()?.into_iter().enumerate().filter_map(|(i, subject)| {
+        let delta = || Some(Estimate { value: delta[i]?, low: low[i]?, high: high[i]?, p: p[i]? });
+        Some((subject, Diverged { kl: kl[i]?, interval: kl_low[i].zip(kl_high[i]), delta: delta() }))
+    });
+    Ok(each.collect())
+}
+
+/// Whether each prompt's key was recalled, by what makes a prompt the same prompt.
+fn trials(frame: &Frame) -> Result<BTreeMap<Subject, BTreeMap<String, bool>>> {
+    let rows = frame.rows_of("passkey", "trial")?;
+    let mut all: BTreeMap<Subject, BTreeMap<String, bool>> = BTreeMap::new();
+    if rows.height() == 0 {
+        return Ok(all);
+    }
+    let told = ["context_length", "depth", "key", "seed", "trial"].map(|name| rows.texts(name));
+    let told = told.into_iter().collect::<Result<Vec<_>>>()?;
+    let correct = rows.numbers("correct")?;
+    for (i, subject) in rows.each_subject()?.into_iter().enumerate() {
+        let prompt = format!("{:?}", told.iter().map(|column| &column[i]).collect::<Vec<_>>());
+        all.entry(subject).or_default().insert(prompt, correct[i] == Some(1.0));
+    }
+    Ok(all)
+}
+
+/// Adjusts the p-values of each model's schemes; the baseline is not among those tested.
+fn adjust(rows: &mut [Compared], baseline: &str) {
+    let models: Vec<String> = rows.iter().map(|row| row.model.clone()).collect();
+    for model in models.iter().collect::<std::collections::BTreeSet<_>>() {
+        let tested: Vec<usize> =
+            (0..rows.len()).filter(|i| rows[*i].model == *model && rows[*i].scheme != baseline).collect();
+        let known = |p: Option<f64>| p.unwrap_or(f64::NAN);
+        let deltas: Vec<f64> = tested.iter().map(|i| known(rows[*i].delta.map(|delta| delta.p))).collect();
+        let pairs: Vec<f64> = tested.iter().map(|i| known(rows[*i].mcnemar.map(|test| test.mid))).collect();
+        for ((i, delta), pair) in tested.into_iter().zip(holm(&deltas)).zip(holm(&pairs)) {
+            rows[i].delta_p = Some(delta).filter(|p| !p.is_nan());
+            rows[i].mcnemar_p = Some(pair).filter(|p| !p.is_nan());
+        }
+    }
+}
+
+impl Compared {
+    /// What the tests allow to say of it beside the baseline.
+    pub fn verdict(&self) -> String {
+        let text = self.delta_p.zip(self.delta).map(|(p, delta)| match () {
+            () if p >= ALPHA => "not distinguishable",
+            () if delta.value > 0.0 => "worse",
+            () => "better",
+        });
+        let keys = self.mcnemar_p.zip(self.mcnemar).and_then(|(p, test)| match () {
+            () if p >= ALPHA => text.is_none().then_some("not distinguishable"),
+            () if test.lost > test.gained => Some("fewer keys"),
+            () => Some("more keys"),
+        });
+        [text, keys].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Comparison {
+    /// The numbers as a table for figures: `delta` with `delta_low` and `delta_high`, `kl` likewise, `recalled` as a
+    /// share, adjusted p-values and `verdict`.
+    ///
+    /// # Errors
+    /// If the table cannot be made.
+    pub fn frame(&self) -> Result<Frame> {
+        let row = |row: &Compared| {
+            let kl = |end: fn((f64, f64)) -> f64| row.kl.and_then(|(_, interval)| interval).map(end);
+            let values = serde_json::json!({
+                "model": row.model, "scheme": row.scheme, "weight_bytes": row.weight_bytes,
+                "bits_per_byte": row.bits_per_byte,
+                "delta": row.delta.map(|delta| delta.value),
+                "delta_low": row.delta.map(|delta| delta.low),
+                "delta_high": row.delta.map(|delta| delta.high),
+                "delta_p": row.delta_p,
+                "kl": row.kl.map(|(kl, _)| kl), "kl_low": kl(|(low, _)| low), "kl_high": kl(|(_, high)| high),
+                "recalled": row.recalled.map(|(passed, all)| passed as f64 / all.max(1) as f64),
+                "lost": row.mcnemar.map(|test| test.lost), "gained": row.mcnemar.map(|test| test.gained),
+                "mcnemar_p": row.mcnemar_p,
+                "verdict": row.verdict(),
+            });
+            values.as_object().cloned().unwrap_or_default()
+        };
+        Frame::from_rows(&self.rows.iter().map(row).collect::<Vec<_>>())
+    }
+
+    /// The table for people: headings, and the cells of each row as text. Columns that nothing was measured for are
+    /// left out.
+    pub(crate) fn table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
+        let p = |p: Option<f64>| p.map(|p| if p < 0.001 { "<.001".into() } else { short(p, 3) });
+        let base = |row: &Compared| row.scheme == self.baseline;
+        type Column<'a> = (&'static str, Box<dyn Fn(&Compared) -> Option<String> + 'a>);
+        let columns: [Column; 9] = [
+            ("scheme", Box::new(|row| Some(row.scheme.clone()))),
+            ("MB", Box::new(|row| row.weight_bytes.map(|bytes| format!("{:.2}", bytes / 1e6)))),
+            ("bits/byte", Box::new(|row| row.bits_per_byte.map(|bits| format!("{bits:.4}")))),
+            (
+                "Δ [95 %]",
+                Box::new(|row| {
+                    let Estimate { value, low, high, .. } = row.delta.filter(|_| !base(row))?;
+                    Some(format!("{} [{}, {}]", signed(value), signed(low), signed(high)))
+                }),
+            ),
+            ("p", Box::new(|row| p(row.delta_p))),
+            (
+                "KL [95 %]",
+                Box::new(|row| {
+                    let (kl, interval) = row.kl?;
+                    let interval = interval.map(|(low, high)| format!(" [{}, {}]", small(low), small(high)));
+                    Some(small(kl) + &interval.unwrap_or_default())
+                }),
+            ),
+            ("keys", Box::new(|row| row.recalled.map(|(passed, all)| format!("{passed}/{all}")))),
+            ("p keys", Box::new(|row| p(row.mcnemar_p))),
+            (
+                "beside the baseline",
+                Box::new(|row| Some(if base(row) { "baseline".into() } else { row.verdict() })),
+            ),
+        ];
+        let several = self.rows.iter().any(|row| row.model != self.rows[0].model);
+        let model: Column = ("model", Box::new(|row| Some(row.model.clone())));
+        let all: Vec<Column> = several.then_some(model).into_iter().chain(columns).collect();
+        let told: Vec<_> =
+            all.into_iter().filter(|(_, cell)| self.rows.iter().any(|row| cell(row).is_some())).collect();
+        let cells = self
+            .rows
+            .iter()
+            .map(|row| told.iter().map(|(_, cell)| cell(row).unwrap_or_default()).collect::<Vec<_>>());
+        let cells = cells.collect();
+        (told.iter().map(|(name, _)| *name).collect(), cells)
+    }
+
+    /// What the table does not say of itself.
+    pub(crate) fn note(&self) -> String {
+        format!(
+            "Δ: bits per byte above {}, paired, block bootstrap; keys: McNemar's mid-p; p adjusted by Holm over the schemes",
+            self.baseline
+        )
+    }
+}
+
+/// A number without the zero before its point.
+fn short(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    match text.split_once("0.") {
+        Some((sign @ ("" | "-"), rest)) => format!("{sign}.{rest}"),
+        _ => text,
+    }
+}
+
+/// Four decimals, or two digits where these would say nothing.
+fn small(value: f64) -> String {
+    if value != 0.0 && value.abs() < 9.5e-4 { format!("{value:.1e}") } else { short(value, 4) }
+}
+
+/// With its sign, as differences are written.
+fn signed(value: f64) -> String {
+    let text = short(value.abs(), 4);
+    match text.chars().any(|c| ('1'..='9').contains(&c)) {
+        true => format!("{}{text}", if value < 0.0 { '−' } else { '+' }),
+        false => text,
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (heads, rows) = self.table();
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(&heads).add_rows(rows);
+        let words = ["model", "scheme", "beside the baseline"];
+        for (column, head) in table.column_iter_mut().zip(&heads) {
+            if !words.contains(head) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        write!(f, "{table}\n{}", self.note())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Row;
+    use serde_json::{Value, json};
+
+    /// Perplexity of 80 windows whose losses go up and down together, `above` that of the text and a bit of its own.
+    fn perplexity(scheme: &str, above: f64, own: f64) -> Value {
+        let nll: Vec<f64> = (0..80)
+            .map(|i| 700.0 + 80.0 * (f64::from(i) / 9.0).sin() + above + own * (f64::from(i) * 2.3).sin())
+            .collect();
+        let bits = nll.iter().sum::<f64>() / 40_960.0 / std::f64::consts::LN_2;
+        json!({
+            "measure": "perplexity", "row": "summary", "model": "m", "model_hash": "1", "scheme": scheme,
+            "weight_bytes": 2_000_000, "corpus_hash": "c", "seq_len": 512, "stride": 512, "n_tokens": 40_960,
+            "n_bytes": 40_960, "bits_per_byte": bits, "window_nll": nll, "window_tokens": vec![512; 80],
+        })
+    }
+
+    fn passkeys(scheme: &str, passed: usize) -> Vec<Value> {
+        let common =
+            json!({"measure": "passkey", "model": "m", "model_hash": "1", "scheme": scheme, "seed": 7});
+        let with = |more: Value| {
+            let mut row = common.as_object().unwrap().clone();
+            row.extend(more.as_object().unwrap().clone());
+            Value::Object(row)
+        };
+        let trial = |i: usize| {
+            with(json!({
+                "row": "trial", "trial": i, "context_length": 256, "depth": 0.5, "key": format!("{i:05}"),
+                "correct": u8::from(i < passed),
+            }))
+        };
+        (0..40).map(trial).chain([with(json!({"row": "summary"}))]).collect()
+    }
+
+    fn frame(rows: Vec<Value>) -> Frame {
+        let rows: Vec<Row> = rows.into_iter().map(|row| row.as_object().unwrap().clone()).collect();
+        Frame::from_rows(&rows).unwrap()
+    }
+
+    #[test]
+    fn differences_are_told_from_chance() {
+        let mut rows = vec![
+            perplexity("f32", 0.0, 0.0),
+            perplexity("same", 0.0, 0.0),
+            perplexity("noise", 0.05, 5.0),
+            perplexity("worse", 3.0, 5.0),
+            json!({"measure": "divergence", "row": "summary", "model": "m", "model_hash": "1", "scheme": "worse",
+                   "kl": 0.0123, "kl_low": 0.01, "kl_high": 0.015}),
+        ];
+        for (scheme, passed) in [("f32", 40), ("same", 40), ("noise", 38), ("worse", 10)] {
+            rows.extend(passkeys(scheme, passed));
+        }
+        let comparison = frame(rows).compare("f32").unwrap();
+        let verdicts: Vec<String> = comparison.rows.iter().map(Compared::verdict).collect();
+        assert_eq!(verdicts, ["", "not distinguishable", "not distinguishable", "worse, fewer keys"]);
+        let delta = comparison.rows[3].delta.unwrap();
+        assert!((delta.value - 3.0 / 512.0 / std::f64::consts::LN_2).abs() < 3e-4, "{delta:?}");
+        assert!(delta.low > 0.0 && delta.high < 2.0 * delta.value);
+        // Unpaired, the text's own ups and downs would hide it.
+        let apart = comparison.rows[3].bits_per_byte.unwrap() - comparison.rows[0].bits_per_byte.unwrap();
+        assert!((apart - delta.value).abs() < 1e-9);
+        assert_eq!(
+            (comparison.rows[3].mcnemar.unwrap().lost, comparison.rows[3].recalled),
+            (30, Some((10, 40)))
+        );
+        // Three schemes are tested: the smallest p-value is tripled.
+        let row = &comparison.rows[3];
+        assert!((row.mcnemar_p.unwrap() - 3.0 * row.mcnemar.unwrap().mid).abs() < 1e-15);
+        let text = comparison.to_string();
+        for part in
+            ["baseline", "not distinguishable", "worse, fewer keys", ".0123 [.0100, .0150]", "10/40", "<.001"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let numbers = comparison.frame().unwrap();
+        assert_eq!(numbers.numbers("delta").unwrap()[1], Some(0.0));
+        assert_eq!(numbers.numbers("kl_high").unwrap()[3], Some(0.015));
+    }
+
+    #[test]
+    fn a_divergence_from_the_baseline_tells_the_difference() {
+        let divergence = |scheme: &str, kl: f64, delta: f64| {
+            json!({"measure": "divergence", "row": "summary", "model": "m", "model_hash": "1", "scheme": scheme,
+                   "weight_bytes": 1, "kl": kl, "delta_bits_per_byte": delta, "delta_bits_per_byte_low": delta - 0.01,
+                   "delta_bits_per_byte_high": delta + 0.01, "ln_ppl_ratio_p": if delta > 0.01 { 0.002 } else { 0.6 }})
+        };
+        let rows = frame(vec![
+            divergence("f32", 0.0, 0.0),
+            divergence("w4", 0.01, 0.1),
+            divergence("w8", 0.001, 0.001),
+        ]);
+        let beside = rows.compare("f32").unwrap();
+        assert_eq!([1, 2].map(|i| beside.rows[i].verdict()), ["worse", "not distinguishable"]);
+        assert_eq!((beside.rows[1].delta_p, beside.rows[1].delta.unwrap().low), (Some(0.004), 0.1 - 0.01));
+        // Another baseline is not what the records compared with.
+        assert!(rows.compare("w8").unwrap().rows.iter().all(|row| row.delta.is_none()));
+    }
+
+    #[test]
+    fn what_cannot_be_paired_is_refused() {
+        let mut other = perplexity("w4", 1.0, 0.0);
+        let rows = frame(vec![perplexity("f32", 0.0, 0.0), other.clone()]);
+        let sentence = rows.compare("bf16").unwrap_err().to_string();
+        assert_eq!(sentence, "there is no reading of m in bf16; the records hold f32, w4");
+        other["corpus_hash"] = json!("another");
+        let sentence =
+            frame(vec![perplexity("f32", 0.0, 0.0), other]).compare("f32").unwrap_err().to_string();
+        assert!(
+            sentence.contains("w4: the texts or the windows are not those of the baseline"),
+            "{sentence}"
+        );
+        let nothing = frame(vec![
+            json!({"measure": "cost", "row": "summary", "model": "m", "model_hash": "1", "scheme": "f32", "weight_bytes": 1}),
+        ]);
+        assert!(nothing.compare("f32").unwrap_err().to_string().contains("nothing to compare"));
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([0.0123, -0.5, 1.25].map(|v| short(v, 2)), [".01", "-.50", "1.25"]);
+        assert_eq!([0.0123, 0.000_123, 0.0].map(small), [".0123", "1.2e-4", ".0000"]);
+        assert_eq!([0.0123, -0.5, 0.000_01, 0.0].map(signed), ["+.0123", "−.5000", ".0000", ".0000"]);
+    }
+}
