@@ -36,27 +36,17 @@ impl Config {
     }
 }
 
-/// Whether products of bf16 tiles can be used.
+/// Whether products of bf16 tiles can be used. A `LOWBIT_SIMD` that asks for less than AMX forbids them.
 pub fn has_bf16() -> bool {
-    usable() & (1 << 22) != 0
-}
-
-/// Whether products of int8 tiles can be used.
-pub fn has_int8() -> bool {
-    usable() & (1 << 25) != 0
-}
-
-/// The processor's feature bits if the tiles can be used, else 0. Any `LOWBIT_SIMD` asks for less than them.
-fn usable() -> u32 {
-    static BITS: OnceLock<u32> = OnceLock::new();
-    *BITS.get_or_init(|| {
-        let forced = std::env::var("LOWBIT_SIMD");
-        let forced = matches!(forced.as_deref(), Ok("portable" | "avx2" | "avx512" | "vnni"));
-        if forced || level() < Level::Avx512 || !is_x86_feature_detected!("avx512bf16") {
-            return 0;
-        }
-        let bits = __cpuid_count(7, 0).edx;
-        if bits & (1 << 24) != 0 && permitted() { bits } else { 0 }
+    static USABLE: OnceLock<bool> = OnceLock::new();
+    *USABLE.get_or_init(|| {
+        const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+        let wanted = std::env::var("LOWBIT_SIMD").map_or(true, |least| least == "amx");
+        wanted
+            && level() == Level::Avx512
+            && is_x86_feature_detected!("avx512bf16")
+            && __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+            && permitted()
     })
 }
 
@@ -83,9 +73,9 @@ impl Tiles {
     /// Sets the shapes. Between here and the drop, the thread must not wait for other tasks: they may use tiles too.
     ///
     /// # Panics
-    /// If neither [`has_bf16`] nor [`has_int8`].
+    /// If not [`has_bf16`].
     pub fn load(config: &Config) -> Self {
-        assert!(usable() != 0, "no AMX");
+        assert!(has_bf16(), "no AMX");
         let mut before = Config::NONE;
         // SAFETY: the tiles exist and are permitted; both operands are 64 bytes, and FULL is a valid configuration.
         unsafe {
@@ -118,7 +108,7 @@ mod tests {
 
     #[test]
     fn shapes_from_before_come_back() {
-        if !has_bf16() && !has_int8() {
+        if !has_bf16() {
             return;
         }
         assert_eq!(current(), (0, 0, 0));
