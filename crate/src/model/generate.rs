@@ -13,7 +13,7 @@ use std::ops::Range;
 
 /// Prompts are read in pieces of this many tokens, so that memory does not grow with their length. Twice as many, and
 /// the buffers of a small model's layer are so large that the allocator gives them back after every layer.
-const PIECE: usize = 1024;
+const PIECE: usize = 256;
 /// Logits are made for at most this many values at a time: a large vocabulary never fills the memory.
 const LOGIT_VALUES: usize = 1 << 24;
 

@@ -2,9 +2,9 @@
 //! columns. Its intrinsics are not stable; the instructions are.
 
 use super::columns::DEPTH;
-use super::configured::Configured;
 use super::product::{Out, Rows};
 use super::{Line, PANEL, Packed};
+use crate::kernel::amx::{self, Config};
 use rayon::prelude::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -73,7 +73,7 @@ pub(super) fn product(
         sums: [[[Line([0; 64]); TILE]; 2]; 2],
         totals: [[[[0.0; PANEL]; TILE]; 2]; 2],
     };
-    let _configured = Configured::for_depth(columns.depth);
+    let _tiles = amx::Tiles::load(&Config::for_depth(columns.depth));
     let mut before = None;
     // The activations of two tiles stay in the first cache, the weights of the task in the second.
     let end = rows.end.div_ceil(TILE);

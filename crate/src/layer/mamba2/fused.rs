@@ -8,18 +8,18 @@ use std::sync::Mutex;
 
 impl Core {
     /// From a zero state, with gradients.
-    pub(super) fn fused(&self, zxbcdt: &Tensor) -> Result<Tensor> {
-        zxbcdt.apply_op2(&self.packed, Fused { sizes: self.sizes, saved: Mutex::new(None) })
+    pub(super) fn fused(&self, zxbcdt: &Tensor, fine: bool) -> Result<Tensor> {
+        zxbcdt.apply_op2(&self.packed, Fused { sizes: self.sizes, fine, saved: Mutex::new(None) })
     }
 
     /// From `state`, which is changed in place.
-    pub(super) fn advance(&self, zxbcdt: &Tensor, state: &mut LayerState) -> Result<Tensor> {
+    pub(super) fn advance(&self, zxbcdt: &Tensor, state: &mut LayerState, fine: bool) -> Result<Tensor> {
         let (s, r, (batch, time, _)) = (self.sizes, self.recurrence, zxbcdt.dims3()?);
         if r.feedback() {
             state.keep_feedback()?;
         }
         let y = with_floats([zxbcdt, &self.packed], |[zxbcdt, packed]| {
-            state.update(|conv, h, e| run(s, r, batch, time, zxbcdt, &slices(s, packed), conv, h, e).1)
+            state.update(|conv, h, e| run(s, r, fine, batch, time, zxbcdt, &slices(s, packed), conv, h, e).1)
         })??;
         Tensor::from_vec(y, (batch, time, s.inner()), zxbcdt.device())
     }
@@ -71,6 +71,7 @@ struct Saved {
 fn run(
     s: Sizes,
     recurrence: Recurrence,
+    fine: bool,
     batch: usize,
     time: usize,
     zxbcdt: &[f32],
@@ -88,7 +89,7 @@ fn run(
     let mut y = vec![0.0; batch * time * inner];
     let (shape, rates) = (s.scan(batch, time), rates(p.a_log));
     match recurrence.state {
-        None => scan::scan(shape, &xbc, &dt, &rates, p.d, h, &mut y),
+        None => scan::scan(shape, fine, &xbc, &dt, &rates, p.d, h, &mut y),
         Some(state) => {
             let error = error.filter(|_| state.feedback);
             round::recurrent_rounded(shape, &xbc, &dt, &rates, p.d, h, &mut y, state.bits, error);
@@ -102,6 +103,7 @@ fn run(
 /// [`Core`] from a zero state, with gradients.
 struct Fused {
     sizes: Sizes,
+    fine: bool,
     saved: Mutex<Option<Saved>>,
 }
 
@@ -122,7 +124,8 @@ impl CustomOp2 for Fused {
         let mut conv = vec![0.0; batch * s.channels() * s.conv_width];
         let mut h = vec![0.0; batch * s.inner() * s.state];
         let exact = Recurrence::default();
-        let (saved, y) = run(s, exact, batch, time, floats(s1, l1)?, &parts, &mut conv, &mut h, None);
+        let (saved, y) =
+            run(s, exact, self.fine, batch, time, floats(s1, l1)?, &parts, &mut conv, &mut h, None);
         *self.saved.lock().map_err(|_| candle_core::Error::Msg("a forward pass panicked".into()))? =
             Some(saved);
         Ok((CpuStorage::F32(y), (batch, time, s.inner()).into()))

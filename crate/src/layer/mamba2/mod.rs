@@ -18,9 +18,9 @@ mod precision;
 #[cfg(test)]
 mod tests;
 
-use super::linear::Linear;
+use super::linear::{Linear, Weight};
 use super::state::LayerState;
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 pub use precision::{Recurrence, StateBits};
 
 /// One mixer.
@@ -43,7 +43,9 @@ impl Mamba2 {
     /// zero and nothing is kept: the form for training and for scoring whole windows.
     pub fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
         let zxbcdt = self.in_proj.forward(u)?; // [B, T, R]
-        let y = self.core.forward(&zxbcdt, state)?; // [B, T, I]
+        // Products of the scan are as exact as those with the weights.
+        let fine = matches!(&self.in_proj.weight, Weight::Dense(weight) if weight.dtype() == DType::F32);
+        let y = self.core.forward(&zxbcdt, state, fine)?; // [B, T, I]
         self.out_proj.forward(&y)
     }
 
@@ -69,7 +71,8 @@ impl Core {
         Ok(Self { sizes, packed, recurrence: Recurrence::default() })
     }
 
-    pub fn forward(&self, zxbcdt: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
+    /// `fine`: see [`scan`](crate::kernel::scan::scan).
+    pub fn forward(&self, zxbcdt: &Tensor, state: Option<&mut LayerState>, fine: bool) -> Result<Tensor> {
         let cpu = zxbcdt.device().is_cpu();
         let tracked = zxbcdt.track_op() || self.packed.track_op();
         if self.rounds() {
@@ -77,13 +80,13 @@ impl Core {
                 _ if !cpu || tracked => {
                     bail!("a quantized recurrence has no gradients and runs on a CPU only")
                 }
-                Some(state) => self.advance(zxbcdt, state),
-                None => self.advance(zxbcdt, &mut self.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?),
+                Some(state) => self.advance(zxbcdt, state, fine),
+                None => self.advance(zxbcdt, &mut self.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?, fine),
             };
         }
         match state {
-            None if cpu => self.fused(zxbcdt),
-            Some(state) if cpu && !tracked => self.advance(zxbcdt, state),
+            None if cpu => self.fused(zxbcdt, fine),
+            Some(state) if cpu && !tracked => self.advance(zxbcdt, state, fine),
             Some(state) => {
                 let (y, next) = self.definition(zxbcdt, state)?;
                 *state = next;

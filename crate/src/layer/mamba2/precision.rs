@@ -157,8 +157,8 @@ mod tests {
             let core = core(s, recurrence);
             let x = noise(&[batch, time, s.rows()], 22, 1.0);
             let mut end = core.zero_state(batch, CPU).unwrap();
-            let whole = core.forward(&x, Some(&mut end)).unwrap();
-            assert_eq!(far(&core.forward(&x, None).unwrap(), &whole), 0.0);
+            let whole = core.forward(&x, Some(&mut end), true).unwrap();
+            assert_eq!(far(&core.forward(&x, None, true).unwrap(), &whole), 0.0);
             for (joined, state) in in_pieces(&core, &x) {
                 assert_eq!(far(&joined, &whole), 0.0, "{s:?} {recurrence:?}");
                 assert_eq!(far(&state.recurrent, &end.recurrent), 0.0);
@@ -190,7 +190,7 @@ mod tests {
         let quiet = super::super::Parts { conv_bias: noise(&[s.channels()], 2, 0.0), ..parts(s) };
         let core = Core { recurrence: switches(8)[4], ..Core::new(s, &quiet).unwrap() };
         let mut state = core.zero_state(batch, CPU).unwrap();
-        assert_eq!(size(&core.forward(&silent, Some(&mut state)).unwrap()), 0.0);
+        assert_eq!(size(&core.forward(&silent, Some(&mut state), true).unwrap()), 0.0);
         assert_eq!(size(&state.recurrent) + size(state.feedback.as_ref().unwrap()), 0.0);
     }
 

@@ -5,20 +5,25 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 /// Rows of a tile.
-pub(super) const ROWS: usize = 16;
+pub const ROWS: usize = 16;
 /// Values of a row of a tile.
-pub(super) const STEP: usize = 32;
+pub const STEP: usize = 32;
 /// Rows of W, and of X, whose 2 × 2 tiles of sums are made at once.
-pub(super) const PANEL: usize = 2 * ROWS;
+pub const PANEL: usize = 2 * ROWS;
 
 /// 16 rows of 32 bf16, in pairs.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Tile(pub [[u32; 16]; ROWS]);
+pub struct Tile(pub [[u32; 16]; ROWS]);
+
+impl Tile {
+    /// Nothing but zeros.
+    pub const ZERO: Self = Self([[0; 16]; ROWS]);
+}
 
 /// Tiles of `x` [.., k]: [rows / 16, steps] of the terms of a tile, zeros beyond the ends; rows to whole panels. The left
 /// operand of a product has them as they are, the right one `turned`: pairs of columns by rows.
-pub(super) fn pack<const T: usize>(x: &[f32], k: usize, turned: bool) -> Vec<[Tile; T]> {
+pub fn pack<const T: usize>(x: &[f32], k: usize, turned: bool) -> Vec<[Tile; T]> {
     let (steps, rows) = (k.div_ceil(STEP), x.len() / k);
     let count = 2 * rows.div_ceil(PANEL) * steps;
     let mut packed = Vec::with_capacity(count);
@@ -85,7 +90,7 @@ fn widened(x: __m256i) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose(r: [__m512; 16]) -> [__m512; 16] {
+pub(in crate::kernel) fn transpose(r: [__m512; 16]) -> [__m512; 16] {
     let zero = _mm512_setzero_ps();
     let (mut t, mut u, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
     for i in 0..8 {

@@ -13,16 +13,14 @@
 //! the right one, packed once; so tiles of Yᵀ come out, and are turned on their way to Y. A task takes as many weight
 //! rows as its cache holds past its tokens.
 
-mod terms;
-
 use super::Scatter;
+use super::amx::product::{Left, Sums, keep, multiply};
+use super::amx::terms::{PANEL, ROWS, STEP, Tile, pack, transpose};
 use super::amx::{Config, Tiles};
 use super::linear::{Weight, widen};
 use super::simd::prefetch;
 use rayon::prelude::*;
-use std::arch::asm;
 use std::arch::x86_64::*;
-use terms::{PANEL, ROWS, STEP, Tile, pack, transpose};
 
 /// Bytes of W that stay in the second-level cache of a task.
 const GROUP: usize = 3 << 18;
@@ -68,7 +66,7 @@ fn product<const A: usize, const B: usize>(
     let threads = rayon::current_num_threads();
     let parts = if threads == 1 { 1 } else { (4 * threads).div_ceil(groups).min(pairs) };
     let pairs_each = pairs.div_ceil(parts);
-    let (products, out) = (products::<A, B>(), Scatter::new(y));
+    let out = Scatter::new(y);
     (0..groups * parts).into_par_iter().for_each(|task| {
         let first = task / parts * group;
         let last = (first + group).min(panels);
@@ -87,7 +85,8 @@ fn product<const A: usize, const B: usize>(
             for (panel, w) in weights.iter().enumerate() {
                 // The tokens after these, a share beside each panel: otherwise the first panel would wait for them.
                 next.iter().skip(panel * ahead).take(ahead).for_each(near);
-                multiply(&tiles, w, x, &products);
+                // SAFETY: a panel has as many steps.
+                unsafe { multiply::<A, B>(&tiles, w.left(), [&x[..steps], &x[steps..]], steps) };
                 // While tiles are multiplied, the vectors finish what was before.
                 if let Some(place) = before.replace((pair * PANEL, (first + panel) * PANEL)) {
                     store(&sums, place);
@@ -124,99 +123,11 @@ impl<'a, const A: usize> Panel<'a, A> {
         }
     }
 
-    /// Its two first tiles; bytes between the rows of a tile; bytes between tiles.
-    fn start(&self) -> ([*const u8; 2], usize, usize) {
+    fn left(&self) -> Left {
         match self {
-            Self::Stored(w, k) => ([w.as_ptr().cast(), w[ROWS * k..].as_ptr().cast()], 2 * k, 2 * STEP),
-            Self::Packed(tiles) => {
-                let second = &tiles[tiles.len() / 2];
-                ([(&raw const tiles[0]).cast(), (&raw const *second).cast()], 2 * STEP, size_of_val(second))
-            }
+            Self::Stored(w, k) => Left::stored(w, *k),
+            Self::Packed(tiles) => Left::packed(tiles.split_at(tiles.len() / 2).into()),
         }
-    }
-}
-
-/// The products xᵢ wⱼ that are made, as distances in bytes from term 0 to i and to j; the smallest first.
-fn products<const A: usize, const B: usize>() -> Vec<[usize; 2]> {
-    let all = (0..A.max(B)).rev().flat_map(|order| (0..=order).map(move |i| [i, order - i]));
-    all.filter(|[i, j]| *i < A && *j < B)
-        .map(|[i, j]| [i * size_of::<Tile>(), j * size_of::<Tile>()])
-        .collect()
-}
-
-/// Sums of the 2 × 2 tiles of a panel and of 32 tokens: [W tile, X tile][row of W][token].
-type Sums = [[[f32; ROWS]; ROWS]; 4];
-
-/// Sums all `products` of a panel and 32 tokens, `x` [2, steps], in the tiles 0 … 3.
-fn multiply<const A: usize, const B: usize>(
-    _: &Tiles,
-    w: &Panel<'_, A>,
-    x: &[[Tile; B]],
-    products: &[[usize; 2]],
-) {
-    let steps = x.len() / 2;
-    let ([w0, w1], w_row, w_step) = w.start();
-    // SAFETY: the distances reach every term of a tile and no further, and there are `steps` tiles behind each of the
-    // four starts; the shapes are set.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "mov {pass}, {products}",
-            "3:",
-            "mov {at}, [{pass}]",
-            "add {at}, {w0}",
-            "tileloadd tmm4, [{at} + {w_row}*1]",
-            "mov {at}, [{pass} + 8]",
-            "add {at}, {x0}",
-            "tileloadd tmm6, [{at} + {row}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "mov {at}, [{pass} + 8]",
-            "add {at}, {x1}",
-            "tileloadd tmm7, [{at} + {row}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "mov {at}, [{pass}]",
-            "add {at}, {w1}",
-            "tileloadd tmm5, [{at} + {w_row}*1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {pass}, 16",
-            "cmp {pass}, {end}",
-            "jne 3b",
-            "add {w0}, {w_step}",
-            "add {w1}, {w_step}",
-            "add {x0}, {x_step}",
-            "add {x1}, {x_step}",
-            "dec {left}",
-            "jnz 2b",
-            products = in(reg) products.as_ptr(), end = in(reg) products.as_ptr_range().end,
-            pass = out(reg) _, at = out(reg) _, left = inout(reg) steps => _,
-            w0 = inout(reg) w0 => _, w1 = inout(reg) w1 => _,
-            x0 = inout(reg) x.as_ptr() => _, x1 = inout(reg) x[steps..].as_ptr() => _,
-            w_row = in(reg) w_row, row = in(reg) 64usize, w_step = in(reg) w_step,
-            x_step = const size_of::<Tile>() * B,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack, readonly),
-        );
-    }
-}
-
-/// Writes the tiles 0 … 3 to memory. The compiler has no use of its own for tiles: they last from `multiply` to here.
-fn keep(_: &Tiles, sums: &mut Sums) {
-    // SAFETY: four tiles of 1024 bytes fill `sums`; the shapes are set.
-    unsafe {
-        asm!(
-            "tilestored [{to} + {row}*1], tmm0",
-            "tilestored [{to} + {row}*1 + 1024], tmm1",
-            "tilestored [{to} + {row}*1 + 2048], tmm2",
-            "tilestored [{to} + {row}*1 + 3072], tmm3",
-            to = in(reg) sums.as_mut_ptr(), row = in(reg) 64usize,
-            options(nostack, preserves_flags),
-        );
     }
 }
 
