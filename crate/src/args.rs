@@ -1,7 +1,7 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
 use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lowbit::measure::{cost, divergence, passkey, perplexity, sqnr};
+use lowbit::measure::{cost, divergence, drift, outliers, passkey, perplexity, sqnr, stability};
 use lowbit::train;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -30,6 +30,9 @@ fn command() -> clap::Command {
         ("ppl", json!(perplexity::Perplexity::default())),
         ("divergence", json!(divergence::Divergence::default())),
         ("sqnr", json!(sqnr::Sqnr::default())),
+        ("drift", json!(drift::Drift::default())),
+        ("outliers", json!(outliers::Outliers::default())),
+        ("stability", json!(stability::Stability::default())),
         ("passkey", json!(passkey::Passkey::default())),
         ("cost", json!(cost::Cost::default())),
         ("train", json!(train::Training::default())),
@@ -58,7 +61,8 @@ fn shown(value: &Value) -> Option<String> {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Measure a whole study into one run, with figures: phase1, from full precision to ternary; cost, speed and memory.
+    /// Measure a whole study into one run, with figures: phase1, from full precision to ternary; staged, its stages to four
+    /// bits; drift, the recurrent state against time; outliers, activations; cost, speed and memory.
     ///
     /// An interrupted run goes on where it stopped when the same command is given again.
     Reproduce(Reproduce),
@@ -68,6 +72,12 @@ pub enum Command {
     Divergence(Divergence),
     /// Which matrices lose precision: the signal-to-quantization-noise ratio of each, in decibel.
     Sqnr(Sqnr),
+    /// How far the recurrent state is from a reference's after the same tokens, head by head against time.
+    Drift(Drift),
+    /// How large activations get, and whether large values stay in their channels from token to token.
+    Outliers(Outliers),
+    /// When greedy continuations part from a reference's, how they repeat themselves and how unsure they are.
+    Stability(Stability),
     /// Passkey retrieval against context length.
     Passkey(Passkey),
     /// Prefill and decode speed, and peak memory, against length.
@@ -170,7 +180,7 @@ pub struct Recording {
 
 #[derive(Flags)]
 pub struct Reproduce {
-    /// The study: phase1 or cost. A --config file holds a study of your own, and this names the one it stands in for.
+    /// The study. A --config file holds a study of your own, and this names the one it stands in for.
     #[arg(value_parser = lowbit::Study::NAMES)]
     pub study: String,
     /// Another model than the study's: a folder, a file, a hub id or random:SHAPE.
@@ -250,6 +260,78 @@ pub struct Sqnr {
     /// Read only the first tokens.
     #[arg(long)]
     pub max_tokens: Option<usize>,
+}
+
+#[derive(Flags)]
+pub struct Drift {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    #[arg(long, value_name = "PATH")]
+    pub corpus: Option<PathBuf>,
+    /// The split of a folder of splits; the default holds for the default corpus.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Pieces of the text, each read from a state of zeros.
+    #[arg(long)]
+    pub samples: Option<usize>,
+    /// Tokens of a piece.
+    #[arg(long)]
+    pub length: Option<usize>,
+}
+
+#[derive(Flags)]
+pub struct Outliers {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    #[arg(long, value_name = "PATH")]
+    pub corpus: Option<PathBuf>,
+    /// The split of a folder of splits; the default holds for the default corpus.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Tokens of a window, each read from a state of zeros.
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Read only the first tokens.
+    #[arg(long)]
+    pub max_tokens: Option<usize>,
+    /// Share of the channels that count as a token's largest.
+    #[arg(long)]
+    pub top_share: Option<f64>,
+}
+
+#[derive(Flags)]
+pub struct Stability {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    #[arg(long, value_name = "PATH")]
+    pub corpus: Option<PathBuf>,
+    /// The split of a folder of splits; the default holds for the default corpus.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Prompt lengths in tokens.
+    #[arg(long, value_delimiter = ',')]
+    pub lengths: Option<Vec<usize>>,
+    /// Prompts of each length.
+    #[arg(long)]
+    pub prompts: Option<usize>,
+    /// Tokens generated after each.
+    #[arg(long)]
+    pub gen_len: Option<usize>,
 }
 
 #[derive(Flags)]

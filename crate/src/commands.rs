@@ -6,7 +6,8 @@ use lowbit::figure;
 use lowbit::frame::{Comparison, Frame};
 use lowbit::layer::linear::Weight;
 use lowbit::measure::{
-    Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
+    Measure, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
+    perplexity::Perplexity, sqnr::Sqnr, stability::Stability,
 };
 use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype};
@@ -42,6 +43,31 @@ pub fn run(args: Args) -> Result<()> {
             m.max_tokens = flags.max_tokens.or(m.max_tokens);
             m.reference = flags.reference.or(m.reference);
             record("sqnr", &m, &flags.source, &flags.recording)
+        }
+        Command::Drift(flags) => {
+            let mut m: Drift = settings(flags.recording.config.as_deref())?;
+            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
+            set(&mut m.samples, flags.samples);
+            set(&mut m.length, flags.length);
+            m.reference = flags.reference.or(m.reference);
+            record("drift", &m, &flags.source, &flags.recording)
+        }
+        Command::Outliers(flags) => {
+            let mut m: Outliers = settings(flags.recording.config.as_deref())?;
+            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
+            set(&mut m.seq_len, flags.seq_len);
+            set(&mut m.top_share, flags.top_share);
+            m.max_tokens = flags.max_tokens.or(m.max_tokens);
+            record("outliers", &m, &flags.source, &flags.recording)
+        }
+        Command::Stability(flags) => {
+            let mut m: Stability = settings(flags.recording.config.as_deref())?;
+            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
+            set(&mut m.lengths, flags.lengths);
+            set(&mut m.prompts, flags.prompts);
+            set(&mut m.gen_len, flags.gen_len);
+            m.reference = flags.reference.or(m.reference);
+            record("stability", &m, &flags.source, &flags.recording)
         }
         Command::Passkey(flags) => {
             let mut measure: Passkey = settings(flags.recording.config.as_deref())?;
@@ -272,7 +298,7 @@ fn info(source: &Source, linears: bool) -> Result<()> {
 }
 
 /// The columns of each measurement's table.
-const TABLES: [(&str, &[&str]); 5] = [
+const TABLES: [(&str, &[&str]); 8] = [
     (
         "perplexity",
         &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
@@ -292,6 +318,52 @@ const TABLES: [(&str, &[&str]); 5] = [
         ],
     ),
     ("sqnr", &["model", "scheme", "reference", "sqnr_db", "worst_layer", "worst_sqnr_db", "input_sqnr_db"]),
+    (
+        "drift",
+        &[
+            "model",
+            "scheme",
+            "reference",
+            "drift_median",
+            "drift_max",
+            "worst_layer",
+            "worst_head",
+            "drift_to_predicted",
+            "tau_measured",
+            "tau_measured_low",
+            "tau_measured_high",
+        ],
+    ),
+    (
+        "outliers",
+        &[
+            "model",
+            "scheme",
+            "role",
+            "kurtosis",
+            "crest",
+            "channel_ratio",
+            "persistence_near",
+            "persistence_far",
+            "persistence_fixed",
+        ],
+    ),
+    (
+        "stability",
+        &[
+            "model",
+            "scheme",
+            "reference",
+            "context_length",
+            "together_median",
+            "never_parted",
+            "repetition",
+            "reference_repetition",
+            "delta_entropy",
+            "delta_entropy_low",
+            "delta_entropy_high",
+        ],
+    ),
     (
         "passkey",
         &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
@@ -315,7 +387,9 @@ const TABLES: [(&str, &[&str]); 5] = [
 fn report(run: &Run) -> Result<()> {
     let frame = Frame::load(run.path())?;
     for (measure, columns) in TABLES {
-        let rows = frame.filter("measure", measure)?.filter("row", "summary")?;
+        // Of outliers the roles say more than the summary.
+        let kind = if measure == "outliers" { "role" } else { "summary" };
+        let rows = frame.filter("measure", measure)?.filter("row", kind)?;
         if rows.height() > 0 {
             println!("\n{measure}\n{}", rows.select(columns.iter().copied())?);
         }

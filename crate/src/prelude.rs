@@ -9,7 +9,8 @@ pub use crate::frame::Frame;
 pub use crate::layer::state::State;
 pub use crate::measure::cost::{Cost, Phase};
 pub use crate::measure::{
-    Measure, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
+    Measure, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
+    perplexity::Perplexity, sqnr::Sqnr, stability::Stability,
 };
 pub use crate::model::tokenizer::Tokenizer;
 pub use crate::model::{Loading, Model, Positions};

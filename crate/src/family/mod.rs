@@ -126,6 +126,31 @@ impl Config {
         }
     }
 
+    /// How fast the heads of every layer forget.
+    ///
+    /// # Errors
+    /// If a tensor is not there.
+    pub fn steps(&self, tensors: &Tensors) -> Result<Vec<mamba2::Steps>> {
+        match self {
+            Self::Mamba2(config) => Ok(config.steps(tensors)?),
+        }
+    }
+
+    /// What the recurrence of a layer gets, by name and as rows of tokens, from what in_proj gave.
+    ///
+    /// # Errors
+    /// If a tensor is not there, or anything is not on the CPU.
+    pub fn recurrence_inputs(
+        &self,
+        tensors: &Tensors,
+        layer: usize,
+        rows: &Tensor,
+    ) -> Result<Vec<(&'static str, Tensor)>> {
+        match self {
+            Self::Mamba2(config) => Ok(config.recurrence_inputs(tensors, layer, rows)?),
+        }
+    }
+
     /// A checkpoint's tensor name in the family's own spelling.
     pub fn canonical_name(name: &str) -> String {
         mamba2::canonical_name(name)

@@ -99,6 +99,7 @@ impl<DB: DrawingBackend> Canvas<DB> {
             Dash::Solid => return self.line(points, color, width),
             Dash::Dashed => (7.0, 4.5),
             Dash::Dotted => (2.2, 3.6),
+            Dash::Points => return Ok(()),
         };
         strokes(points, on, off).iter().try_for_each(|stroke| self.line(stroke, color, width))
     }

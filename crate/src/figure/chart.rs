@@ -1,7 +1,8 @@
 //! From columns of a frame to series of points.
 
 use super::axis::Scale;
-use super::{Figure, Kind, Source};
+use super::palette::COUNT as COLORS;
+use super::{Figure, Kind, Look, Source};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 
@@ -33,6 +34,8 @@ pub enum Dash {
     Dashed,
     /// Short strokes.
     Dotted,
+    /// Not at all: points alone.
+    Points,
 }
 
 /// One line, or the bars of one colour.
@@ -48,6 +51,8 @@ pub struct Series {
     pub dash: Dash,
     /// Pale and thin, as a background to another series.
     pub faint: bool,
+    /// The intervals are a band and the points have no markers, however few there are.
+    pub band: bool,
 }
 
 /// A vertical line that marks a place on the horizontal axis.
@@ -120,12 +125,18 @@ impl Chart {
                 let label =
                     [colors[row].as_str(), dashes[row].as_str()].into_iter().filter(|s| !s.is_empty());
                 let label = label.collect::<Vec<_>>().join(" · ");
-                let dash = [Dash::Solid, Dash::Dashed, Dash::Dotted][dash % 3];
-                chart.series.push(Series { label, color, dash, ..Series::default() });
+                let band = source.look == Look::Bands;
+                // Without markers a colour that comes again is told by its dash.
+                let dash = dash + if band { color / COLORS } else { 0 };
+                let dash = match source.look {
+                    Look::Points => Dash::Points,
+                    _ => [Dash::Solid, Dash::Dashed, Dash::Dotted][dash % 3],
+                };
+                chart.series.push(Series { label, color, dash, band, ..Series::default() });
             }
             chart.series[index].points.push(Point { x, y, interval: bounds[row] });
         }
-        for series in &mut chart.series {
+        for series in chart.series.iter_mut().filter(|_| source.look != Look::Points) {
             series.points = averaged(std::mem::take(&mut series.points));
         }
         Ok(chart)

@@ -1,6 +1,9 @@
 //! All ready-made figures at once.
 
-use super::{Figure, decode, divergence, memory, passkey, perplexity, prefill, size, training_loss};
+use super::{
+    Figure, decode, divergence, drift, drift_prediction, memory, outliers, passkey, perplexity, prefill,
+    size, stability, training_loss,
+};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use std::path::{Path, PathBuf};
@@ -8,10 +11,15 @@ use std::path::{Path, PathBuf};
 /// A ready-made figure: file name, measurement and column it needs, constructor.
 type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
 
-const GALLERY: [Entry; 8] = [
+const GALLERY: [Entry; 12] = [
     ("perplexity", Some("perplexity"), "ppl", perplexity),
     ("size", Some("perplexity"), "bits_per_byte", size),
     ("divergence", Some("divergence"), "kl", divergence),
+    // Where nothing drifts there is no ranking, and nothing to see.
+    ("drift", Some("drift"), "tau_measured", drift),
+    ("drift_prediction", Some("drift"), "tau_measured", drift_prediction),
+    ("outliers", Some("outliers"), "kurtosis_max", outliers),
+    ("stability", Some("stability"), "together_median", stability),
     ("passkey", Some("passkey"), "accuracy", passkey),
     ("prefill", Some("cost"), "tokens_per_s", prefill),
     ("decode", Some("cost"), "tokens_per_s", decode),

@@ -139,9 +139,14 @@ fn axes<DB: DrawingBackend>(figure: &Figure, plot: &Plot, canvas: &Canvas<DB>) -
     Ok(())
 }
 
+/// Whether a series shows its points one by one.
+fn single(series: &Series) -> bool {
+    series.dash == Dash::Points || (series.points.len() <= FEW && !series.band)
+}
+
 /// Whether a series shows its intervals one by one.
 fn whiskers(series: &Series) -> bool {
-    series.points.len() <= FEW && series.points.iter().any(|p| p.interval.is_some())
+    single(series) && series.points.iter().any(|p| p.interval.is_some())
 }
 
 /// Whether intervals of different series overlap at one place.
@@ -178,7 +183,7 @@ fn draw_series<DB: DrawingBackend>(
     let color = color(series.color);
     let path: Vec<(f64, f64)> = series.points.iter().map(|p| at(p.x, p.y)).collect();
     let bounds: Vec<_> = series.points.iter().filter_map(|p| Some((p.x, p.interval?))).collect();
-    if series.points.len() > FEW {
+    if !single(series) {
         let lower = bounds.iter().map(|(x, (low, _))| at(*x, *low));
         let upper = bounds.iter().rev().map(|(x, (_, high))| at(*x, *high));
         if bounds.len() > 1 {
@@ -195,7 +200,7 @@ fn draw_series<DB: DrawingBackend>(
     }
     let (strength, weight) = if series.faint { (0.3, 1.0) } else { (1.0, 2.2) };
     canvas.dashed(&path, series.dash, &color.mix(strength), weight)?;
-    if series.points.len() <= FEW && !series.faint {
+    if single(series) && !series.faint {
         path.iter().try_for_each(|p| canvas.marker(*p, 4.2, series.color))?;
     }
     Ok(())
@@ -225,13 +230,15 @@ fn labels<DB: DrawingBackend>(
     for ((series, end), height) in ends.into_iter().zip(heights) {
         let start = plot.right + 8.0;
         let leader = [(end.0 + 7.0, end.1), (start, height)];
-        if (height - end.1).abs() > 3.0 || start - end.0 > 16.0 {
+        // A cloud of points has no end that a label could stand at.
+        let apart = (height - end.1).abs() > 3.0 || start - end.0 > 16.0;
+        if apart && series.dash != Dash::Points {
             // Dots, so that nobody takes the leader for a part of the line.
             canvas.dashed(&leader, Dash::Dotted, &color(series.color).mix(0.6), 1.0)?;
         }
         let sample = [(start, height), (start + 16.0, height)];
         canvas.dashed(&sample, series.dash, &color(series.color).to_rgba(), 2.2)?;
-        if series.points.len() <= FEW && series.dash == Dash::Solid {
+        if single(series) && [Dash::Solid, Dash::Points].contains(&series.dash) {
             canvas.marker((start + 8.0, height), 3.4, series.color)?;
         }
         let font = label_font(series);

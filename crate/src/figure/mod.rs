@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`size()`], [`divergence`], [`passkey`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow.
 
 mod axis;
@@ -25,25 +25,31 @@ mod canvas;
 mod chart;
 mod compare;
 mod divergence;
+mod drift;
 mod gallery;
 mod lines;
 mod memory;
+mod outliers;
 mod output;
 mod palette;
 mod passkey;
 mod perplexity;
 mod size;
+mod stability;
 mod throughput;
 mod training;
 
 pub use axis::{Axis, Scale, Unit};
 pub use chart::{Dash, Point, Rule, Series};
 pub use divergence::divergence;
+pub use drift::{drift, drift_prediction};
 pub use gallery::draw_all;
 pub use memory::memory;
+pub use outliers::outliers;
 pub use passkey::passkey;
 pub use perplexity::perplexity;
 pub use size::size;
+pub use stability::stability;
 pub use throughput::{decode, prefill};
 pub use training::training_loss;
 
@@ -83,6 +89,19 @@ struct Source {
     color: Option<String>,
     dash: Option<String>,
     interval: Option<(String, String)>,
+    look: Look,
+}
+
+/// How series of a frame are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Look {
+    /// Lines with markers and whiskers where points are few.
+    #[default]
+    Lines,
+    /// Lines without markers; intervals are bands.
+    Bands,
+    /// Markers without lines.
+    Points,
 }
 
 impl Figure {
@@ -120,6 +139,7 @@ impl Figure {
             color: None,
             dash: None,
             interval: None,
+            look: Look::default(),
         };
         Self {
             kind,
@@ -148,10 +168,29 @@ impl Figure {
         self.with_source(|source| source.interval = Some((low.into(), high.into())))
     }
 
+    /// Lines without markers, their intervals as bands: for curves rather than single measurements.
+    #[must_use]
+    pub fn bands(self) -> Self {
+        self.with_source(|source| source.look = Look::Bands)
+    }
+
+    /// Markers alone, one for each row, without lines between them.
+    #[must_use]
+    pub fn points(self) -> Self {
+        self.with_source(|source| source.look = Look::Points)
+    }
+
     /// Powers of two on the horizontal axis, as lengths deserve.
     #[must_use]
     pub fn log2_x(mut self) -> Self {
         self.x.scale = Scale::Log2;
+        self
+    }
+
+    /// Powers of ten on the horizontal axis.
+    #[must_use]
+    pub fn log_x(mut self) -> Self {
+        self.x.scale = Scale::Log10;
         self
     }
 

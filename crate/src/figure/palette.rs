@@ -2,8 +2,11 @@
 
 use plotters::style::RGBColor;
 
+/// How many colours there are.
+pub(super) const COUNT: usize = 7;
+
 /// M. Okabe and K. Ito, "Color universal design" (2008), without yellow, which is too pale for lines on white.
-const COLORS: [RGBColor; 7] = [
+const COLORS: [RGBColor; COUNT] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

@@ -186,6 +186,65 @@ fn rows_of_one_place_are_averaged_within_their_widest_interval() {
 }
 
 #[test]
+fn bands_repeat_their_colours_in_dashes() {
+    let row = |s: u32, x: u32| json!({"x": x, "y": s + x, "low": s, "high": s + 2 * x, "s": format!("s{s}")});
+    let rows = frame((0..9).flat_map(|s| (1..6).map(move |x| row(s, x))).collect());
+    let figure = Figure::line(&rows, "x", "y").color("s").interval("low", "high").bands().title("Bands");
+    let chart = chart::Chart::of(&figure).unwrap();
+    let dashes: Vec<Dash> = chart.series.iter().map(|series| series.dash).collect();
+    assert_eq!(
+        (dashes[0], dashes[6], dashes[7], dashes[8]),
+        (Dash::Solid, Dash::Solid, Dash::Dashed, Dash::Dashed)
+    );
+    let svg = figure.svg().unwrap();
+    // A band is a polygon of its own, and no marker stands on the line.
+    assert_eq!(svg.matches("<polygon").count(), 9, "{svg}");
+    assert_eq!(svg.matches("<circle").count(), 0);
+    keep(&figure, "bands");
+}
+
+#[test]
+fn points_stand_alone() {
+    let rows = frame((0..60).map(|i| json!({"x": 1 + i % 7, "y": i})).collect());
+    let figure = Figure::line(&rows, "x", "y").points();
+    assert_eq!(chart::Chart::of(&figure).unwrap().series[0].points.len(), 60, "none is averaged away");
+    // Each has a white edge.
+    assert_eq!(figure.svg().unwrap().matches("<circle").count(), 120);
+}
+
+#[test]
+fn drift_is_drawn_against_time_and_prediction() {
+    let mut rows = Vec::new();
+    for (i, scheme) in ["f32", "w4a16", "w16a16-h8"].into_iter().enumerate() {
+        let with = |more: serde_json::Value| {
+            let mut row = json!({"measure": "drift", "model": "m", "scheme": scheme, "row": "summary"});
+            row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            row
+        };
+        let size = 0.01 * i as f64;
+        for k in 0..10 {
+            let drift = size * f64::from(k + 1);
+            rows.push(with(json!({"row": "position", "position": 1 << k, "drift_median": drift,
+                "drift_q25": 0.6 * drift, "drift_q75": 1.5 * drift})));
+            rows.push(with(json!({"row": "head", "layer": 0, "head": k, "gain_measured": 1.5 + f64::from(k), "drift": drift})));
+        }
+        let tau = (i > 0).then_some(0.25 * i as f64);
+        rows.push(with(
+            json!({"drift_median": size, "tau_measured": tau, "tau_measured_low": tau.map(|t| t - 0.1),
+            "tau_measured_high": tau.map(|t| t + 0.1)}),
+        ));
+    }
+    let records = frame(rows);
+    let svg = drift(&records).unwrap().svg().unwrap();
+    assert!(svg.contains("w16a16-h8") && !svg.contains("f32"), "what never drifts is left out: {svg}");
+    let svg = drift_prediction(&records).unwrap().svg().unwrap();
+    assert!(svg.contains("w4a16 · τ 0.25 [0.15, 0.35]") && svg.contains("predicted gain"), "{svg}");
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(draw_all(&records, folder.path()).unwrap().len(), 4);
+    keep(&drift(&records).unwrap(), "drift");
+}
+
+#[test]
 fn bad_figures_are_one_sentence() {
     let data = frame(vec![json!({"length": 0, "accuracy": 0.5})]);
     let error = Figure::line(&data, "lenght", "accuracy").svg().unwrap_err().to_string();

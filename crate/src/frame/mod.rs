@@ -102,6 +102,16 @@ impl Frame {
         Ok(self.with(self.data.filter(&mask)?))
     }
 
+    /// The rows whose `column` holds a number above 0: those that a logarithmic axis can show.
+    ///
+    /// # Errors
+    /// If there is no such column, or it holds no numbers.
+    pub fn above_zero(&self, column: &str) -> Result<Self> {
+        let mask =
+            self.numbers(column)?.into_iter().map(|value| Some(value.is_some_and(|value| value > 0.0)));
+        Ok(self.with(self.data.filter(&mask.collect())?))
+    }
+
     /// Only these columns, in this order.
     ///
     /// # Errors

@@ -5,17 +5,26 @@
 //! | [`perplexity`] | how well the model predicts a text |
 //! | [`divergence`] | how far its predictions are from a reference's |
 //! | [`sqnr`] | which of its matrices lose precision |
+//! | [`drift`] | how far its recurrent state goes astray, head by head against time |
+//! | [`outliers`] | how large its activations get, and whether in the same channels |
+//! | [`stability`] | when its greedy words part from a reference's |
 //! | [`passkey`] | whether it recalls a key from far back |
 //! | [`cost`] | speed and memory against length |
 //!
-//! [`window`] cuts a text into the sliding windows of the first three.
+//! [`window`] cuts a text into the sliding windows of the first three; `watch` shows what a model's linears read, `power`
+//! sets noise against a signal.
 
 pub mod cost;
 pub mod divergence;
+pub mod drift;
+pub mod outliers;
 pub mod passkey;
 pub mod perplexity;
+mod power;
 mod reference;
 pub mod sqnr;
+pub mod stability;
+mod watch;
 pub mod window;
 
 use crate::error::Result;

@@ -4,6 +4,8 @@
 //! rounding of its input cost alone. That of its **input** in the running model is what everything before it cost
 //! together, the recurrence included; at the head it tells of the whole model. 6 dB are one bit.
 
+use super::power::Power;
+use super::watch::Watched;
 use super::window::{Excerpt, Sliding, Window};
 use super::{Measure, reference, subject};
 use crate::corpus::Corpus;
@@ -18,7 +20,6 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// What to compare with, and on which text.
@@ -50,30 +51,10 @@ impl Default for Sqnr {
     }
 }
 
-/// Power of a signal, and of what was added to it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Power {
-    signal: f64,
-    noise: f64,
-}
-
-impl Power {
-    fn add(&mut self, exact: &Tensor, found: &Tensor) -> Result<()> {
-        let [exact, found] = [exact, found].map(|t| t.to_device(&Device::Cpu).and_then(|t| t.contiguous()));
-        with_floats([&exact?, &found?], |[exact, found]| {
-            for (exact, found) in exact.iter().zip(found) {
-                let (exact, found) = (f64::from(*exact), f64::from(*found));
-                self.signal += exact * exact;
-                self.noise += (found - exact) * (found - exact);
-            }
-        })?;
-        Ok(())
-    }
-
-    /// Infinite where nothing was added.
-    fn decibel(self) -> f64 {
-        if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
-    }
+/// Adds two tensors of one shape, on any device.
+fn add(power: &mut Power, exact: &Tensor, found: &Tensor) -> Result<()> {
+    let [exact, found] = [exact, found].map(|t| t.to_device(&Device::Cpu).and_then(|t| t.contiguous()));
+    Ok(with_floats([&exact?, &found?], |[exact, found]| power.add(exact, found))?)
 }
 
 impl Sqnr {
@@ -192,8 +173,8 @@ fn ratios(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<Ratio>
             let Some((x, x_found)) = inputs else { continue };
             let here = x.to_device(model.device())?;
             let (y, y_found) = install(|| Ok::<_, Error>((linear.forward(&x)?, other.forward(&here)?)))?;
-            ratio.output.add(&y, &y_found)?;
-            ratio.input.add(&x, &x_found)?;
+            add(&mut ratio.output, &y, &y_found)?;
+            add(&mut ratio.input, &x, &x_found)?;
         }
         progress.tick(scored.len() as u64)?;
     }
@@ -223,33 +204,6 @@ fn aligned(reference: &Model, model: &Model) -> Result<()> {
             "measure the divergence of a model that is rotated, smoothed or scaled by channel",
         ),
         false => Ok(()),
-    }
-}
-
-/// A model that keeps what its linears read.
-struct Watched {
-    model: Model,
-    seen: Arc<Mutex<Vec<Option<Tensor>>>>,
-}
-
-impl Watched {
-    fn new(model: &Model) -> Self {
-        let seen = Arc::new(Mutex::new(vec![None; model.linears().len()]));
-        let model = model.tapped(|i| {
-            let seen = seen.clone();
-            move |x: &Tensor| {
-                seen.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(x.clone());
-                Ok(())
-            }
-        });
-        Self { model, seen }
-    }
-
-    /// The input of each linear when these tokens are read, in the order of the linears.
-    fn inputs(&self, ids: &[u32]) -> Result<Vec<Option<Tensor>>> {
-        self.model.read(ids)?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(seen.iter_mut().map(Option::take).collect())
     }
 }
 

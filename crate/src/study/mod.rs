@@ -21,7 +21,8 @@ mod named;
 
 use crate::error::{Error, Result};
 use crate::measure::{
-    Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
+    Measure, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
+    perplexity::Perplexity, sqnr::Sqnr, stability::Stability,
 };
 use crate::model::Model;
 use crate::quantize::{Quantizing, Scheme};
@@ -57,6 +58,12 @@ pub enum Instrument {
     Divergence(Divergence),
     /// Which matrices lose precision.
     Sqnr(Sqnr),
+    /// How far the recurrent state goes astray.
+    Drift(Drift),
+    /// How large activations get, and in which channels.
+    Outliers(Outliers),
+    /// When greedy words part from a reference's.
+    Stability(Stability),
     /// Recall against context length.
     Passkey(Passkey),
     /// Speed and memory against length.
@@ -153,6 +160,9 @@ impl Instrument {
             Self::Perplexity(measure) => measure.check(model),
             Self::Divergence(measure) => measure.check(model),
             Self::Sqnr(measure) => measure.check(model),
+            Self::Drift(measure) => measure.check(model),
+            Self::Outliers(measure) => measure.check(model),
+            Self::Stability(measure) => measure.check(model),
             Self::Passkey(measure) => measure.check(model),
             Self::Cost(measure) => measure.check(model),
         }
@@ -167,6 +177,9 @@ impl Instrument {
             Self::Perplexity(measure) => measure.record(model, run),
             Self::Divergence(measure) => measure.record(model, run),
             Self::Sqnr(measure) => measure.record(model, run),
+            Self::Drift(measure) => measure.record(model, run),
+            Self::Outliers(measure) => measure.record(model, run),
+            Self::Stability(measure) => measure.record(model, run),
             Self::Passkey(measure) => measure.record(model, run),
             Self::Cost(measure) => measure.record(model, run),
         }
@@ -188,6 +201,24 @@ impl From<Divergence> for Instrument {
 impl From<Sqnr> for Instrument {
     fn from(measure: Sqnr) -> Self {
         Self::Sqnr(measure)
+    }
+}
+
+impl From<Drift> for Instrument {
+    fn from(measure: Drift) -> Self {
+        Self::Drift(measure)
+    }
+}
+
+impl From<Outliers> for Instrument {
+    fn from(measure: Outliers) -> Self {
+        Self::Outliers(measure)
+    }
+}
+
+impl From<Stability> for Instrument {
+    fn from(measure: Stability) -> Self {
+        Self::Stability(measure)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use super::{Instrument, Study};
 use crate::error::{Error, Result};
-use crate::measure::{cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity};
+use crate::measure::{
+    cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
+    perplexity::Perplexity, stability::Stability,
+};
 
 /// The schemes of phase 1.
 const STAGES: [&str; 16] = [
@@ -24,9 +27,22 @@ const STAGES: [&str; 16] = [
     "ternary-rot-gptq",
 ];
 
+/// The schemes whose state is followed: weights, activations, the state itself with and without error feedback.
+const DRIFTING: [&str; 9] = [
+    "w8a8",
+    "w4a16",
+    "w4a4",
+    "w4a4-rot-gptq",
+    "ternary",
+    "w16a16-h8",
+    "w16a16-h8ef",
+    "w16a16-h4",
+    "w16a16-h4ef",
+];
+
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 2] = ["phase1", "cost"];
+    pub const NAMES: [&str; 5] = ["phase1", "staged", "drift", "outliers", "cost"];
 
     /// A study by its name.
     ///
@@ -35,6 +51,9 @@ impl Study {
     pub fn named(name: &str) -> Result<Self> {
         match name {
             "phase1" => Ok(Self::phase1()),
+            "staged" => Ok(Self::staged()),
+            "outliers" => Ok(Self::outliers()),
+            "drift" => Ok(Self::drift()),
             "cost" => Ok(Self::cost()),
             _ => Err(Error::input(format!("unknown study {name:?}"))
                 .hint(format!("known are: {}", Self::NAMES.join(", ")))),
@@ -50,6 +69,32 @@ impl Study {
             .measure(Perplexity::default())
             .measure(Divergence::default())
             .measure(Passkey::default())
+    }
+
+    /// Where errors go: the default model's recurrent state against time, and its greedy words against full precision's.
+    pub fn drift() -> Self {
+        Self::new("drift")
+            .models(["data/models/bard"])
+            .schemes(DRIFTING)
+            .measure(Drift::default())
+            .measure(Stability::default())
+    }
+
+    /// The stages from full precision to four bits everywhere, with nearest codes and with the best method.
+    pub fn staged() -> Self {
+        Self::new("staged")
+            .models(["data/models/bard"])
+            .schemes(["f32", "w8a8", "w4a8", "w4a8-rot-gptq", "w4a4", "w4a4-rot-gptq"])
+            .measure(Perplexity::default())
+            .measure(Divergence::default())
+    }
+
+    /// Activations of the default model as they are, and as a rotation leaves them.
+    pub fn outliers() -> Self {
+        Self::new("outliers")
+            .models(["data/models/bard"])
+            .schemes(["f32", "w4a4-rot"])
+            .measure(Outliers::default())
     }
 
     /// Speed and memory of the default model in the schemes that are meant to run fast. Wants an idle machine.
@@ -69,6 +114,11 @@ impl Study {
                 Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),
                 Instrument::Divergence(divergence) => divergence.max_tokens = Some(4096),
                 Instrument::Sqnr(sqnr) => sqnr.max_tokens = Some(1024),
+                Instrument::Drift(drift) => (drift.samples, drift.length) = (2, 256),
+                Instrument::Outliers(outliers) => outliers.max_tokens = Some(1024),
+                Instrument::Stability(stability) => {
+                    (stability.lengths, stability.prompts, stability.gen_len) = (vec![32, 128], 4, 24);
+                }
                 Instrument::Passkey(passkey) => (passkey.lengths, passkey.trials) = (vec![300, 600], 4),
                 Instrument::Cost(cost) => {
                     (cost.lengths, cost.gen_len, cost.repetitions) = (vec![128, 256], 8, 3);

@@ -30,6 +30,33 @@ fn every_model_is_measured_in_every_scheme_once() {
 }
 
 #[test]
+fn errors_are_followed_through_time() {
+    let folder = super::fixture::Folder::new();
+    let runs = folder.text("runs");
+    let run = |args: &[&str]| {
+        let output =
+            super::command_line::lowbit().args(args).args(["--runs", &runs, "--small"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shape = "random:mamba2-tiny";
+    let told = run(&["reproduce", "drift", "--model", shape, "--schemes", "w4a16,w16a16-h4,w16a16-h4ef"]);
+    for part in ["drift_median", "together_median", "6 figures", "w16a16-h4ef"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let told = run(&["reproduce", "outliers", "--model", shape, "--schemes", "f32"]);
+    assert!(told.contains("persistence_far") && told.contains("out_proj"), "{told}");
+    let plots: Vec<_> = ["drift", "drift_prediction", "stability", "outliers"]
+        .iter()
+        .flat_map(|name| {
+            let runs = std::fs::read_dir(&runs).unwrap().map(|run| run.unwrap().path());
+            runs.map(move |run| run.join(format!("plots/{name}.svg"))).filter(|plot| plot.exists())
+        })
+        .collect();
+    assert_eq!(plots.len(), 4, "{plots:?}");
+}
+
+#[test]
 fn the_schemes_of_a_run_stand_beside_their_baseline() {
     let folder = super::fixture::Folder::new();
     let runs = folder.text("runs");

@@ -1,7 +1,9 @@
 //! Mamba2 (Dao & Gu 2024), in the Hugging Face checkpoint layout; original checkpoints are renamed on the way in.
 
 mod config;
+mod inputs;
 mod resolve;
+mod steps;
 
 use super::{Matrices, Tensors};
 use crate::kernel::norm::add;
@@ -15,6 +17,7 @@ use candle_core::{DType, Device, Result, Tensor};
 pub use config::Config;
 pub use resolve::canonical_name;
 use std::ops::Range;
+pub use steps::Steps;
 
 /// The layers of a Mamba2.
 #[derive(Clone, Debug)]

@@ -1,0 +1,521 @@
+//! State drift: how far the recurrent state of a quantized model is from the reference's after the same tokens,
+//! ‖h_q − h‖ / ‖h‖, head by head against time.
+//!
+//! A head keeps the share d of its state from one token to the next. If rounding adds independent noise of variance σ²
+//! to the state at every token, the noise grows to σ² (1 + d² + d⁴ + …): by the **gain** √(1 / (1 − d²)). The gain is
+//! known before anything is quantized: with d from the weights alone (dt = 0), or as the mean over the tokens of a text.
+//! What the noise relative to the state does is another matter where the noise comes in with the updates, because these
+//! add up too: the records say how well the gain ranks the heads (Kendall's τ), and for a rounded state how large one
+//! rounding is, which times the gain predicts the drift itself. A head whose updates are smaller than half a step of
+//! its integers loses them all, always in the same direction: it drifts further than that, unless the error is fed back.
+
+use super::power::Power;
+use super::watch::Watched;
+use super::window::Sliding;
+use super::{Measure, reference, subject};
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::kernel::round::fake_int;
+use crate::layer::op::with_floats;
+use crate::layer::state::State;
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::record::{Conditions, Reading, Run, fingerprint};
+use crate::stats::{Kendall, kendall, quantile};
+use crate::threads::install;
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What to compare with, on which text, and how far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drift {
+    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
+    /// loaded from.
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    pub corpus: PathBuf,
+    /// The split, if the folder has splits.
+    pub split: Option<String>,
+    /// Pieces of the text, one after the other, each read from a state of zeros.
+    pub samples: usize,
+    /// Tokens of a piece.
+    pub length: usize,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        let split = Some("test".to_string());
+        Self { reference: None, corpus: PathBuf::from("data/corpus"), split, samples: 4, length: 4096 }
+    }
+}
+
+impl Drift {
+    /// The drift from this model: a folder, a file, a hub id or `random:SHAPE`.
+    pub fn from_reference(source: impl Into<String>) -> Self {
+        Self { reference: Some(source.into()), ..Self::default() }
+    }
+
+    /// Sets the text: a file, or a folder of texts.
+    #[must_use]
+    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
+        (self.corpus, self.split) = (corpus.into(), None);
+        self
+    }
+
+    /// Sets how many pieces of the text are read, and their length in tokens.
+    #[must_use]
+    pub fn pieces(mut self, samples: usize, length: usize) -> Self {
+        (self.samples, self.length) = (samples, length);
+        self
+    }
+
+    /// The drift of `model` from a reference at hand: a row for each head, one for each position, and a summary.
+    ///
+    /// # Errors
+    /// If a setting is wrong, the text is too short, or the two have different layers.
+    pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        alike(reference, model)?;
+        let text = self.sliding().cut(model)?;
+        let pieces: Vec<&[u32]> = text.ids.chunks_exact(self.length).collect();
+        if pieces.is_empty() {
+            let (found, length) = (text.ids.len(), self.length);
+            return Err(Error::input(format!("{found} tokens are fewer than one piece of {length}"))
+                .at(self.corpus.display())
+                .hint("name a longer text or a shorter length"));
+        }
+        let clock = Instant::now();
+        let bits = model.quantization.as_ref().and_then(|q| q.recurrence.state).map(|state| state.bits);
+        let mut seen = Seen::new(reference, positions(self.length))?;
+        let progress = Progress::new("drift", (pieces.len() * self.length) as u64, "tokens");
+        for ids in &pieces {
+            seen.follow(reference, model, ids, bits, &progress)?;
+        }
+        seen.forget(reference, pieces[0])?;
+        let identity = self.identity(reference, model, &text.corpus)?;
+        let conditions = Conditions {
+            batch_size: Some(1),
+            seq_len: Some(self.length as u64),
+            threads: Some(crate::threads::threads() as u64),
+            ..Conditions::default()
+        };
+        let row =
+            || Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions).fingerprint(&identity);
+        let mut rows = seen.rows(row);
+        if let Some(summary) = rows.pop() {
+            let summary = summary.value("samples", pieces.len());
+            rows.push(text.describe(reference::describe(reference, summary), clock.elapsed().as_secs_f64()));
+        }
+        Ok(rows)
+    }
+
+    fn sliding(&self) -> Sliding<'_> {
+        Sliding {
+            corpus: &self.corpus,
+            split: self.split.as_deref(),
+            seq_len: self.length,
+            stride: self.length,
+            max_tokens: Some(self.samples * self.length),
+        }
+    }
+
+    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
+        let settings = json!({"samples": self.samples, "length": self.length});
+        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
+        fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &extra)
+    }
+}
+
+impl Measure for Drift {
+    const NAME: &'static str = "drift";
+    const VERSION: u32 = 1;
+
+    fn units(&self) -> Vec<Self> {
+        vec![self.clone()]
+    }
+
+    fn fingerprint(&self, model: &Model) -> Result<String> {
+        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        if self.samples == 0 || self.length < 2 {
+            return Err(Error::input("drift needs at least one piece of at least two tokens"));
+        }
+        self.sliding().check()?;
+        alike(&reference::load(self.reference.as_deref(), model)?, model)
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
+    }
+
+    // The reference is loaded once for all that has to be known of it.
+    fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        self.check(model)?;
+        let reference = reference::load(self.reference.as_deref(), model)?;
+        if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
+            run.record(&self.compare(&reference, model)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses two models whose states are not of the same shape. Their bases are the same in every scheme: rotations and
+/// scales are folded in outside of the recurrence.
+fn alike(reference: &Model, model: &Model) -> Result<()> {
+    reference::comparable(reference, model)?;
+    match reference.config == model.config {
+        true => Ok(()),
+        false => Err(Error::input("the two have different layers")
+            .at(format!("{} against {}", model.name, reference.name))
+            .hint("compare a model with what it was made of")),
+    }
+}
+
+/// Half octaves: 1, 2, 3, 4, 6, 8, 11, 16, … and the length itself.
+fn positions(length: usize) -> Vec<usize> {
+    let steps = (0..).map(|k| 2_f64.powf(f64::from(k) / 2.0).round() as usize);
+    let mut all: Vec<usize> = steps.take_while(|position| *position < length).chain([length]).collect();
+    all.dedup();
+    all
+}
+
+/// One head of one layer.
+struct Head {
+    layer: usize,
+    head: usize,
+    /// Its state against the reference's, at each position.
+    drift: Vec<Power>,
+    /// The reference's state rounded once, where the scheme rounds it.
+    rounding: Power,
+    /// Share of the state that it keeps, from the weights alone and as measured on a text.
+    decay: [f64; 2],
+}
+
+impl Head {
+    /// √(1 / (1 − d²)): from the weights alone, and with the measured decay.
+    fn gains(&self) -> [f64; 2] {
+        self.decay.map(|d| (1.0 / (1.0 - d * d)).sqrt())
+    }
+
+    /// The drift over the positions from `first` on.
+    fn settled(&self, first: usize) -> f64 {
+        let mut all = Power::default();
+        self.drift[first..].iter().for_each(|power| all.join(*power));
+        all.relative()
+    }
+
+    /// How many times that of the first token.
+    fn growth(&self, first: usize) -> Option<f64> {
+        let start = self.drift[0].relative();
+        (start > 0.0).then(|| self.settled(first) / start)
+    }
+}
+
+/// All that is gathered.
+struct Seen {
+    positions: Vec<usize>,
+    heads: Vec<Head>,
+}
+
+impl Seen {
+    fn new(reference: &Model, positions: Vec<usize>) -> Result<Self> {
+        let steps = reference.config.steps(reference.tensors())?;
+        let heads = steps.iter().enumerate().flat_map(|(layer, steps)| {
+            let drift = vec![Power::default(); positions.len()];
+            let rest = steps.at_rest().into_iter().enumerate();
+            rest.map(move |(head, d)| Head {
+                layer,
+                head,
+                drift: drift.clone(),
+                rounding: Power::default(),
+                decay: [f64::from(d); 2],
+            })
+        });
+        Ok(Self { heads: heads.collect(), positions })
+    }
+
+    /// Index of the first position of the last two octaves, over which the drift has settled.
+    fn first_settled(&self) -> usize {
+        let last = self.positions[self.positions.len() - 1];
+        self.positions.iter().position(|position| 4 * position >= last).unwrap_or(0)
+    }
+
+    /// Lets both models read a piece from position to position, and compares their states there.
+    fn follow(
+        &mut self,
+        reference: &Model,
+        model: &Model,
+        ids: &[u32],
+        bits: Option<u8>,
+        progress: &Progress,
+    ) -> Result<()> {
+        let (mut exact, mut found, mut read) = (reference.state(1)?, model.state(1)?, 0);
+        let settled = self.first_settled();
+        for at in 0..self.positions.len() {
+            let next = &ids[read..self.positions[at]];
+            read = self.positions[at];
+            reference.prefill(next, &mut exact)?;
+            model.prefill(next, &mut found)?;
+            self.compare(&exact, &found, at, bits.filter(|_| at >= settled))?;
+            progress.tick(next.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, exact: &State, found: &State, at: usize, bits: Option<u8>) -> Result<()> {
+        for (layer, (exact, found)) in exact.layers.iter().zip(&found.layers).enumerate() {
+            let host = |state: &Tensor| state.to_device(&candle_core::Device::Cpu);
+            let (exact, found) = (host(&exact.recurrent)?, host(&found.recurrent)?); // [1, H, P, N]
+            let size = exact.elem_count() / exact.dim(1)?;
+            let heads = self.heads.iter_mut().filter(|head| head.layer == layer);
+            with_floats([&exact, &found], |[exact, found]| {
+                for (head, (exact, found)) in heads.zip(exact.chunks(size).zip(found.chunks(size))) {
+                    head.drift[at].add(exact, found);
+                    if let Some(bits) = bits {
+                        let mut once = exact.to_vec();
+                        fake_int(&mut once, bits);
+                        head.rounding.add(exact, &once);
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Measures the mean decays on a piece of text.
+    fn forget(&mut self, reference: &Model, ids: &[u32]) -> Result<()> {
+        let steps = reference.config.steps(reference.tensors())?;
+        let inputs = Watched::new(reference).inputs(ids)?;
+        let sites = reference.config.sites();
+        let read = reference.linears().into_iter().zip(inputs).zip(&sites);
+        let projections = read.filter(|(_, site)| site.roles.contains(&"in_proj"));
+        for (layer, (((_, linear), input), _)) in projections.enumerate() {
+            let Some(input) = input else { continue };
+            let rows = install(|| linear.forward(&input))?; // [1, T, R]
+            let (_, time, row) = rows.dims3()?;
+            let rows = rows.to_device(&candle_core::Device::Cpu)?;
+            let decays = with_floats([&rows], |[rows]| steps[layer].decays(rows, row))?; // [T, H]
+            let count = steps[layer].heads();
+            for head in self.heads.iter_mut().filter(|head| head.layer == layer) {
+                let each = decays.iter().skip(head.head).step_by(count);
+                head.decay[1] = each.map(|d| f64::from(*d)).sum::<f64>() / time as f64;
+            }
+        }
+        Ok(())
+    }
+
+    /// A row for each head, one for each position, and the summary.
+    fn rows(&self, row: impl Fn() -> Reading) -> Vec<Reading> {
+        let settled = self.first_settled();
+        let rounded = |head: &Head| (head.rounding.signal > 0.0).then(|| head.rounding.relative());
+        let heads = self.heads.iter().map(|head| {
+            let [gain, measured] = head.gains();
+            row()
+                .row("head")
+                .value("layer", head.layer)
+                .value("head", head.head)
+                .value("decay", head.decay[0])
+                .value("decay_measured", head.decay[1])
+                .value("gain", gain)
+                .value("gain_measured", measured)
+                .value("drift", head.settled(settled))
+                .value("growth", head.growth(settled))
+                .value("rounding", rounded(head))
+                .value("predicted", rounded(head).map(|rounding| rounding * measured))
+                .value("positions", self.positions.clone())
+                .value("drift_at", head.drift.iter().map(|power| power.relative()).collect::<Vec<_>>())
+        });
+        let positions = self.positions.iter().enumerate().map(|(at, position)| {
+            let drifts = sorted(self.heads.iter().map(|head| head.drift[at].relative()));
+            let mut whole = Power::default();
+            self.heads.iter().for_each(|head| whole.join(head.drift[at]));
+            row()
+                .row("position")
+                .value("position", *position)
+                .value("drift_median", quantile(&drifts, 0.5))
+                .value("drift_q25", quantile(&drifts, 0.25))
+                .value("drift_q75", quantile(&drifts, 0.75))
+                .value("drift_max", quantile(&drifts, 1.0))
+                .value("drift_all", whole.relative())
+        });
+        heads.chain(positions).chain([self.summary(row())]).collect()
+    }
+
+    fn summary(&self, row: Reading) -> Reading {
+        let settled = self.first_settled();
+        let each = |f: &dyn Fn(&Head) -> f64| self.heads.iter().map(f).collect::<Vec<_>>();
+        let drifts = each(&|head| head.settled(settled));
+        let worst = self.heads.iter().max_by(|a, b| a.settled(settled).total_cmp(&b.settled(settled)));
+        let growths: Option<Vec<f64>> = self.heads.iter().map(|head| head.growth(settled)).collect();
+        let gains = [0, 1].map(|i| each(&|head| head.gains()[i]));
+        let ratio = sorted(
+            self.heads
+                .iter()
+                .filter(|head| head.rounding.noise > 0.0)
+                .map(|head| head.settled(settled) / (head.rounding.relative() * head.gains()[1])),
+        );
+        let middle = |values: &[f64]| quantile(&sorted(values.iter().copied()), 0.5);
+        let mut row = row
+            .value("heads", self.heads.len())
+            .value("drift_median", middle(&drifts))
+            .value("drift_max", worst.map(|head| head.settled(settled)))
+            .value("worst_layer", worst.map(|head| head.layer))
+            .value("worst_head", worst.map(|head| head.head))
+            .value("growth_median", growths.as_deref().and_then(middle))
+            .value("gain_median", middle(&gains[0]))
+            .value("gain_max", quantile(&sorted(gains[0].iter().copied()), 1.0))
+            .value("gain_measured_median", middle(&gains[1]))
+            .value("gain_measured_max", quantile(&sorted(gains[1].iter().copied()), 1.0))
+            .value("drift_to_predicted", quantile(&ratio, 0.5));
+        for (name, gains) in [("tau", &gains[0]), ("tau_measured", &gains[1])] {
+            row = ranked(row, name, kendall(gains, &drifts));
+            let growth = growths.as_deref().and_then(|growths| kendall(gains, growths));
+            row = ranked(row, &format!("{name}_growth"), growth);
+        }
+        row
+    }
+}
+
+/// Adds a τ with its interval.
+fn ranked(row: Reading, name: &str, found: Option<Kendall>) -> Reading {
+    row.value(name, found.map(|found| found.tau))
+        .value(&format!("{name}_low"), found.map(|found| found.low))
+        .value(&format!("{name}_high"), found.map(|found| found.high))
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::{Config, mamba2};
+    use crate::model::{Loading, init::initialize};
+    use candle_core::Device;
+
+    fn text() -> (tempfile::TempDir, Drift) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("text.txt");
+        let text: String =
+            (0..400).map(|i| format!("{} bottles of beer on the wall. ", i * i % 977)).collect();
+        std::fs::write(&file, text).unwrap();
+        (folder, Drift::from_reference("random:mamba2-tiny").on(file))
+    }
+
+    fn rows(rows: &[Reading], kind: &str) -> Vec<Reading> {
+        rows.iter().filter(|reading| reading.row == kind).cloned().collect()
+    }
+
+    #[test]
+    fn positions_are_half_octaves() {
+        assert_eq!(positions(12), [1, 2, 3, 4, 6, 8, 11, 12]);
+        assert_eq!(positions(2), [1, 2]);
+    }
+
+    #[test]
+    fn a_model_does_not_drift_from_itself() {
+        let (_folder, drift) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let readings = drift.pieces(2, 64).measure(&model).unwrap();
+        assert_eq!((rows(&readings, "head").len(), rows(&readings, "position").len()), (64, 12));
+        for reading in rows(&readings, "head") {
+            assert_eq!((reading.number("drift"), reading.number("growth")), (Some(0.0), None));
+            assert!(reading.number("gain").unwrap() >= 1.0);
+        }
+        let summary = readings.last().unwrap();
+        assert_eq!((summary.number("drift_max"), summary.number("samples")), (Some(0.0), Some(2.0)));
+        assert_eq!(summary.number("tau"), None, "what never differs has no ranking");
+    }
+
+    #[test]
+    fn drift_is_the_distance_of_the_states() {
+        let (_folder, drift) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let int4 = model.quantized(&"w4a16".parse().unwrap()).unwrap();
+        let readings = drift.clone().pieces(1, 40).measure(&int4).unwrap();
+        let ids = &drift.pieces(1, 40).sliding().cut(&model).unwrap().ids;
+        let (mut exact, mut found) = (model.state(1).unwrap(), int4.state(1).unwrap());
+        model.prefill(ids, &mut exact).unwrap();
+        int4.prefill(ids, &mut found).unwrap();
+        let last = rows(&readings, "position").pop().unwrap();
+        let expected = found.distance(&exact).unwrap();
+        assert!((last.number("drift_all").unwrap() / expected - 1.0).abs() < 1e-3, "{expected} {last:?}");
+        assert!(
+            last.number("drift_q25") < last.number("drift_q75") && last.number("drift_median") > Some(0.0)
+        );
+    }
+
+    /// A model of one layer with eight heads whose decays lie between .5 and .998 whatever they read.
+    fn forgetful() -> Model {
+        let config = mamba2::Config { num_hidden_layers: 1, ..mamba2::Config::default() };
+        let config = Config::Mamba2(config);
+        let mut tensors = initialize(&config, 3).unwrap();
+        let decays = [0.5_f32, 0.7, 0.85, 0.93, 0.97, 0.985, 0.993, 0.998];
+        let a_log: Vec<f32> = decays.iter().map(|d| (-d.ln()).ln()).collect();
+        let mixer = "backbone.layers.0.mixer";
+        let set = |values: Vec<f32>| Tensor::new(values, &Device::Cpu).unwrap();
+        tensors.insert(format!("{mixer}.A_log"), set(a_log));
+        tensors.insert(format!("{mixer}.dt_bias"), set(vec![1.0_f32.exp_m1().ln(); 8])); // Δ = 1
+        // No input moves dt.
+        let name = format!("{mixer}.in_proj.weight");
+        let (kept, all) = (&tensors[&name], tensors[&name].dims2().unwrap());
+        let kept = kept.narrow(0, 0, all.0 - 8).unwrap();
+        let still = Tensor::zeros((8, all.1), kept.dtype(), &Device::Cpu).unwrap();
+        tensors.insert(name, Tensor::cat(&[&kept, &still], 0).unwrap());
+        let how = Loading::default();
+        Model::from_tensors("forgetful", config, tensors, &how).unwrap()
+    }
+
+    #[test]
+    fn a_rounded_state_drifts_by_its_gain() {
+        let (_folder, drift) = text();
+        let model = forgetful();
+        let drift = drift.pieces(2, 2048);
+        let with = |scheme: &str| {
+            let rounded = model.quantized(&scheme.parse().unwrap()).unwrap();
+            drift.compare(&model, &rounded).unwrap()
+        };
+        let plain = with("w16a16-h8");
+        let heads = rows(&plain, "head");
+        for head in &heads {
+            let [decay, measured] = ["decay", "decay_measured"].map(|name| head.number(name).unwrap());
+            assert!((decay - measured).abs() < 1e-5, "{decay} {measured}");
+            // The prediction takes the noise for independent, and is the right size where it nearly is. What a slow
+            // head is given is less than half a step of its integers: it is rounded away at every token, and such
+            // errors add up.
+            let ratio = head.number("drift").unwrap() / head.number("predicted").unwrap();
+            let most = if decay < 0.9 { 2.0 } else { 8.0 };
+            assert!((0.5..most).contains(&ratio), "{decay}: {ratio}");
+        }
+        let [first, last] = [0, 7].map(|i| heads[i].number("drift").unwrap());
+        assert!(last > 4.0 * first, "{first} {last}");
+        let summary = plain.last().unwrap();
+        assert!(summary.number("tau").unwrap() > 0.8, "{summary:?}");
+        assert!(summary.number("gain_max").unwrap() > 15.0);
+        // What rounding took is given back: the drift of the slow heads stays that of one rounding.
+        let fed = with("w16a16-h8ef");
+        assert!(rows(&fed, "head")[7].number("drift").unwrap() < 0.5 * last);
+    }
+
+    #[test]
+    fn what_cannot_drift_is_refused() {
+        let (folder, drift) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let error = |d: Drift| d.measure(&model).unwrap_err().to_string();
+        let short = folder.path().join("short.txt");
+        std::fs::write(&short, "to be or not").unwrap();
+        assert!(error(drift.clone().on(short)).contains("12 tokens are fewer than one piece of 4096"));
+        let sentence = drift.pieces(0, 64).check(&model).unwrap_err().to_string();
+        assert!(sentence.contains("at least one piece of at least two tokens"), "{sentence}");
+        let sentence = Drift::default().compare(&forgetful(), &model).unwrap_err().to_string();
+        assert!(sentence.contains("the two have different layers"), "{sentence}");
+    }
+}

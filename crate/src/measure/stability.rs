@@ -1,0 +1,400 @@
+//! Stability of free-running decoding: both models continue the same prompts greedily, each from its own words.
+//!
+//! Where scores on a given text hide an error that every token brings back to the path, a continuation does not: after
+//! the first token that differs the two go different ways. For each prompt: how many tokens agree until then, how much
+//! each repeats itself, and how unsure it is of its next token.
+
+use super::window::Sliding;
+use super::{Measure, reference, subject};
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::kernel::softmax::{argmax, log_sum_exp};
+use crate::layer::op::with_floats;
+use crate::model::{Model, Positions};
+use crate::progress::{Progress, check_interrupt};
+use crate::record::{Conditions, Reading, Run, fingerprint};
+use crate::stats::{Bootstrap, Z95, quantile, wilson};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Tokens of all prompts together that are read at a time, so that memory does not grow with their length.
+const PIECE: usize = 4096;
+
+/// What to compare with, from which prompts, and how far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stability {
+    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
+    /// loaded from.
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits, of which the prompts are pieces.
+    pub corpus: PathBuf,
+    /// The split, if the folder has splits.
+    pub split: Option<String>,
+    /// Lengths of the prompts in tokens.
+    pub lengths: Vec<usize>,
+    /// Prompts of each length, from evenly spaced places of the text; decoded together.
+    pub prompts: usize,
+    /// Tokens generated after each.
+    pub gen_len: usize,
+    /// Tokens of a run that counts as a repetition where it was generated before.
+    pub ngram: usize,
+}
+
+impl Default for Stability {
+    fn default() -> Self {
+        Self {
+            reference: None,
+            corpus: PathBuf::from("data/corpus"),
+            split: Some("test".to_string()),
+            lengths: vec![64, 256, 1024, 4096],
+            prompts: 16,
+            gen_len: 192,
+            ngram: 8,
+        }
+    }
+}
+
+impl Stability {
+    /// Prompts of these lengths, in tokens.
+    pub fn lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
+        Self { lengths: lengths.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Sets the text: a file, or a folder of texts.
+    #[must_use]
+    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
+        (self.corpus, self.split) = (corpus.into(), None);
+        self
+    }
+
+    /// Sets the number of prompts of each length.
+    #[must_use]
+    pub fn prompts(mut self, prompts: usize) -> Self {
+        self.prompts = prompts;
+        self
+    }
+
+    /// Sets how many tokens follow each prompt.
+    #[must_use]
+    pub fn generate(mut self, tokens: usize) -> Self {
+        self.gen_len = tokens;
+        self
+    }
+
+    /// The stability of `model` beside a reference at hand: for each length a row for each prompt, and a summary.
+    ///
+    /// # Errors
+    /// If a setting is wrong, the text is too short, or the two do not speak of the same tokens.
+    pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        reference::comparable(reference, model)?;
+        let rows: Result<Vec<_>> =
+            self.units().iter().map(|unit| unit.one_length(reference, model)).collect();
+        Ok(rows?.concat())
+    }
+
+    fn one_length(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        let length = *self.lengths.first().ok_or_else(|| Error::internal("a unit has one length"))?;
+        let text = self.sliding().cut(model)?;
+        let Some(room) = text.ids.len().checked_sub(length) else {
+            let found = text.ids.len();
+            return Err(Error::input(format!("{found} tokens are fewer than one prompt of {length}"))
+                .at(self.corpus.display())
+                .hint("name a longer text or shorter lengths"));
+        };
+        let start = |prompt: usize| prompt * room / self.prompts;
+        let prompts: Vec<&[u32]> =
+            (0..self.prompts).map(|i| &text.ids[start(i)..start(i) + length]).collect();
+        let progress = Progress::new(&format!("stability {length}"), 2 * self.gen_len as u64, "steps");
+        let clock = Instant::now();
+        let [exact, found] = [reference, model].map(|model| self.decode(model, &prompts, &progress));
+        let (exact, found) = (exact?, found?);
+        let runtime = clock.elapsed().as_secs_f64();
+
+        let identity = self.identity(reference, model, &text.corpus)?;
+        let conditions = Conditions {
+            batch_size: Some(self.prompts as u64),
+            gen_len: Some(self.gen_len as u64),
+            threads: Some(crate::threads::threads() as u64),
+            ..Conditions::default()
+        };
+        let row = || {
+            Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)
+                .fingerprint(&identity)
+                .value("context_length", length)
+        };
+        let pairs: Vec<Pair> =
+            exact.iter().zip(&found).map(|(exact, found)| Pair::of(exact, found, self.ngram)).collect();
+        let mut rows: Vec<Reading> = pairs
+            .iter()
+            .enumerate()
+            .map(|(i, pair)| {
+                row()
+                    .row("prompt")
+                    .value("prompt", i)
+                    .value("start", start(i))
+                    .value("together", pair.together)
+                    .value("parted", u8::from(pair.together < self.gen_len))
+                    .value("repetition", pair.repetition[1])
+                    .value("reference_repetition", pair.repetition[0])
+                    .value("entropy", pair.entropy[1])
+                    .value("reference_entropy", pair.entropy[0])
+            })
+            .collect();
+        let summary = summarize(&pairs, self.gen_len, row().value("ngram", self.ngram));
+        let summary = reference::describe(reference, summary.value("prompts", self.prompts));
+        rows.push(
+            summary
+                .value("corpus", text.corpus.title())
+                .value("corpus_hash", text.corpus.sha256.as_str())
+                .value("runtime_s", runtime),
+        );
+        Ok(rows)
+    }
+
+    /// The greedy continuations of all prompts, which are of one length, decoded together.
+    fn decode(&self, model: &Model, prompts: &[&[u32]], progress: &Progress) -> Result<Vec<Continuation>> {
+        let (count, length, vocab) = (prompts.len(), prompts[0].len(), model.config.vocab_size());
+        prompts.iter().try_for_each(|ids| model.tokens(ids).map(|_| ()))?; // held to the vocabulary
+        let ids = Tensor::from_vec(prompts.concat(), (count, length), model.device())?;
+        let (mut state, piece, mut read) = (model.state(count)?, (PIECE / count).max(1), 0);
+        while length - read > piece {
+            model.hidden(&ids.narrow(1, read, piece)?.contiguous()?, Some(&mut state))?;
+            read += piece;
+            check_interrupt()?;
+        }
+        let mut next = ids.narrow(1, read, length - read)?.contiguous()?;
+        let mut all = vec![Continuation::default(); count];
+        for _ in 0..self.gen_len {
+            let logits = model.forward(&next, Some(&mut state), Positions::Last)?; // [B, 1, V]
+            let logits = logits.to_device(&Device::Cpu)?.contiguous()?;
+            with_floats([&logits], |[logits]| {
+                for (one, row) in all.iter_mut().zip(logits.chunks(vocab)) {
+                    one.tokens.push(argmax(row));
+                    one.entropy += entropy(row) / self.gen_len as f64;
+                }
+            })?;
+            let last: Vec<u32> = all.iter().filter_map(|one| one.tokens.last().copied()).collect();
+            next = Tensor::from_vec(last, (count, 1), model.device())?;
+            progress.tick(1)?;
+        }
+        Ok(all)
+    }
+
+    fn sliding(&self) -> Sliding<'_> {
+        let split = self.split.as_deref();
+        Sliding { corpus: &self.corpus, split, seq_len: 1, stride: 1, max_tokens: None }
+    }
+
+    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
+        let Self { lengths, prompts, gen_len, ngram, .. } = self;
+        let settings = json!({"lengths": lengths, "prompts": prompts, "gen_len": gen_len, "ngram": ngram});
+        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
+        fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &extra)
+    }
+}
+
+impl Measure for Stability {
+    const NAME: &'static str = "stability";
+    const VERSION: u32 = 1;
+
+    fn units(&self) -> Vec<Self> {
+        self.lengths.iter().map(|length| Self { lengths: vec![*length], ..self.clone() }).collect()
+    }
+
+    fn fingerprint(&self, model: &Model) -> Result<String> {
+        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        for (name, value) in [
+            ("lengths", self.lengths.iter().copied().min().unwrap_or(0)),
+            ("prompts", self.prompts),
+            ("gen_len", self.gen_len),
+            ("ngram", self.ngram),
+        ] {
+            if value == 0 {
+                return Err(Error::input(format!("{name} must be at least 1, found 0 or none")));
+            }
+        }
+        self.sliding().check()?;
+        reference::load(self.reference.as_deref(), model).map(|_| ())
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.check(model)?;
+        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
+    }
+
+    // The reference is loaded once for all that has to be known of it.
+    fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        self.check(model)?;
+        let reference = reference::load(self.reference.as_deref(), model)?;
+        let corpus = self.sliding().text()?;
+        for unit in self.units() {
+            if !run.has(&unit.identity(&reference, model, &corpus)?) {
+                run.record(&unit.compare(&reference, model)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one model said after one prompt.
+#[derive(Clone, Debug, Default)]
+struct Continuation {
+    tokens: Vec<u32>,
+    /// Mean over its tokens, in nats.
+    entropy: f64,
+}
+
+/// Both continuations of one prompt; of two values the reference's comes first.
+struct Pair {
+    /// Tokens before the first that differs.
+    together: usize,
+    repetition: [f64; 2],
+    entropy: [f64; 2],
+}
+
+impl Pair {
+    fn of(exact: &Continuation, found: &Continuation, ngram: usize) -> Self {
+        let same = exact.tokens.iter().zip(&found.tokens).take_while(|(a, b)| a == b);
+        Self {
+            together: same.count(),
+            repetition: [exact, found].map(|one| repetition(&one.tokens, ngram)),
+            entropy: [exact.entropy, found.entropy],
+        }
+    }
+}
+
+/// Share of the runs of `ngram` tokens that were there before; 0 for a text shorter than that.
+fn repetition(tokens: &[u32], ngram: usize) -> f64 {
+    let runs = tokens.windows(ngram);
+    let (all, distinct) = (runs.len(), runs.collect::<BTreeSet<_>>().len());
+    (all - distinct) as f64 / all.max(1) as f64
+}
+
+/// −Σ p ln p of the distribution that logits give, in nats.
+fn entropy(logits: &[f32]) -> f64 {
+    let all = log_sum_exp(logits);
+    logits.iter().map(|x| f64::from(all - x)).map(|nats| nats * (-nats).exp()).filter(|h| h.is_finite()).sum()
+}
+
+/// Adds quartiles of the common stretch, the share that never part, and what differs in repetition and entropy.
+fn summarize(pairs: &[Pair], gen_len: usize, row: Reading) -> Reading {
+    let mut together: Vec<f64> = pairs.iter().map(|pair| pair.together as f64).collect();
+    together.sort_by(f64::total_cmp);
+    let whole = pairs.iter().filter(|pair| pair.together == gen_len).count() as u64;
+    let (low, high) = wilson(whole, pairs.len() as u64, Z95);
+    let mut row = row
+        .value("together_median", quantile(&together, 0.5))
+        .value("together_q25", quantile(&together, 0.25))
+        .value("together_q75", quantile(&together, 0.75))
+        .value("never_parted", whole as f64 / pairs.len() as f64)
+        .value("never_parted_low", low)
+        .value("never_parted_high", high);
+    // Prompts stand alone: blocks of one.
+    let bootstrap = Bootstrap::default().block(1);
+    let values: [(&str, fn(&Pair) -> [f64; 2]); 2] =
+        [("repetition", |pair| pair.repetition), ("entropy", |pair| pair.entropy)];
+    for (name, values) in values {
+        let [exact, found] = [0, 1].map(|i| pairs.iter().map(|pair| values(pair)[i]).collect::<Vec<_>>());
+        let delta = bootstrap.of([&found, &exact], |[found, exact]| found - exact);
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        row = row
+            .value(name, mean(&found))
+            .value(&format!("reference_{name}"), mean(&exact))
+            .value(&format!("delta_{name}"), delta.map(|delta| delta.value))
+            .value(&format!("delta_{name}_low"), delta.map(|delta| delta.low))
+            .value(&format!("delta_{name}_high"), delta.map(|delta| delta.high));
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> (tempfile::TempDir, Stability) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("text.txt");
+        let text: String = (0..300).map(|i| format!("{} green bottles. ", i * i % 977)).collect();
+        std::fs::write(&file, text).unwrap();
+        let stability = Stability::lengths([20, 50]).on(file).prompts(3).generate(40);
+        (folder, Stability { reference: Some("random:mamba2-tiny".into()), ..stability })
+    }
+
+    #[test]
+    fn a_model_goes_its_own_way_with_itself() {
+        let (_folder, stability) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let rows = stability.measure(&model).unwrap();
+        assert_eq!(rows.len(), 2 * (3 + 1));
+        for summary in rows.iter().filter(|row| row.row == "summary") {
+            assert_eq!(
+                (summary.number("together_median"), summary.number("never_parted")),
+                (Some(40.0), Some(1.0))
+            );
+            assert_eq!(
+                (summary.number("delta_repetition"), summary.number("delta_entropy")),
+                (Some(0.0), Some(0.0))
+            );
+            // A random model is as unsure as can be: close to ln 256.
+            assert!((4.0..5.55).contains(&summary.number("entropy").unwrap()));
+        }
+    }
+
+    #[test]
+    fn prompts_decoded_together_are_those_decoded_alone() {
+        let (_folder, stability) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let ids = stability.sliding().cut(&model).unwrap().ids;
+        let prompts = [&ids[..50], &ids[1000..1050]];
+        let progress = Progress::new("test", 0, "steps");
+        let together = stability.decode(&model, &prompts, &progress).unwrap();
+        for (prompt, found) in prompts.iter().zip(&together) {
+            assert_eq!(found.tokens, model.continue_greedily(prompt, 40).unwrap());
+        }
+    }
+
+    #[test]
+    fn coarse_weights_part_early() {
+        let (_folder, stability) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let median = |scheme: &str| {
+            let rows = stability.measure(&model.quantized(&scheme.parse().unwrap()).unwrap()).unwrap();
+            let prompts = rows.iter().filter(|row| row.row == "prompt" && row.number("parted") == Some(1.0));
+            assert!(prompts.clone().all(|row| row.number("together") < Some(40.0)));
+            rows[3].number("together_median").unwrap()
+        };
+        let (fine, coarse) = (median("w8a16"), median("w2a16"));
+        assert!(coarse < fine && coarse < 10.0, "{fine} {coarse}");
+    }
+
+    #[test]
+    fn repetition_and_entropy_are_their_definitions() {
+        assert_eq!(repetition(&[1, 2, 3, 4], 2), 0.0);
+        assert_eq!(repetition(&[1, 2, 1, 2, 1], 2), 0.5); // 12, 21, 12, 21
+        assert_eq!(repetition(&[1], 2), 0.0);
+        assert!((entropy(&[3.0; 16]) - 16_f64.ln()).abs() < 1e-6);
+        assert!(entropy(&[0.0, -1000.0, f32::NEG_INFINITY]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn bad_settings_are_refused_in_a_sentence() {
+        let (folder, stability) = text();
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let error = |s: Stability| s.measure(&model).unwrap_err().to_string();
+        assert!(error(stability.clone().prompts(0)).contains("prompts must be at least 1"));
+        assert!(
+            error(Stability { lengths: vec![], ..stability.clone() }).contains("lengths must be at least 1")
+        );
+        let short = folder.path().join("short.txt");
+        std::fs::write(&short, "to be or not").unwrap();
+        assert!(error(stability.on(short)).contains("12 tokens are fewer than one prompt of 20"));
+    }
+}
