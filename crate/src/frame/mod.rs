@@ -102,6 +102,21 @@ impl Frame {
         Ok(self.with(self.data.filter(&mask)?))
     }
 
+    /// The rows whose `column`, as text, is one of `values`, in their order.
+    ///
+    /// # Errors
+    /// If there is no such column; the error names those with similar names.
+    pub fn filter_any<S: AsRef<str>>(
+        &self,
+        column: &str,
+        values: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
+        let values: Vec<String> = values.into_iter().map(|value| value.as_ref().to_string()).collect();
+        let mask =
+            self.texts(column)?.into_iter().map(|text| Some(text.is_some_and(|text| values.contains(&text))));
+        Ok(self.with(self.data.filter(&mask.collect())?))
+    }
+
     /// The rows whose `column` holds a number above 0: those that a logarithmic axis can show.
     ///
     /// # Errors

@@ -56,6 +56,11 @@ fn filters_compare_text_numbers_and_truth() {
     assert_eq!(frame.filter("b", false).unwrap().height(), 1);
     assert_eq!(frame.filter("s", Value::Null).unwrap().height(), 1);
     assert_eq!(frame.filter("s", 7).unwrap().height(), 0);
+    assert_eq!(
+        frame.filter_any("s", ["b", "c", "a"]).unwrap().texts("s").unwrap(),
+        ["a", "b"].map(|s| Some(s.into()))
+    );
+    assert_eq!(frame.above_zero("n").unwrap().height(), 2);
     assert_eq!(frame.select(["n", "s"]).unwrap().columns(), ["n", "s"]);
 }
 
