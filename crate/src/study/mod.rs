@@ -28,7 +28,7 @@ use crate::model::Model;
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A grid of measurements: plain data, so that a study is a YAML file as well as a chain of calls.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -115,6 +115,17 @@ impl Study {
     /// running the study again goes on from there.
     pub fn run(&self) -> Result<Run> {
         self.run_into(|| self.open(runs_folder()))
+    }
+
+    /// The folder of the newest finished run of this study with these settings; where there is none, it is measured now.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn recorded(&self) -> Result<PathBuf> {
+        match Run::finished(runs_folder(), &self.name, self)? {
+            Some(folder) => Ok(folder),
+            None => Ok(self.run()?.path().to_path_buf()),
+        }
     }
 
     /// As [`run`](Self::run), into the run that `open` gives; it is asked once the study is known to be sound.
