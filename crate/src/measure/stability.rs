@@ -51,9 +51,9 @@ impl Default for Stability {
             reference: None,
             corpus: PathBuf::from("data/corpus"),
             split: Some("test".to_string()),
-            lengths: vec![64, 256, 1024, 4096],
+            lengths: vec![64, 256, 1024],
             prompts: 16,
-            gen_len: 192,
+            gen_len: 128,
             ngram: 8,
         }
     }
