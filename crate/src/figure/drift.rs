@@ -7,7 +7,7 @@ use crate::frame::Frame;
 use std::collections::BTreeSet;
 
 /// Bands of more schemes than these would hide each other.
-const FEW: usize = 4;
+const FEW: usize = 6;
 
 /// What is drawn: the distance of a head's state from the reference's, over the size of that.
 const DISTANCE: &str = "distance of the state, relative to its size";
@@ -27,7 +27,7 @@ pub fn drift(frame: &Frame) -> Result<Figure> {
         figure = figure.interval("drift_q25", "drift_q75");
         told = "median of all heads, band between the quartiles";
     }
-    Ok(figure.title("State drift").subtitle(join(&shared, told)).x_label("tokens read").y_label(DISTANCE))
+    Ok(figure.title("State drift").subtitle(join(told, &shared)).x_label("tokens read").y_label(DISTANCE))
 }
 
 /// The drift of each head once it has settled against its predicted gain √(1 / (1 − d²)), d its mean decay on the text;
@@ -52,7 +52,9 @@ pub fn drift_prediction(frame: &Frame) -> Result<Figure> {
     let several = only(&rows, SERIES)?.is_none();
     let labels = of(&rows)?.into_iter().zip(name(rows.texts(SERIES)?)).map(|(subject, series)| {
         let at = summaries.iter().position(|summary| *summary == subject);
-        let told = at.and_then(|i| Some(format!("τ {:.2} [{:.2}, {:.2}]", tau[i]?, low[i]?, high[i]?)));
+        let told = at.and_then(|i| {
+            Some(format!("τ {:.2} [{:.2}, {:.2}]", tau[i]?, low[i]?, high[i]?).replace('-', "−"))
+        });
         join(if several { &series } else { "" }, &told.unwrap_or_default())
     });
     let labels: Vec<String> = labels.collect();
@@ -62,6 +64,6 @@ pub fn drift_prediction(frame: &Frame) -> Result<Figure> {
         Axis { label: "predicted gain √(1 / (1 − d²))".into(), scale: Scale::Log2, ..Axis::default() };
     Ok(figure
         .title("Drift beside its prediction")
-        .subtitle(join(&shared, "a point for each head; τ: how well the gain ranks them"))
+        .subtitle(join("a point for each head; τ: how well the gain ranks them", &shared))
         .y_label(DISTANCE))
 }

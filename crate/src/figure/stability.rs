@@ -16,7 +16,7 @@ pub fn stability(frame: &Frame) -> Result<Figure> {
     Ok(figure
         .interval("together_q25", "together_q75")
         .title("Greedy words before they part")
-        .subtitle(join(&shared, "median of the prompts, whiskers between the quartiles"))
+        .subtitle(join("median prompt, whiskers between the quartiles", &shared))
         .x_label("prompt length (tokens)")
         .y_label("tokens before the first that differs from the reference's"))
 }
