@@ -1,6 +1,9 @@
 //! All ready-made figures at once.
 
-use super::{Figure, decode, divergence, memory, passkey, perplexity, prefill, size, training_loss};
+use super::{
+    Figure, context, context_loss, decode, divergence, memory, passkey, perplexity, prefill, ranking,
+    sensitivity, size, training_loss,
+};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use std::path::{Path, PathBuf};
@@ -8,10 +11,14 @@ use std::path::{Path, PathBuf};
 /// A ready-made figure: file name, measurement and column it needs, constructor.
 type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
 
-const GALLERY: [Entry; 8] = [
+const GALLERY: [Entry; 12] = [
     ("perplexity", Some("perplexity"), "ppl", perplexity),
     ("size", Some("perplexity"), "bits_per_byte", size),
     ("divergence", Some("divergence"), "kl", divergence),
+    ("sensitivity", Some("sensitivity"), "kl", sensitivity),
+    ("ranking", Some("ranking"), "tau", ranking),
+    ("context", Some("context"), "n_tokens", context),
+    ("context_loss", Some("context"), "n_tokens", context_loss),
     ("passkey", Some("passkey"), "accuracy", passkey),
     ("prefill", Some("cost"), "tokens_per_s", prefill),
     ("decode", Some("cost"), "tokens_per_s", decode),

@@ -5,16 +5,20 @@
 //! | [`perplexity`] | how well the model predicts a text |
 //! | [`divergence`] | how far its predictions are from a reference's |
 //! | [`sqnr`] | which of its matrices lose precision |
+//! | [`sensitivity`] | which of its parts break first |
+//! | [`context`] | how well it predicts, by what it has read before |
 //! | [`passkey`] | whether it recalls a key from far back |
 //! | [`cost`] | speed and memory against length |
 //!
 //! [`window`] cuts a text into the sliding windows of the first three.
 
+pub mod context;
 pub mod cost;
 pub mod divergence;
 pub mod passkey;
 pub mod perplexity;
 mod reference;
+pub mod sensitivity;
 pub mod sqnr;
 pub mod window;
 

@@ -63,17 +63,26 @@ impl Run {
     pub fn resume_or_create(root: impl AsRef<Path>, name: &str, config: &impl Serialize) -> Result<Self> {
         let root = root.as_ref();
         check_name(name)?;
-        let hash = config_hash(config)?;
-        let unfinished = |path: &PathBuf| !path.join("finished").exists();
-        match runs_named(root, name)?
-            .into_iter()
-            .rev()
-            .filter(|path| path.to_string_lossy().ends_with(&hash))
-            .find(unfinished)
-        {
+        match Self::newest(root, name, config, false)? {
             Some(path) => Self::open_folder(&path),
-            None => Self::create_hashed(root, name, &hash),
+            None => Self::create_hashed(root, name, &config_hash(config)?),
         }
+    }
+
+    /// The folder of the newest finished run of this name and configuration in `root`, if there is one.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written as JSON, or `root` cannot be read.
+    pub fn finished(root: impl AsRef<Path>, name: &str, config: &impl Serialize) -> Result<Option<PathBuf>> {
+        Self::newest(root.as_ref(), name, config, true)
+    }
+
+    fn newest(root: &Path, name: &str, config: &impl Serialize, finished: bool) -> Result<Option<PathBuf>> {
+        let hash = config_hash(config)?;
+        let is_one = |path: &PathBuf| {
+            path.to_string_lossy().ends_with(&hash) && path.join("finished").exists() == finished
+        };
+        Ok(runs_named(root, name)?.into_iter().rev().find(is_one))
     }
 
     /// Opens an existing run for appending: a folder, or the id of a run in [`runs_folder`].

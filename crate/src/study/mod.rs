@@ -16,18 +16,22 @@
 //! | file | holds |
 //! |---|---|
 //! | `named` | the studies that `lowbit reproduce` knows |
+//! | `check` | a recorded run measured again |
 
+mod check;
 mod named;
 
 use crate::error::{Error, Result};
 use crate::measure::{
-    Measure, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity, sqnr::Sqnr,
+    Measure, context::LongContext, cost::Cost, divergence::Divergence, passkey::Passkey,
+    perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr,
 };
 use crate::model::Model;
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
+pub use check::Check;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A grid of measurements: plain data, so that a study is a YAML file as well as a chain of calls.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +61,10 @@ pub enum Instrument {
     Divergence(Divergence),
     /// Which matrices lose precision.
     Sqnr(Sqnr),
+    /// Which parts break first.
+    Sensitivity(Sensitivity),
+    /// Prediction against what was read before.
+    Context(LongContext),
     /// Recall against context length.
     Passkey(Passkey),
     /// Speed and memory against length.
@@ -110,6 +118,17 @@ impl Study {
         self.run_into(|| self.open(runs_folder()))
     }
 
+    /// The folder of the newest finished run of this study with these settings; where there is none, it is measured now.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn recorded(&self) -> Result<PathBuf> {
+        match Run::finished(runs_folder(), &self.name, self)? {
+            Some(folder) => Ok(folder),
+            None => Ok(self.run()?.path().to_path_buf()),
+        }
+    }
+
     /// As [`run`](Self::run), into the run that `open` gives; it is asked once the study is known to be sound.
     ///
     /// # Errors
@@ -153,6 +172,8 @@ impl Instrument {
             Self::Perplexity(measure) => measure.check(model),
             Self::Divergence(measure) => measure.check(model),
             Self::Sqnr(measure) => measure.check(model),
+            Self::Sensitivity(measure) => measure.check(model),
+            Self::Context(measure) => measure.check(model),
             Self::Passkey(measure) => measure.check(model),
             Self::Cost(measure) => measure.check(model),
         }
@@ -167,6 +188,8 @@ impl Instrument {
             Self::Perplexity(measure) => measure.record(model, run),
             Self::Divergence(measure) => measure.record(model, run),
             Self::Sqnr(measure) => measure.record(model, run),
+            Self::Sensitivity(measure) => measure.record(model, run),
+            Self::Context(measure) => measure.record(model, run),
             Self::Passkey(measure) => measure.record(model, run),
             Self::Cost(measure) => measure.record(model, run),
         }
@@ -188,6 +211,18 @@ impl From<Divergence> for Instrument {
 impl From<Sqnr> for Instrument {
     fn from(measure: Sqnr) -> Self {
         Self::Sqnr(measure)
+    }
+}
+
+impl From<Sensitivity> for Instrument {
+    fn from(measure: Sensitivity) -> Self {
+        Self::Sensitivity(measure)
+    }
+}
+
+impl From<LongContext> for Instrument {
+    fn from(measure: LongContext) -> Self {
+        Self::Context(measure)
     }
 }
 

@@ -2,7 +2,16 @@
 
 use super::{Instrument, Study};
 use crate::error::{Error, Result};
-use crate::measure::{cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity};
+use crate::measure::{
+    context::LongContext, cost::Cost, divergence::Divergence, passkey::Passkey, perplexity::Perplexity,
+    sensitivity::Sensitivity,
+};
+use crate::quantize::Scheme;
+use crate::record::{run_folder_in, runs_folder};
+use std::path::Path;
+
+/// The default model.
+const MODEL: &str = "data/models/bard";
 
 /// The schemes of phase 1.
 const STAGES: [&str; 16] = [
@@ -24,17 +33,42 @@ const STAGES: [&str; 16] = [
     "ternary-rot-gptq",
 ];
 
+/// The widths that sensitivity is measured to, head and all.
+const WIDTHS: [&str; 5] =
+    ["w2a16+head=w2", "w3a16+head=w3", "w4a16+head=w4", "w5a16+head=w5", "w6a16+head=w6"];
+
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 2] = ["phase1", "cost"];
+    pub const NAMES: [&str; 6] = ["phase1", "recall", "context", "sensitivity", "mixed", "cost"];
+
+    /// The studies that answer the questions of a phase, in the order in which they can be run; a study of that name
+    /// alone, where it is no phase.
+    pub fn parts(name: &str) -> Vec<&str> {
+        match name {
+            "phase1" => vec!["phase1", "recall", "context", "sensitivity", "mixed"],
+            name => vec![name],
+        }
+    }
 
     /// A study by its name.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If there is none of that name; for `mixed`, if no run of `sensitivity` is there to choose from.
     pub fn named(name: &str) -> Result<Self> {
+        Self::named_in(name, runs_folder())
+    }
+
+    /// As [`named`](Self::named), where a study builds on another on the runs in the folder `root`.
+    ///
+    /// # Errors
+    /// As [`named`](Self::named).
+    pub fn named_in(name: &str, root: impl AsRef<Path>) -> Result<Self> {
         match name {
             "phase1" => Ok(Self::phase1()),
+            "recall" => Ok(Self::recall()),
+            "context" => Ok(Self::context()),
+            "sensitivity" => Ok(Self::sensitivity()),
+            "mixed" => Self::mixed(root),
             "cost" => Ok(Self::cost()),
             _ => Err(Error::input(format!("unknown study {name:?}"))
                 .hint(format!("known are: {}", Self::NAMES.join(", ")))),
@@ -45,17 +79,61 @@ impl Study {
     /// with the best method.
     pub fn phase1() -> Self {
         Self::new("phase1")
-            .models(["data/models/bard"])
+            .models([MODEL])
             .schemes(STAGES)
             .measure(Perplexity::default())
             .measure(Divergence::default())
             .measure(Passkey::default())
     }
 
+    /// Passkeys of the default model, so many that schemes can be told apart.
+    pub fn recall() -> Self {
+        Self::new("recall")
+            .models([MODEL])
+            .schemes(["f32", "w8a8", "w4a8", "w4a4", "w4a4-rot-gptq", "ternary"])
+            .measure(Passkey::lengths([256, 512, 1024, 1536, 2048, 3072, 4096]).trials(100))
+    }
+
+    /// Prediction of the default model by length of context: weights, activations, and the state that carries it all.
+    pub fn context() -> Self {
+        Self::new("context")
+            .models([MODEL])
+            .schemes(["w8a8", "w4a8", "w4a4", "w4a4-rot-gptq", "w16a16-h8", "w16a16-h4", "ternary-rot-gptq"])
+            .measure(LongContext::default())
+    }
+
+    /// Which segments of the default model break first, at five widths.
+    pub fn sensitivity() -> Self {
+        Self::new("sensitivity").models([MODEL]).schemes(["f32"]).measure(Sensitivity::to(WIDTHS))
+    }
+
+    /// Uniform widths against widths chosen from the newest run of [`sensitivity`](Self::sensitivity) in the folder
+    /// `root`, at equal bits.
+    ///
+    /// # Errors
+    /// If there is no such run, or nothing can be chosen from it.
+    pub fn mixed(root: impl AsRef<Path>) -> Result<Self> {
+        let run = run_folder_in(root.as_ref(), Path::new("sensitivity"))
+            .map_err(|error| error.hint("run `lowbit reproduce sensitivity` first"))?;
+        let mut schemes = vec!["f32".to_string()];
+        for uniform in &WIDTHS[1..3] {
+            let bits = Scheme::bits_in_sensitivity(&run, uniform)?;
+            let scheme: Scheme = uniform.parse()?;
+            schemes.push(uniform.to_string());
+            schemes.push(scheme.budget((bits * 1e4).floor() / 1e4).to_string());
+            schemes.push(Scheme::from_sensitivity(&run, bits)?.to_string());
+        }
+        Ok(Self::new("mixed")
+            .models([MODEL])
+            .schemes(schemes)
+            .measure(Perplexity::default())
+            .measure(Divergence { max_tokens: None, ..Divergence::default() }))
+    }
+
     /// Speed and memory of the default model in the schemes that are meant to run fast. Wants an idle machine.
     pub fn cost() -> Self {
         Self::new("cost")
-            .models(["data/models/bard"])
+            .models([MODEL])
             .schemes(["f32", "bf16", "w8a8", "w4a8", "w4a16"])
             .measure(Cost::default())
     }
@@ -69,6 +147,14 @@ impl Study {
                 Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),
                 Instrument::Divergence(divergence) => divergence.max_tokens = Some(4096),
                 Instrument::Sqnr(sqnr) => sqnr.max_tokens = Some(1024),
+                Instrument::Context(context) => {
+                    (context.lengths, context.max_tokens) = (vec![256, 2048], Some(4096));
+                }
+                Instrument::Sensitivity(sensitivity) => {
+                    sensitivity.max_tokens = Some(2048);
+                    sensitivity.schemes.truncate(3);
+                    sensitivity.calibration.samples = 8;
+                }
                 Instrument::Passkey(passkey) => (passkey.lengths, passkey.trials) = (vec![300, 600], 4),
                 Instrument::Cost(cost) => {
                     (cost.lengths, cost.gen_len, cost.repetitions) = (vec![128, 256], 8, 3);

@@ -12,6 +12,7 @@ use crate::layer::state::State;
 use candle_core::{DType, Device, Result, Tensor};
 pub use config::Config;
 pub use resolve::canonical_name;
+use std::ops::Range;
 
 /// The layers of a Mamba2.
 #[derive(Clone, Debug)]
@@ -86,25 +87,41 @@ impl Mamba2 {
         })
     }
 
-    /// tokens [B, T] → [B, T, hidden] after the last norm; see [`super::Network::hidden`].
-    pub fn hidden(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
-        let (_, time) = tokens.dims2()?;
-        // The residual stream, [B, T, hidden], f32.
-        let mut x = self.embedding.as_ref().unwrap_or(&self.head).weight.lookup(tokens)?;
-        if let Some(rotation) = &self.rotation {
-            x = rotation.forward(&x)?;
+    /// How many blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// tokens [B, T] → the residual stream that enters the first block, [B, T, hidden] in f32.
+    pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        let x = self.embedding.as_ref().unwrap_or(&self.head).weight.lookup(tokens)?;
+        match &self.rotation {
+            Some(rotation) => rotation.forward(&x),
+            None => Ok(x),
         }
-        for (i, block) in self.blocks.iter().enumerate() {
+    }
+
+    /// The residual stream [B, T, hidden] through some blocks; see [`super::Network::through`].
+    pub fn through(
+        &self,
+        mut x: Tensor,
+        blocks: Range<usize>,
+        mut state: Option<&mut State>,
+    ) -> Result<Tensor> {
+        for i in blocks {
             let layer = state.as_deref_mut().map(|state| &mut state.layers[i]);
-            x = (block.mixer.forward(&block.norm.forward(&x)?, layer)? + x)?;
+            let Block { norm, mixer } = &self.blocks[i];
+            x = (mixer.forward(&norm.forward(&x)?, layer)? + x)?;
         }
-        if let Some(state) = state {
-            state.position += time;
+        Ok(x)
+    }
+
+    /// The residual stream after the last block → [B, T, hidden] after the last norm.
+    pub fn close(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.rotation {
+            Some(rotation) => self.norm.forward(&rotation.backward(x)?),
+            None => self.norm.forward(x),
         }
-        if let Some(rotation) = &self.rotation {
-            x = rotation.backward(&x)?;
-        }
-        self.norm.forward(&x)
     }
 
     /// A state before the first token.

@@ -36,6 +36,9 @@ fn a_rerun_continues_by_fingerprint() {
     run.finish().unwrap();
     assert!(run.is_finished());
     let path = run.path().to_path_buf();
+    let finished = |config: &serde_json::Value| Run::finished(root.path(), "pass-key", config).unwrap();
+    assert_eq!(finished(&config).map(|path| fs::canonicalize(path).unwrap()), Some(path.clone()));
+    assert_eq!(finished(&json!({"lengths": [256]})), None);
     drop(run);
     assert_eq!(rows(&path).len(), 4);
     assert_eq!(rows(&path)[1]["row"], SUMMARY, "the summary closes its unit");
