@@ -182,31 +182,53 @@ fn convolve_body<V: Lanes>(
     silu: bool,
     y: &mut [f32],
 ) {
+    let input = |t: usize, j: usize| match (start + t + j).checked_sub(width - 1) {
+        Some(t) => &x[t * row..][..channels],
+        None => &past[(start + t + j) * channels..][..channels],
+    };
+    let whole = channels / V::N * V::N;
     for (t, y) in y.chunks_exact_mut(channels).enumerate() {
-        let input = |j: usize| match (start + t + j).checked_sub(width - 1) {
-            Some(t) => &x[t * row..][..channels],
-            None => &past[(start + t + j) * channels..][..channels],
-        };
-        let whole = channels / V::N * V::N;
-        for c in (0..whole).step_by(V::N) {
-            let mut sum = V::load(&bias[c..]);
-            for j in 0..width {
-                sum = V::load(&taps[j * channels + c..]).fma(V::load(&input(j)[c..]), sum);
+        if width == 4 {
+            four_taps::<V>([input(t, 0), input(t, 1), input(t, 2), input(t, 3)], taps, bias, silu, y);
+        } else {
+            for c in (0..whole).step_by(V::N) {
+                let mut sum = V::load(&bias[c..]);
+                for j in 0..width {
+                    sum = V::load(&taps[j * channels + c..]).fma(V::load(&input(t, j)[c..]), sum);
+                }
+                if silu {
+                    sum = sum.silu();
+                }
+                sum.store(&mut y[c..]);
             }
-            if silu {
-                sum = sum.silu();
-            }
-            sum.store(&mut y[c..]);
         }
         for c in whole..channels {
             y[c] = bias[c];
             for j in 0..width {
-                y[c] = V::fma_one(taps[j * channels + c], input(j)[c], y[c]);
+                y[c] = V::fma_one(taps[j * channels + c], input(t, j)[c], y[c]);
             }
         }
         if silu {
             silu_all_body::<V>(&mut y[whole..]);
         }
+    }
+}
+
+/// Whole vectors of one token, with the number of taps that models have.
+#[inline(always)]
+fn four_taps<V: Lanes>(x: [&[f32]; 4], taps: &[f32], bias: &[f32], silu: bool, y: &mut [f32]) {
+    let channels = y.len();
+    let (bias, x) = (&bias[..channels], x.map(|x| &x[..channels]));
+    let taps: [&[f32]; 4] = std::array::from_fn(|j| &taps[j * channels..][..channels]);
+    for c in (0..channels / V::N * V::N).step_by(V::N) {
+        let mut sum = V::load(&bias[c..]);
+        for j in 0..4 {
+            sum = V::load(&taps[j][c..]).fma(V::load(&x[j][c..]), sum);
+        }
+        if silu {
+            sum = sum.silu();
+        }
+        sum.store(&mut y[c..]);
     }
 }
 

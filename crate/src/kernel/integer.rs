@@ -7,7 +7,7 @@ use rayon::prelude::*;
 const ROWS: usize = 8;
 
 /// Rows of activations as integers: x ≈ code · scale.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Integers {
     /// [m, k].
     pub codes: Vec<i8>,
@@ -17,21 +17,29 @@ pub struct Integers {
     pub k: usize,
 }
 
-/// Rounds every row of x [m, k] to integers −top … top, top = 2^(bits−1) − 1, to even: with the scale |row|_max / top, or
-/// with a fixed one, beyond whose range values are clipped.
+/// The rows of x [m, k] as [`Integers::round`] leaves them.
 pub fn quantize_rows(x: &[f32], k: usize, bits: u8, fixed: Option<f32>) -> Integers {
-    let m = x.len() / k;
-    let (mut codes, mut scales) = (vec![0; x.len()], vec![0.0; m]);
-    let top = ((1i32 << (bits - 1)) - 1) as f32;
-    let rows = codes.par_chunks_mut(k).zip(x.par_chunks(k)).zip(scales.par_iter_mut());
-    rows.with_min_len(16).for_each(|((codes, x), scale)| {
-        *scale = fixed.unwrap_or_else(|| absmax(x) / top);
-        round_row(x, *scale, top, codes);
-    });
-    Integers { codes, scales, k }
+    let mut integers = Integers::default();
+    integers.round(x, k, bits, fixed);
+    integers
 }
 
 impl Integers {
+    /// Rounds every row of x [m, k] to integers −top … top, top = 2^(bits−1) − 1, to even: with the scale |row|_max / top, or
+    /// with a fixed one, beyond whose range values are clipped. What was here before is overwritten.
+    pub fn round(&mut self, x: &[f32], k: usize, bits: u8, fixed: Option<f32>) {
+        let Self { codes, scales, k: width } = self;
+        *width = k;
+        codes.resize(x.len(), 0);
+        scales.resize(x.len() / k, 0.0);
+        let top = ((1i32 << (bits - 1)) - 1) as f32;
+        let rows = codes.par_chunks_mut(k).zip(x.par_chunks(k)).zip(scales.par_iter_mut());
+        rows.with_min_len(16).for_each(|((codes, x), scale)| {
+            *scale = fixed.unwrap_or_else(|| absmax(x) / top);
+            round_row(x, *scale, top, codes);
+        });
+    }
+
     /// What the integers stand for, [m, k].
     pub fn values(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.codes.len()];

@@ -79,6 +79,17 @@ pub fn gated_rms_norm_grad(
     sum_into(parts, dw);
 }
 
+/// x += added, then y = RMSNorm(x) · w: from one layer of a residual stream to the next.
+pub fn add_rms_norm(added: &[f32], x: &mut [f32], w: &[f32], eps: f32, y: &mut [f32]) {
+    let (width, x) = (w.len(), Scatter::new(x));
+    each_block(y, width, |first, y| {
+        // SAFETY: these rows belong to this task.
+        let x = unsafe { x.slice(first * width, y.len()) };
+        add(&added[first * width..][..y.len()], x);
+        norm_rows(x, w, eps, width, y);
+    });
+}
+
 fn each_block(y: &mut [f32], width: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
     if y.len() <= ROWS * width {
         run(0, y);
@@ -94,6 +105,17 @@ fn sum_into(parts: Vec<Vec<f32>>, sum: &mut [f32]) {
             *sum += part;
         }
     }
+}
+
+dispatch! {
+    /// y += x.
+    pub fn add(x: &[f32], y: &mut [f32]) = add_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn add_body<V: Lanes>(x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }
 
 dispatch! { fn norm_rows(x: &[f32], w: &[f32], eps: f32, group: usize, y: &mut [f32]) = norm_rows_body; }

@@ -11,7 +11,8 @@
 //! The third line follows from every path through a_t passing once through y_t (forward decay) or u_t (backward).
 
 use super::Scatter;
-use super::scan::{CHUNK, Chunk, Room, Shape, masked, next_state, scale_rows, score_block, scores};
+use super::scan::chunked::{Chunk, Room, masked, next_state, scale_rows, score_block, scores};
+use super::scan::{CHUNK, Shape};
 use super::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;
 

@@ -14,20 +14,14 @@
 //! rows as its cache holds past its tokens.
 
 use super::Scatter;
+use super::amx::product::{Left, Sums, keep, multiply};
+use super::amx::terms::{PANEL, ROWS, STEP, Tile, pack, transpose};
 use super::amx::{Config, Tiles};
 use super::linear::{Weight, widen};
 use super::simd::prefetch;
 use rayon::prelude::*;
-use std::arch::asm;
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 
-/// Rows of a tile.
-const ROWS: usize = 16;
-/// Values of a row of a tile.
-const STEP: usize = 32;
-/// Rows of W, and of X, whose 2 × 2 tiles of sums are made at once.
-const PANEL: usize = 2 * ROWS;
 /// Bytes of W that stay in the second-level cache of a task.
 const GROUP: usize = 3 << 18;
 
@@ -72,7 +66,7 @@ fn product<const A: usize, const B: usize>(
     let threads = rayon::current_num_threads();
     let parts = if threads == 1 { 1 } else { (4 * threads).div_ceil(groups).min(pairs) };
     let pairs_each = pairs.div_ceil(parts);
-    let (products, out) = (products::<A, B>(), Scatter::new(y));
+    let out = Scatter::new(y);
     (0..groups * parts).into_par_iter().for_each(|task| {
         let first = task / parts * group;
         let last = (first + group).min(panels);
@@ -83,7 +77,7 @@ fn product<const A: usize, const B: usize>(
         // SAFETY: this task alone has these weights and tokens; `has_bf16` implies the features.
         let store = |sums: &Sums, (token, row): (usize, usize)| unsafe { store(sums, token, m, row, n, out) };
         let (mut sums, mut before) = ([[[0.0; ROWS]; ROWS]; 4], None);
-        let _tiles = Tiles::load(&Config::FULL);
+        let tiles = Tiles::load(&Config::FULL);
         for pair in part {
             let x = &packed[2 * pair * steps..][..2 * steps];
             let next = packed.get(2 * (pair + 1) * steps..).unwrap_or_default();
@@ -91,12 +85,13 @@ fn product<const A: usize, const B: usize>(
             for (panel, w) in weights.iter().enumerate() {
                 // The tokens after these, a share beside each panel: otherwise the first panel would wait for them.
                 next.iter().skip(panel * ahead).take(ahead).for_each(near);
-                multiply(w, x, &products);
+                // SAFETY: a panel has as many steps.
+                unsafe { multiply::<A, B>(&tiles, w.left(), [&x[..steps], &x[steps..]], steps) };
                 // While tiles are multiplied, the vectors finish what was before.
                 if let Some(place) = before.replace((pair * PANEL, (first + panel) * PANEL)) {
                     store(&sums, place);
                 }
-                keep(&mut sums);
+                keep(&tiles, &mut sums);
             }
         }
         if let Some(place) = before {
@@ -104,11 +99,6 @@ fn product<const A: usize, const B: usize>(
         }
     });
 }
-
-/// 16 rows of 32 bf16, in pairs.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Tile([[u32; 16]; ROWS]);
 
 /// 32 rows of W.
 enum Panel<'a, const A: usize> {
@@ -133,94 +123,11 @@ impl<'a, const A: usize> Panel<'a, A> {
         }
     }
 
-    /// Its two first tiles; bytes between the rows of a tile; bytes between tiles.
-    fn start(&self) -> ([*const u8; 2], usize, usize) {
+    fn left(&self) -> Left {
         match self {
-            Self::Stored(w, k) => ([w.as_ptr().cast(), w[ROWS * k..].as_ptr().cast()], 2 * k, 2 * STEP),
-            Self::Packed(tiles) => {
-                let second = &tiles[tiles.len() / 2];
-                ([(&raw const tiles[0]).cast(), (&raw const *second).cast()], 2 * STEP, size_of_val(second))
-            }
+            Self::Stored(w, k) => Left::stored(w, *k),
+            Self::Packed(tiles) => Left::packed(tiles.split_at(tiles.len() / 2).into()),
         }
-    }
-}
-
-/// The products xᵢ wⱼ that are made, as distances in bytes from term 0 to i and to j; the smallest first.
-fn products<const A: usize, const B: usize>() -> Vec<[usize; 2]> {
-    let all = (0..A.max(B)).rev().flat_map(|order| (0..=order).map(move |i| [i, order - i]));
-    all.filter(|[i, j]| *i < A && *j < B)
-        .map(|[i, j]| [i * size_of::<Tile>(), j * size_of::<Tile>()])
-        .collect()
-}
-
-/// Sums of the 2 × 2 tiles of a panel and of 32 tokens: [W tile, X tile][row of W][token].
-type Sums = [[[f32; ROWS]; ROWS]; 4];
-
-/// Sums all `products` of a panel and 32 tokens, `x` [2, steps], in the tiles 0 … 3.
-fn multiply<const A: usize, const B: usize>(w: &Panel<'_, A>, x: &[[Tile; B]], products: &[[usize; 2]]) {
-    let steps = x.len() / 2;
-    let ([w0, w1], w_row, w_step) = w.start();
-    // SAFETY: the distances reach every term of a tile and no further, and there are `steps` tiles behind each of the
-    // four starts; the caller has configured the tiles.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "mov {pass}, {products}",
-            "3:",
-            "mov {at}, [{pass}]",
-            "add {at}, {w0}",
-            "tileloadd tmm4, [{at} + {w_row}*1]",
-            "mov {at}, [{pass} + 8]",
-            "add {at}, {x0}",
-            "tileloadd tmm6, [{at} + {row}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "mov {at}, [{pass} + 8]",
-            "add {at}, {x1}",
-            "tileloadd tmm7, [{at} + {row}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "mov {at}, [{pass}]",
-            "add {at}, {w1}",
-            "tileloadd tmm5, [{at} + {w_row}*1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {pass}, 16",
-            "cmp {pass}, {end}",
-            "jne 3b",
-            "add {w0}, {w_step}",
-            "add {w1}, {w_step}",
-            "add {x0}, {x_step}",
-            "add {x1}, {x_step}",
-            "dec {left}",
-            "jnz 2b",
-            products = in(reg) products.as_ptr(), end = in(reg) products.as_ptr_range().end,
-            pass = out(reg) _, at = out(reg) _, left = inout(reg) steps => _,
-            w0 = inout(reg) w0 => _, w1 = inout(reg) w1 => _,
-            x0 = inout(reg) x.as_ptr() => _, x1 = inout(reg) x[steps..].as_ptr() => _,
-            w_row = in(reg) w_row, row = in(reg) 64usize, w_step = in(reg) w_step,
-            x_step = const size_of::<Tile>() * B,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack, readonly),
-        );
-    }
-}
-
-/// Writes the tiles 0 … 3 to memory. The compiler has no use of its own for tiles: they last from `multiply` to here.
-fn keep(sums: &mut Sums) {
-    // SAFETY: four tiles of 1024 bytes fill `sums`; the caller has configured them.
-    unsafe {
-        asm!(
-            "tilestored [{to} + {row}*1], tmm0",
-            "tilestored [{to} + {row}*1 + 1024], tmm1",
-            "tilestored [{to} + {row}*1 + 2048], tmm2",
-            "tilestored [{to} + {row}*1 + 3072], tmm3",
-            to = in(reg) sums.as_mut_ptr(), row = in(reg) 64usize,
-            options(nostack, preserves_flags),
-        );
     }
 }
 
@@ -246,103 +153,6 @@ unsafe fn store(sums: &Sums, token: usize, tokens: usize, first: usize, n: usize
             }
         }
     }
-}
-
-/// The `T` terms of the tile of `x` [.., k] at (`row`, `col`).
-///
-/// # Safety
-/// `to` is the place of T tiles.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn split<const T: usize>(
-    x: &[f32],
-    k: usize,
-    row: usize,
-    col: usize,
-    turned: bool,
-    to: *mut [__m512; ROWS],
-) {
-    let rows = (x.len() / k).saturating_sub(row).min(ROWS);
-    let mask = if k - col >= STEP { u32::MAX } else { (1 << (k - col)) - 1 };
-    let mut left = [[_mm512_setzero_ps(); 2]; ROWS];
-    for (r, left) in left[..rows].iter_mut().enumerate() {
-        let at = x[(row + r) * k + col..(row + r + 1) * k].as_ptr();
-        // SAFETY: the mask ends with the row.
-        unsafe {
-            left[0] = _mm512_maskz_loadu_ps(mask as u16, at);
-            left[1] = _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16));
-        }
-    }
-    for term in 0..T {
-        let mut tile = [_mm512_setzero_ps(); ROWS];
-        for (tile, left) in tile.iter_mut().zip(&mut left) {
-            // SAFETY: vectors of equal size.
-            let pairs: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(left[1], left[0])) };
-            *tile = _mm512_castsi512_ps(pairs);
-            left[0] = _mm512_sub_ps(left[0], widened(_mm512_castsi512_si256(pairs)));
-            left[1] = _mm512_sub_ps(left[1], widened(_mm512_extracti64x4_epi64::<1>(pairs)));
-        }
-        // SAFETY: the caller's promise; tiles are as aligned as vectors.
-        unsafe { to.add(term).write(if turned { transpose(tile) } else { tile }) };
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn widened(x: __m256i) -> __m512 {
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
-}
-
-/// Tiles of `x` [.., k]: [rows / 16, steps] of the terms of a tile, zeros beyond the ends; rows to whole panels. The left
-/// operand of a product has them as they are, the right one `turned`: pairs of columns by rows.
-fn pack<const T: usize>(x: &[f32], k: usize, turned: bool) -> Vec<[Tile; T]> {
-    let (steps, rows) = (k.div_ceil(STEP), x.len() / k);
-    let count = 2 * rows.div_ceil(PANEL) * steps;
-    let mut packed = Vec::with_capacity(count);
-    let fill = |(i, tiles): (usize, &mut [MaybeUninit<[Tile; T]>])| {
-        for (step, tile) in tiles.iter_mut().enumerate() {
-            // SAFETY: only where `has_bf16`, which implies the features; the place has T tiles of 16 vectors each.
-            unsafe { split::<T>(x, k, i * ROWS, step * STEP, turned, tile.as_mut_ptr().cast()) };
-        }
-    };
-    let places = &mut packed.spare_capacity_mut()[..count];
-    if rows <= PANEL {
-        places.chunks_mut(steps).enumerate().for_each(fill);
-    } else {
-        places.par_chunks_mut(steps).with_min_len(4).enumerate().for_each(fill);
-    }
-    // SAFETY: all were written just now.
-    unsafe { packed.set_len(count) };
-    packed
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(r: [__m512; 16]) -> [__m512; 16] {
-    let zero = _mm512_setzero_ps();
-    let (mut t, mut u, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
-    for i in 0..8 {
-        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-    }
-    // u[4 i + j] holds in its quarter q the rows 4 i … 4 i + 3 of column 4 q + j.
-    for i in 0..4 {
-        for j in 0..2 {
-            let (a, b) = (_mm512_castps_pd(t[4 * i + j]), _mm512_castps_pd(t[4 * i + 2 + j]));
-            u[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            u[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
-    }
-    for j in 0..4 {
-        let even =
-            (_mm512_shuffle_f32x4::<0x88>(u[j], u[4 + j]), _mm512_shuffle_f32x4::<0x88>(u[8 + j], u[12 + j]));
-        let odd =
-            (_mm512_shuffle_f32x4::<0xdd>(u[j], u[4 + j]), _mm512_shuffle_f32x4::<0xdd>(u[8 + j], u[12 + j]));
-        out[j] = _mm512_shuffle_f32x4::<0x88>(even.0, even.1);
-        out[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd.0, odd.1);
-        out[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even.0, even.1);
-        out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd.0, odd.1);
-    }
-    out
 }
 
 #[cfg(test)]

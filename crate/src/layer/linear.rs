@@ -2,10 +2,10 @@
 
 use super::op::{floats, gradients, with_floats};
 use super::quantized::{Activations, Quantized};
+use super::room::Room;
 use super::rotation::Rotation;
-use crate::kernel::integer::quantize_rows;
 use crate::kernel::linear as kernel;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -102,23 +102,10 @@ impl Linear {
 
     /// x [.., in] in f32 → [.., out] in f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let rotated = self.rotation.as_ref().map(|rotation| rotation.forward(x)).transpose()?;
-        let x = rotated.as_ref().unwrap_or(x);
-        if let Some(Tap(tap)) = &self.tap {
-            tap(x)?;
+        let plain = matches!(self.weight, Weight::Dense(_)) && self.activation.is_none();
+        if plain && (self.tracked() || x.track_op() || !x.device().is_cpu()) {
+            return self.definition(x);
         }
-        let y = match &self.weight {
-            Weight::Dense(weight) if self.activation.is_none() => dense(x, weight)?,
-            _ => self.quantized(x)?,
-        };
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
-    }
-
-    /// The product where matrix or input are rounded.
-    fn quantized(&self, x: &Tensor) -> Result<Tensor> {
         if x.track_op() {
             bail!("a quantized layer has no gradient")
         }
@@ -127,20 +114,68 @@ impl Linear {
         if dims.pop() != Some(inner) {
             bail!("a linear layer of shape [{out}, {inner}] got an input of shape {:?}", x.dims())
         }
+        let mut y = vec![0.0; x.elem_count() / inner * out];
+        with_floats([&x.contiguous()?], |[x]| self.apply(x, &mut y, &mut Room::default()))??;
         dims.push(out);
-        let y = with_floats([&x.contiguous()?], |[x]| {
-            let x = match self.activation {
-                None => Activations::Floats(x),
-                Some(Activation { bits, scale }) => {
-                    Activations::integers(quantize_rows(x, inner, bits, scale))
-                }
-            };
-            match &self.weight {
-                Weight::Quantized(weight) => weight.product(&x),
-                Weight::Dense(weight) => Quantized::dense(weight.clone())?.product(&x),
-            }
-        })??;
         Tensor::from_vec(y, dims, x.device())
+    }
+
+    /// The same in tensor operations: with gradients, on any device.
+    fn definition(&self, x: &Tensor) -> Result<Tensor> {
+        let rotated = self.rotation.as_ref().map(|rotation| rotation.forward(x)).transpose()?;
+        let x = rotated.as_ref().unwrap_or(x);
+        if let Some(Tap(tap)) = &self.tap {
+            tap(x)?;
+        }
+        let Weight::Dense(weight) = &self.weight else { bail!("a quantized layer runs on a CPU only") };
+        let y = dense(x, weight)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
+    /// The same by the kernels on a CPU: `x` [m, in], `y` [m, out], overwritten.
+    pub(crate) fn apply(&self, x: &[f32], y: &mut [f32], room: &mut Room) -> Result<()> {
+        let (out, inner) = self.weight.shape()?;
+        let rotated = self.rotation.as_ref().map(|rotation| {
+            let mut rotated = room.take(x.len());
+            rotated.copy_from_slice(x);
+            rotation.apply(&mut rotated);
+            rotated
+        });
+        let values = rotated.as_deref().unwrap_or(x);
+        if let Some(Tap(tap)) = &self.tap {
+            tap(&Tensor::from_slice(values, (1, x.len() / inner, inner), &Device::Cpu)?)?;
+        }
+        let activations = match self.activation {
+            None => Activations::Floats(values),
+            Some(Activation { bits, scale }) => {
+                room.integers.round(values, inner, bits, scale);
+                Activations::integers(&room.integers)
+            }
+        };
+        match &self.weight {
+            Weight::Quantized(weight) => weight.product(&activations, y)?,
+            Weight::Dense(weight) => {
+                let (x, m) = (activations.values(), x.len() / inner);
+                with_weight(weight, |w| kernel::forward(m, inner, out, x, w, y))?;
+            }
+        }
+        if let Some(bias) = &self.bias {
+            with_floats([bias], |[bias]| {
+                y.chunks_mut(out).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
+            })?;
+        }
+        if let Some(rotated) = rotated {
+            room.give(rotated);
+        }
+        Ok(())
+    }
+
+    /// Whether gradients are wanted of the matrix.
+    pub(crate) fn tracked(&self) -> bool {
+        matches!(&self.weight, Weight::Dense(weight) if weight.track_op())
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`rotation`] | orthonormal rotation of activations |
 //! | [`norm`] | RMSNorm |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
+//! | `room` | buffers that inference uses again and again |
 //! | [`state`] | what a recurrent model carries from token to token |
 //!
 //! Activations are f32 throughout; a weight's dtype says how it is stored.
@@ -16,5 +17,6 @@ pub mod mamba2;
 pub mod norm;
 pub(crate) mod op;
 pub mod quantized;
+pub(crate) mod room;
 pub mod rotation;
 pub mod state;

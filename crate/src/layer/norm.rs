@@ -1,6 +1,6 @@
 //! RMSNorm over the last dimension.
 
-use super::op::{floats, gradients};
+use super::op::{floats, gradients, with_floats};
 use crate::kernel::norm as kernel;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -24,6 +24,21 @@ impl RmsNorm {
         } else {
             self.definition(x)
         }
+    }
+
+    /// The same by the kernels on a CPU: `x` and `y` are rows of C values.
+    pub(crate) fn apply(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+        with_floats([&self.weight], |[w]| kernel::rms_norm(x, w, self.eps as f32, y))
+    }
+
+    /// x += added, then [`Self::apply`].
+    pub(crate) fn apply_after(&self, added: &[f32], x: &mut [f32], y: &mut [f32]) -> Result<()> {
+        with_floats([&self.weight], |[w]| kernel::add_rms_norm(added, x, w, self.eps as f32, y))
+    }
+
+    /// Whether gradients are wanted.
+    pub(crate) fn tracked(&self) -> bool {
+        self.weight.track_op()
     }
 
     /// The same in tensor operations.

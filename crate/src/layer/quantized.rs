@@ -76,17 +76,17 @@ pub(super) enum Activations<'a> {
     Floats(&'a [f32]),
     /// Integers, and what they stand for once a product asks for it.
     Integers {
-        codes: Integers,
+        codes: &'a Integers,
         values: OnceLock<Vec<f32>>,
     },
 }
 
-impl Activations<'_> {
-    pub fn integers(codes: Integers) -> Self {
+impl<'a> Activations<'a> {
+    pub fn integers(codes: &'a Integers) -> Self {
         Self::Integers { codes, values: OnceLock::new() }
     }
 
-    fn values(&self) -> &[f32] {
+    pub fn values(&self) -> &[f32] {
         match self {
             Self::Floats(values) => values,
             Self::Integers { codes, values } => values.get_or_init(|| codes.values()),
@@ -175,13 +175,11 @@ impl Quantized {
         Tensor::from_vec(values, dims, &Device::Cpu)
     }
 
-    /// y [m, out] for activations [m, in].
-    pub(super) fn product(&self, x: &Activations) -> Result<Vec<f32>> {
+    /// `y` [m, out], overwritten, for activations [m, in].
+    pub(super) fn product(&self, x: &Activations, y: &mut [f32]) -> Result<()> {
         let (m, n) = (x.rows(self.cols), self.rows);
-        let mut y = vec![0.0; m * n];
         if let [block] = self.blocks.as_slice() {
-            block.product(x, n, self.cols, &mut y)?;
-            return Ok(y);
+            return block.product(x, n, self.cols, y);
         }
         let mut first = 0;
         for block in &self.blocks {
@@ -193,6 +191,6 @@ impl Quantized {
             }
             first += rows;
         }
-        Ok(y)
+        Ok(())
     }
 }

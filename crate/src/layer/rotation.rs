@@ -26,6 +26,11 @@ impl Rotation {
         self.len() == 0
     }
 
+    /// R x for every vector of `values`, in place.
+    pub(crate) fn apply(&self, values: &mut [f32]) {
+        self.0.apply(values);
+    }
+
     /// R x for every vector of x [.., len].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.mapped(x, |values| self.0.apply(values))

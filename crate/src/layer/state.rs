@@ -1,6 +1,7 @@
 //! What a recurrent model carries from token to token.
 
 use super::op::in_place;
+use super::room::Room;
 use candle_core::{DType, Device, Result, Tensor};
 
 /// The state of one layer. Cloning copies the values: a clone and its origin go on independently.
@@ -63,15 +64,43 @@ impl Clone for LayerState {
 }
 
 /// The state of a whole model.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct State {
     /// One entry a layer.
     pub layers: Vec<LayerState>,
     /// Tokens read so far.
     pub position: usize,
+    /// Working memory of those who move the state on.
+    pub(crate) room: Room,
+}
+
+impl Clone for State {
+    fn clone(&self) -> Self {
+        Self::new(self.layers.clone(), self.position)
+    }
 }
 
 impl State {
+    /// The states of all layers after `position` tokens.
+    pub fn new(layers: Vec<LayerState>, position: usize) -> Self {
+        Self { layers, position, room: Room::default() }
+    }
+
+    /// Goes back to before the first token; what was allocated stays.
+    ///
+    /// # Errors
+    /// If a tensor cannot be written.
+    pub fn clear(&mut self) -> Result<()> {
+        for LayerState { conv, recurrent, feedback } in &self.layers {
+            [Some(conv), Some(recurrent), feedback.as_ref()]
+                .into_iter()
+                .flatten()
+                .try_for_each(Tensor::zero_set)?;
+        }
+        self.position = 0;
+        Ok(())
+    }
+
     /// Bytes of all values.
     pub fn bytes(&self) -> usize {
         let tensors =

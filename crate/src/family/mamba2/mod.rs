@@ -4,9 +4,11 @@ mod config;
 mod resolve;
 
 use super::{Matrices, Tensors};
+use crate::kernel::norm::add;
 use crate::layer::linear::{Linear, Weight};
 use crate::layer::mamba2::{Mamba2 as Mixer, Parts, Recurrence};
 use crate::layer::norm::RmsNorm;
+use crate::layer::op::with_floats;
 use crate::layer::rotation::Rotation;
 use crate::layer::state::State;
 use candle_core::{DType, Device, Result, Tensor};
@@ -101,21 +103,6 @@ impl Mamba2 {
         }
     }
 
-    /// The residual stream [B, T, hidden] through some blocks; see [`super::Network::through`].
-    pub fn through(
-        &self,
-        mut x: Tensor,
-        blocks: Range<usize>,
-        mut state: Option<&mut State>,
-    ) -> Result<Tensor> {
-        for i in blocks {
-            let layer = state.as_deref_mut().map(|state| &mut state.layers[i]);
-            let Block { norm, mixer } = &self.blocks[i];
-            x = (mixer.forward(&norm.forward(&x)?, layer)? + x)?;
-        }
-        Ok(x)
-    }
-
     /// The residual stream after the last block → [B, T, hidden] after the last norm.
     pub fn close(&self, x: &Tensor) -> Result<Tensor> {
         match &self.rotation {
@@ -124,11 +111,52 @@ impl Mamba2 {
         }
     }
 
+    /// The residual stream [B, T, hidden] through some blocks; see [`super::Network::through`].
+    pub fn through(&self, mut x: Tensor, blocks: Range<usize>, state: Option<&mut State>) -> Result<Tensor> {
+        let tracked = x.track_op() || self.norm.tracked() || self.head.tracked();
+        match state {
+            Some(state) if x.device().is_cpu() && !tracked => self.apply(&x, blocks, state),
+            None if x.device().is_cpu() && !tracked => {
+                self.apply(&x, blocks, &mut self.zero_state(x.dim(0)?, x.device())?)
+            }
+            mut state => {
+                for i in blocks {
+                    let layer = state.as_deref_mut().map(|state| &mut state.layers[i]);
+                    let Block { norm, mixer } = &self.blocks[i];
+                    x = (mixer.forward(&norm.forward(&x)?, layer)? + x)?;
+                }
+                Ok(x)
+            }
+        }
+    }
+
+    /// [`Self::through`] by the kernels on a CPU: the same steps in buffers of the state.
+    fn apply(&self, x: &Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
+        let (batch, time, hidden) = x.dims3()?;
+        let State { layers, room, .. } = state;
+        let mut stream = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
+        let (mut u, mut y) = (room.take(batch * time * hidden), room.take(batch * time * hidden));
+        for i in blocks.clone() {
+            let Block { norm, mixer } = &self.blocks[i];
+            match i == blocks.start {
+                true => norm.apply(&stream, &mut u)?,
+                false => norm.apply_after(&y, &mut stream, &mut u)?,
+            }
+            mixer.apply(&u, (batch, time), &mut layers[i], &mut y, room)?;
+        }
+        if !blocks.is_empty() {
+            add(&y, &mut stream);
+        }
+        room.give(u);
+        room.give(y);
+        Tensor::from_vec(stream, (batch, time, hidden), x.device())
+    }
+
     /// A state before the first token.
     pub fn zero_state(&self, batch: usize, device: &Device) -> Result<State> {
         let layers =
             self.blocks.iter().map(|block| block.mixer.zero_state(batch, device)).collect::<Result<_>>()?;
-        Ok(State { layers, position: 0 })
+        Ok(State::new(layers, 0))
     }
 
     /// Sets the bits of the recurrence of every block; see [`super::Network::set_recurrence`].

@@ -1,10 +1,11 @@
 //! The sums of a packed product on AMX: an instruction adds the products of 16 rows of activations, a panel, and 64
 //! columns. Its intrinsics are not stable; the instructions are.
 
-use super::columns::DEPTH;
-use super::configured::Configured;
-use super::product::{Out, Rows};
+use super::columns::{Columns, DEPTH};
+use super::product::Out;
 use super::{Line, PANEL, Packed};
+use crate::kernel::amx::{self, Config};
+use crate::kernel::integer::{Integers, total};
 use rayon::prelude::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -16,42 +17,49 @@ pub(super) const TILE: usize = 16;
 type Sums = [[[Line; TILE]; 2]; 2];
 
 /// Activations as tiles of 16 rows and one piece of columns.
-pub(super) struct Tiles {
+pub(super) struct Tiles<'a> {
     /// \[m / 16\]\[groups · pieces\]\[16\], zeros in the rows behind the last.
     lines: Vec<Line>,
     /// Lines of 16 rows.
     row: usize,
+    /// \[m / 16\]\[groups\]\[16\]: sums of the groups of rows, and those times the offset of the stored integers.
+    sums: Vec<[[i32; TILE]; 2]>,
+    /// `[m]`.
+    scales: &'a [f32],
 }
 
-impl Tiles {
-    pub fn new(x: &Rows<'_>) -> Self {
-        let (depth, m) = (x.columns.depth, x.scales.len());
-        let (count, row) = (m.div_ceil(TILE), x.padded / depth * TILE);
+impl<'a> Tiles<'a> {
+    pub fn new(x: &'a Integers, w: &Packed) -> Self {
+        let Columns { depth, groups, .. } = w.columns;
+        let m = x.scales.len();
+        let (count, row) = (m.div_ceil(TILE), w.columns.padded() / depth * TILE);
         let mut lines = vec![Line([0; DEPTH]); count * row];
-        lines.par_chunks_mut(row).enumerate().with_min_len(4).for_each(|(tile, lines)| {
+        let mut sums = vec![[[0; TILE]; 2]; count * groups];
+        let tiles = lines.par_chunks_mut(row).zip(sums.par_chunks_mut(groups)).enumerate();
+        tiles.with_min_len(4).for_each(|(tile, (lines, sums))| {
             for i in 0..TILE.min(m - tile * TILE) {
-                let codes = &x.codes[(tile * TILE + i) * x.padded..][..x.padded];
-                for (piece, codes) in codes.chunks_exact(depth).enumerate() {
-                    for (to, code) in lines[piece * TILE + i].0.iter_mut().zip(codes) {
-                        *to = *code as u8;
+                let codes = &x.codes[(tile * TILE + i) * x.k..][..x.k];
+                for (g, sums) in sums.iter_mut().enumerate() {
+                    let codes = &codes[w.columns.of(g)];
+                    let sum = total(codes);
+                    (sums[0][i], sums[1][i]) = (sum, sum.wrapping_mul(w.offset));
+                    let pieces =
+                        codes.chunks(depth).zip(lines[g * w.columns.pieces * TILE..].chunks_mut(TILE));
+                    for (codes, lines) in pieces {
+                        for (to, code) in lines[i].0.iter_mut().zip(codes) {
+                            *to = *code as u8;
+                        }
                     }
                 }
             }
         });
-        Self { lines, row }
+        Self { lines, row, sums, scales: &x.scales }
     }
 }
 
 /// These rows of activations, from the first of a tile on, with these panels.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn product(
-    w: &Packed,
-    x: &Rows<'_>,
-    tiles: &Tiles,
-    rows: Range<usize>,
-    panels: Range<usize>,
-    out: Out<'_>,
-) {
+pub(super) fn product(w: &Packed, tiles: &Tiles<'_>, rows: Range<usize>, panels: Range<usize>, out: Out<'_>) {
     let columns = w.columns;
     let stored = w.lines.len() / w.panels();
     let part = &w.lines[panels.start * stored..panels.end * stored];
@@ -66,14 +74,14 @@ pub(super) fn product(
     let (tile_lines, group_lines) = (columns.pieces * TILE, columns.span() / 4);
     let mut task = Task {
         w,
-        x,
+        x: tiles,
         out,
         end: rows.end,
         panels: panels.clone(),
         sums: [[[Line([0; 64]); TILE]; 2]; 2],
         totals: [[[[0.0; PANEL]; TILE]; 2]; 2],
     };
-    let _configured = Configured::for_depth(columns.depth);
+    let _tiles = amx::Tiles::load(&Config::for_depth(columns.depth));
     let mut before = None;
     // The activations of two tiles stay in the first cache, the weights of the task in the second.
     let end = rows.end.div_ceil(TILE);
@@ -116,7 +124,7 @@ fn unpack(lines: &[Line]) -> Vec<Line> {
 /// The floating-point end of the panels of a task.
 struct Task<'a> {
     w: &'a Packed,
-    x: &'a Rows<'a>,
+    x: &'a Tiles<'a>,
     out: Out<'a>,
     /// One past the last row.
     end: usize,
@@ -153,10 +161,11 @@ impl Task<'_> {
         g: usize,
     ) {
         let (w, x, count) = (self.w, self.x, TILE.min(self.end - first));
-        let (at, row) = (panel * w.columns.groups + g, g * x.scales.len() + first);
+        let at = panel * w.columns.groups + g;
         let (scale, zero) = (vector(&w.scales[at]), w.zeros.get(at).map(|zeros| vector(zeros)));
-        let (sums, moved) = (&x.sums[row..][..count], &x.moved[row..][..count]);
-        let totals = self.totals[t][p].iter_mut().zip(&self.sums[t][p]).zip(moved.iter().zip(sums));
+        let [sums, moved] = &x.sums[first / TILE * w.columns.groups + g];
+        let totals =
+            self.totals[t][p].iter_mut().zip(&self.sums[t][p]).zip(moved.iter().zip(sums)).take(count);
         for (i, ((total, stored), (moved, sum))) in totals.enumerate() {
             // SAFETY: a line has 16 integers.
             let stored = unsafe { _mm512_load_si512(stored.0.as_ptr().cast()) };
@@ -166,11 +175,14 @@ impl Task<'_> {
             }
             let before = if FIRST { _mm512_setzero_ps() } else { vector(total) };
             let sum = _mm512_add_ps(before, _mm512_mul_ps(dot, scale));
-            // SAFETY: 16 numbers; the panels of a task are its own.
+            // SAFETY: 16 numbers; the panels of a task are its own, and the mask ends with its columns.
             unsafe {
-                _mm512_storeu_ps(total.as_mut_ptr(), sum);
                 if LAST {
-                    self.out.put(first + i, panel, total, x.scales[first + i]);
+                    let y = self.out.place(first + i, panel);
+                    let scaled = _mm512_mul_ps(sum, _mm512_set1_ps(x.scales[first + i]));
+                    _mm512_mask_storeu_ps(y.as_mut_ptr(), ((1u32 << y.len()) - 1) as u16, scaled);
+                } else {
+                    _mm512_storeu_ps(total.as_mut_ptr(), sum);
                 }
             }
         }

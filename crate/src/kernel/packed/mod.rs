@@ -7,7 +7,6 @@
 //! | [`path`] | which instructions there are |
 //! | [`product`] | y = x Wᵀ for integer activations on all of them, and its floating-point end |
 //! | `portable`, `avx2`, `vnni`, `amx` | the sums of one path |
-//! | `configured` | the shapes of AMX's tiles, and those of others |
 //! | [`float`] | y = x Wᵀ for few rows of f32 activations |
 //!
 //! Sixteen rows make a panel. A panel is a sequence of lines of 64 bytes: four columns of its first row, four of its
@@ -21,8 +20,6 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod columns;
-#[cfg(target_arch = "x86_64")]
-mod configured;
 #[cfg(target_arch = "x86_64")]
 pub mod float;
 pub mod path;

@@ -46,19 +46,9 @@ fn vectors() -> Path {
     if level() >= Level::Avx2 { Path::Avx2 } else { Path::Portable }
 }
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn tiles() -> bool {
-    const ASK_PERMISSION: libc::c_long = 0x1023;
-    const TILE_DATA: libc::c_long = 18;
-    let (most, features) = (std::arch::x86_64::__cpuid(0).eax, std::arch::x86_64::__cpuid_count(7, 0).edx);
-    let (tile, int8) = (features >> 24 & 1, features >> 25 & 1);
-    // SAFETY: the call grants this process a feature or changes nothing.
-    most >= 7
-        && tile & int8 == 1
-        && unsafe { libc::syscall(libc::SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) } == 0
-}
-
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-fn tiles() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return crate::kernel::amx::has_int8();
+    #[cfg(not(target_arch = "x86_64"))]
     false
 }

@@ -31,18 +31,19 @@ pub fn forward(x: &Integers, w: &Packed, y: &mut [f32]) {
 fn forward_on(path: Path, x: &Integers, w: &Packed, y: &mut [f32]) {
     let (m, n) = (x.scales.len(), w.rows);
     assert!(x.k == w.columns.count && x.codes.len() == m * x.k && y.len() == m * n);
-    let x = Rows::new(x, w);
     let out = Out { y: Scatter::new(y), n };
+    #[cfg(target_arch = "x86_64")]
+    if path == Path::Amx && m >= TILED {
+        let tiles = amx::Tiles::new(x, w);
+        // SAFETY: the path says that the processor has the instructions, and that the system has permitted tiles.
+        return tasks(m, w, |rows, panels| unsafe { amx::product(w, &tiles, rows, panels, out) });
+    }
+    let x = Rows::new(x, w);
     #[cfg(target_arch = "x86_64")]
     match path {
         Path::Portable => {}
         // SAFETY: the path says that the processor has the instructions.
         Path::Avx2 => return tasks(m, w, |rows, panels| unsafe { avx2::product(w, &x, rows, panels, out) }),
-        Path::Amx if m >= TILED => {
-            let tiles = amx::Tiles::new(&x);
-            // SAFETY: as above, and the system has permitted tiles.
-            return tasks(m, w, |rows, panels| unsafe { amx::product(w, &x, &tiles, rows, panels, out) });
-        }
         // SAFETY: as above.
         Path::Vnni | Path::Amx => {
             return tasks(m, w, |rows, panels| unsafe { vnni::product(w, &x, rows, panels, out) });
@@ -127,24 +128,33 @@ pub(super) struct Out<'a> {
     n: usize,
 }
 
-impl Out<'_> {
+impl<'a> Out<'a> {
+    /// The places of row `i` of a panel.
+    ///
+    /// # Safety
+    /// The panel belongs to the calling task alone.
+    #[inline(always)]
+    pub unsafe fn place(self, i: usize, panel: usize) -> &'a mut [f32] {
+        let first = panel * PANEL;
+        // SAFETY: the task owns these columns.
+        unsafe { self.y.slice(i * self.n + first, PANEL.min(self.n - first)) }
+    }
+
     /// Writes row `i` of a panel's sums, times the scale of the activations.
     ///
     /// # Safety
     /// The panel belongs to the calling task alone.
     #[inline(always)]
     pub unsafe fn put(self, i: usize, panel: usize, total: &[f32; PANEL], scale: f32) {
-        let first = panel * PANEL;
-        let count = PANEL.min(self.n - first);
-        // SAFETY: the task owns these columns.
-        let y = unsafe { self.y.slice(i * self.n + first, count) };
+        // SAFETY: the caller's promise.
+        let y = unsafe { self.place(i, panel) };
         let mut scaled = [0.0; PANEL];
         for (scaled, total) in scaled.iter_mut().zip(total) {
             *scaled = total * scale;
         }
         match <&mut [f32; PANEL]>::try_from(&mut *y) {
             Ok(y) => *y = scaled,
-            Err(_) => y.copy_from_slice(&scaled[..count]),
+            Err(_) => y.copy_from_slice(&scaled[..y.len()]),
         }
     }
 }

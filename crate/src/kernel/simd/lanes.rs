@@ -18,6 +18,11 @@ pub trait Lanes: Copy {
     fn mul(self, other: Self) -> Self;
     /// Lane-wise quotient.
     fn div(self, other: Self) -> Self;
+    /// Lane-wise 1 / x of positive numbers, to 2⁻²³.
+    #[inline(always)]
+    fn recip(self) -> Self {
+        Self::splat(1.0).div(self)
+    }
     /// `self * b + c`.
     fn fma(self, b: Self, c: Self) -> Self;
     /// `a * b + c`, rounded as a lane of [`fma`](Self::fma) is.
@@ -101,7 +106,7 @@ pub trait Lanes: Copy {
     #[inline(always)]
     fn sigmoid(self) -> Self {
         let one = Self::splat(1.0);
-        one.div(one.add(Self::splat(0.0).sub(self).exp()))
+        one.add(Self::splat(0.0).sub(self).exp()).recip()
     }
 }
 

@@ -3,25 +3,40 @@
 use super::super::op::{floats, gradients, with_floats};
 use super::{Core, LayerState, Parts, Recurrence, Sizes};
 use crate::kernel::{conv, norm, round, scan, scan_grad, softplus};
+use crate::layer::room::Room;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Mutex;
 
 impl Core {
     /// From a zero state, with gradients.
-    pub(super) fn fused(&self, zxbcdt: &Tensor) -> Result<Tensor> {
-        zxbcdt.apply_op2(&self.packed, Fused { sizes: self.sizes, saved: Mutex::new(None) })
+    pub(super) fn fused(&self, zxbcdt: &Tensor, fine: bool) -> Result<Tensor> {
+        zxbcdt.apply_op2(&self.packed, Fused { sizes: self.sizes, fine, saved: Mutex::new(None) })
     }
 
-    /// From `state`, which is changed in place.
-    pub(super) fn advance(&self, zxbcdt: &Tensor, state: &mut LayerState) -> Result<Tensor> {
-        let (s, r, (batch, time, _)) = (self.sizes, self.recurrence, zxbcdt.dims3()?);
+    /// From `state`, which is changed in place: zxbcdt [B, T, R] → y [B, T, I], overwritten.
+    pub(super) fn apply(
+        &self,
+        zxbcdt: &[f32],
+        (batch, time): (usize, usize),
+        state: &mut LayerState,
+        fine: bool,
+        y: &mut [f32],
+        room: &mut Room,
+    ) -> Result<()> {
+        let (s, r) = (self.sizes, self.recurrence);
         if r.feedback() {
             state.keep_feedback()?;
         }
-        let y = with_floats([zxbcdt, &self.packed], |[zxbcdt, packed]| {
-            state.update(|conv, h, e| run(s, r, batch, time, zxbcdt, &slices(s, packed), conv, h, e).1)
+        let mut between = Between::new(s, batch * time, |len| room.take(len));
+        with_floats([&self.packed], |[packed]| {
+            let Between { xbc, dt, y: scanned } = &mut between;
+            let between = Between { xbc: &mut **xbc, dt: &mut **dt, y: &mut **scanned };
+            let parts = slices(s, packed);
+            state
+                .update(|conv, h, e| run(s, r, fine, (batch, time), zxbcdt, &parts, (conv, h, e), between, y))
         })??;
-        Tensor::from_vec(y, (batch, time, s.inner()), zxbcdt.device())
+        [between.xbc, between.dt, between.y].into_iter().for_each(|buffer| room.give(buffer));
+        Ok(())
     }
 }
 
@@ -57,52 +72,59 @@ fn rates(a_log: &[f32]) -> Vec<f32> {
     a_log.iter().map(|a| -a.exp()).collect()
 }
 
-/// What the backward pass needs of the forward pass.
-struct Saved {
+/// What the steps hand on, and what the backward pass needs of them.
+struct Between<T> {
     /// After conv and SiLU, [B, T, C].
-    xbc: Vec<f32>,
+    xbc: T,
     /// Δ, [B, T, H].
-    dt: Vec<f32>,
+    dt: T,
     /// Before the gated norm, [B, T, I].
-    y: Vec<f32>,
+    y: T,
 }
 
-/// The fused forward pass: everything saved, and the output [B, T, I]. `error` is the feedback of a quantized state.
+impl<T> Between<T> {
+    /// Buffers for so many tokens from something that gives buffers.
+    fn new(s: Sizes, tokens: usize, mut buffer: impl FnMut(usize) -> T) -> Self {
+        Self {
+            xbc: buffer(tokens * s.channels()),
+            dt: buffer(tokens * s.heads),
+            y: buffer(tokens * s.inner()),
+        }
+    }
+}
+
+/// The fused forward pass into `out` [B, T, I], from a state of convolution, recurrence, and error of a quantized one.
 fn run(
     s: Sizes,
     recurrence: Recurrence,
-    batch: usize,
-    time: usize,
+    fine: bool,
+    (batch, time): (usize, usize),
     zxbcdt: &[f32],
     p: &Parts<&[f32]>,
-    conv: &mut [f32],
-    h: &mut [f32],
-    error: Option<&mut [f32]>,
-) -> (Saved, Vec<f32>) {
-    let (rows, inner, channels) = (s.rows(), s.inner(), s.channels());
-    let mut xbc = vec![0.0; batch * time * channels];
-    conv::conv_silu(s.conv(batch, time), &zxbcdt[inner..], p.conv_weight, p.conv_bias, conv, &mut xbc);
-    recurrence.round_inputs(s, &mut xbc);
-    let mut dt = vec![0.0; batch * time * s.heads];
-    softplus::step_sizes(zxbcdt, rows, p.dt_bias, s.dt_limit, &mut dt);
-    let mut y = vec![0.0; batch * time * inner];
+    (conv, h, error): (&mut [f32], &mut [f32], Option<&mut [f32]>),
+    Between { xbc, dt, y }: Between<&mut [f32]>,
+    out: &mut [f32],
+) {
+    let (rows, inner) = (s.rows(), s.inner());
+    conv::conv_silu(s.conv(batch, time), &zxbcdt[inner..], p.conv_weight, p.conv_bias, conv, xbc);
+    recurrence.round_inputs(s, xbc);
+    softplus::step_sizes(zxbcdt, rows, p.dt_bias, s.dt_limit, dt);
     let (shape, rates) = (s.scan(batch, time), rates(p.a_log));
     match recurrence.state {
-        None => scan::scan(shape, &xbc, &dt, &rates, p.d, h, &mut y),
+        None => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
         Some(state) => {
             let error = error.filter(|_| state.feedback);
-            round::recurrent_rounded(shape, &xbc, &dt, &rates, p.d, h, &mut y, state.bits, error);
+            round::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, error);
         }
     }
-    let mut out = vec![0.0; batch * time * inner];
-    norm::gated_rms_norm(&y, zxbcdt, rows, p.norm, inner / s.groups, s.eps, &mut out);
-    (Saved { xbc, dt, y }, out)
+    norm::gated_rms_norm(y, zxbcdt, rows, p.norm, inner / s.groups, s.eps, out);
 }
 
 /// [`Core`] from a zero state, with gradients.
 struct Fused {
     sizes: Sizes,
-    saved: Mutex<Option<Saved>>,
+    fine: bool,
+    saved: Mutex<Option<Between<Vec<f32>>>>,
 }
 
 impl CustomOp2 for Fused {
@@ -122,7 +144,10 @@ impl CustomOp2 for Fused {
         let mut conv = vec![0.0; batch * s.channels() * s.conv_width];
         let mut h = vec![0.0; batch * s.inner() * s.state];
         let exact = Recurrence::default();
-        let (saved, y) = run(s, exact, batch, time, floats(s1, l1)?, &parts, &mut conv, &mut h, None);
+        let mut saved = Between::new(s, batch * time, |len| vec![0.0; len]);
+        let between = Between { xbc: &mut *saved.xbc, dt: &mut *saved.dt, y: &mut *saved.y };
+        let (state, mut y) = ((&mut *conv, &mut *h, None), vec![0.0; batch * time * s.inner()]);
+        run(s, exact, self.fine, (batch, time), floats(s1, l1)?, &parts, state, between, &mut y);
         *self.saved.lock().map_err(|_| candle_core::Error::Msg("a forward pass panicked".into()))? =
             Some(saved);
         Ok((CpuStorage::F32(y), (batch, time, s.inner()).into()))
@@ -154,14 +179,14 @@ impl Fused {
         (batch, time, rows): (usize, usize, usize),
         zxbcdt: &[f32],
         p: &Parts<&[f32]>,
-        saved: Saved,
+        saved: Between<Vec<f32>>,
         dout: &[f32],
         dzxbcdt: &mut [f32],
         dp: Parts<&mut [f32]>,
     ) {
         let s = self.sizes;
         let (inner, channels, heads) = (s.inner(), s.channels(), s.heads);
-        let Saved { xbc, dt, y } = saved;
+        let Between { xbc, dt, y } = saved;
         let mut dy = vec![0.0; y.len()];
         let group = inner / s.groups;
         norm::gated_rms_norm_grad(&y, zxbcdt, rows, p.norm, group, s.eps, dout, &mut dy, dzxbcdt, dp.norm);

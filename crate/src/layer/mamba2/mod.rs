@@ -18,9 +18,11 @@ mod precision;
 #[cfg(test)]
 mod tests;
 
-use super::linear::Linear;
+use super::linear::{Linear, Weight};
+use super::op::with_floats;
+use super::room::Room;
 use super::state::LayerState;
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 pub use precision::{Recurrence, StateBits};
 
 /// One mixer.
@@ -43,8 +45,33 @@ impl Mamba2 {
     /// zero and nothing is kept: the form for training and for scoring whole windows.
     pub fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
         let zxbcdt = self.in_proj.forward(u)?; // [B, T, R]
-        let y = self.core.forward(&zxbcdt, state)?; // [B, T, I]
+        let y = self.core.forward(&zxbcdt, state, self.fine())?; // [B, T, I]
         self.out_proj.forward(&y)
+    }
+
+    /// The same by the kernels on a CPU: u [B, T, hidden], `out` [B, T, hidden], overwritten.
+    pub(crate) fn apply(
+        &self,
+        u: &[f32],
+        (batch, time): (usize, usize),
+        state: &mut LayerState,
+        out: &mut [f32],
+        room: &mut Room,
+    ) -> Result<()> {
+        let sizes = self.core.sizes;
+        let mut zxbcdt = room.take(batch * time * sizes.rows());
+        self.in_proj.apply(u, &mut zxbcdt, room)?;
+        let mut y = room.take(batch * time * sizes.inner());
+        self.core.apply(&zxbcdt, (batch, time), state, self.fine(), &mut y, room)?;
+        self.out_proj.apply(&y, out, room)?;
+        room.give(zxbcdt);
+        room.give(y);
+        Ok(())
+    }
+
+    /// Products of the scan are as exact as those with the weights.
+    fn fine(&self) -> bool {
+        matches!(&self.in_proj.weight, Weight::Dense(weight) if weight.dtype() == DType::F32)
     }
 
     /// A state of zeros for `batch` sequences.
@@ -69,7 +96,8 @@ impl Core {
         Ok(Self { sizes, packed, recurrence: Recurrence::default() })
     }
 
-    pub fn forward(&self, zxbcdt: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
+    /// `fine`: see [`scan`](crate::kernel::scan::scan).
+    pub fn forward(&self, zxbcdt: &Tensor, state: Option<&mut LayerState>, fine: bool) -> Result<Tensor> {
         let cpu = zxbcdt.device().is_cpu();
         let tracked = zxbcdt.track_op() || self.packed.track_op();
         if self.rounds() {
@@ -77,13 +105,13 @@ impl Core {
                 _ if !cpu || tracked => {
                     bail!("a quantized recurrence has no gradients and runs on a CPU only")
                 }
-                Some(state) => self.advance(zxbcdt, state),
-                None => self.advance(zxbcdt, &mut self.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?),
+                Some(state) => self.advance(zxbcdt, state, fine),
+                None => self.advance(zxbcdt, &mut self.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?, fine),
             };
         }
         match state {
-            None if cpu => self.fused(zxbcdt),
-            Some(state) if cpu && !tracked => self.advance(zxbcdt, state),
+            None if cpu => self.fused(zxbcdt, fine),
+            Some(state) if cpu && !tracked => self.advance(zxbcdt, state, fine),
             Some(state) => {
                 let (y, next) = self.definition(zxbcdt, state)?;
                 *state = next;
@@ -94,6 +122,15 @@ impl Core {
                 Ok(self.definition(zxbcdt, &zero)?.0)
             }
         }
+    }
+
+    fn advance(&self, zxbcdt: &Tensor, state: &mut LayerState, fine: bool) -> Result<Tensor> {
+        let (batch, time, _) = zxbcdt.dims3()?;
+        let mut y = vec![0.0; batch * time * self.sizes.inner()];
+        with_floats([zxbcdt], |[zxbcdt]| {
+            self.apply(zxbcdt, (batch, time), state, fine, &mut y, &mut Room::default())
+        })??;
+        Tensor::from_vec(y, (batch, time, self.sizes.inner()), zxbcdt.device())
     }
 
     fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {

@@ -136,9 +136,9 @@ mod tests {
     fn eight_bits_are_close_and_two_are_far() {
         for (s, batch, time) in cases() {
             let x = noise(&[batch, time, s.rows()], 21, 1.0);
-            let exact = core(s, Recurrence::default()).forward(&x, None).unwrap();
+            let exact = core(s, Recurrence::default()).forward(&x, None, true).unwrap();
             let error = |recurrence| {
-                let y = core(s, recurrence).forward(&x, None).unwrap();
+                let y = core(s, recurrence).forward(&x, None, true).unwrap();
                 size(&(y - &exact).unwrap()) / size(&exact)
             };
             for (eight, two) in switches(8).into_iter().zip(switches(2)) {
@@ -157,8 +157,8 @@ mod tests {
             let core = core(s, recurrence);
             let x = noise(&[batch, time, s.rows()], 22, 1.0);
             let mut end = core.zero_state(batch, CPU).unwrap();
-            let whole = core.forward(&x, Some(&mut end)).unwrap();
-            assert_eq!(far(&core.forward(&x, None).unwrap(), &whole), 0.0);
+            let whole = core.forward(&x, Some(&mut end), true).unwrap();
+            assert_eq!(far(&core.forward(&x, None, true).unwrap(), &whole), 0.0);
             for (joined, state) in in_pieces(&core, &x) {
                 assert_eq!(far(&joined, &whole), 0.0, "{s:?} {recurrence:?}");
                 assert_eq!(far(&state.recurrent, &end.recurrent), 0.0);
@@ -190,7 +190,7 @@ mod tests {
         let quiet = super::super::Parts { conv_bias: noise(&[s.channels()], 2, 0.0), ..parts(s) };
         let core = Core { recurrence: switches(8)[4], ..Core::new(s, &quiet).unwrap() };
         let mut state = core.zero_state(batch, CPU).unwrap();
-        assert_eq!(size(&core.forward(&silent, Some(&mut state)).unwrap()), 0.0);
+        assert_eq!(size(&core.forward(&silent, Some(&mut state), true).unwrap()), 0.0);
         assert_eq!(size(&state.recurrent) + size(state.feedback.as_ref().unwrap()), 0.0);
     }
 
@@ -198,17 +198,17 @@ mod tests {
     fn feedback_is_a_tensor_of_the_state_where_it_is_on() {
         let (s, batch, time) = cases()[0];
         let x = noise(&[batch, time, s.rows()], 24, 1.0);
-        let bytes = |layer: &LayerState| State { layers: vec![layer.clone()], position: 0 }.bytes();
+        let bytes = |layer: &LayerState| State::new(vec![layer.clone()], 0).bytes();
         let (with, without) = (core(s, state(8, true)), core(s, state(8, false)));
         let (mut fed, mut plain) =
             (with.zero_state(batch, CPU).unwrap(), without.zero_state(batch, CPU).unwrap());
         assert_eq!(bytes(&fed) - bytes(&plain), 4 * plain.recurrent.elem_count());
         let copy = fed.clone();
-        with.forward(&x, Some(&mut fed)).unwrap();
+        with.forward(&x, Some(&mut fed), true).unwrap();
         assert!(size(fed.feedback.as_ref().unwrap()) > 0.0 && size(copy.feedback.as_ref().unwrap()) == 0.0);
         // A state that was made without serves too, from no error on.
-        let y = with.forward(&x, Some(&mut plain)).unwrap();
-        assert_eq!(far(&y, &with.forward(&x, None).unwrap()), 0.0);
+        let y = with.forward(&x, Some(&mut plain), true).unwrap();
+        assert_eq!(far(&y, &with.forward(&x, None, true).unwrap()), 0.0);
         assert!(plain.feedback.is_some());
     }
 
@@ -224,7 +224,7 @@ mod tests {
         }
         let (s, batch, time) = cases()[0];
         let x = Var::from_tensor(&noise(&[batch, time, s.rows()], 25, 1.0)).unwrap();
-        let error = core(s, state(8, false)).forward(&x, None).unwrap_err().to_string();
+        let error = core(s, state(8, false)).forward(&x, None, true).unwrap_err().to_string();
         assert!(error.contains("no gradients"), "{error}");
     }
 }

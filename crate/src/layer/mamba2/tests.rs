@@ -53,11 +53,11 @@ fn fused_is_the_definition() {
         let x = noise(&[batch, time, s.rows()], 7, 1.0);
         let (expected, end) = core.definition(&x, &s.zero_state(batch, &Device::Cpu).unwrap()).unwrap();
         let mut state = s.zero_state(batch, &Device::Cpu).unwrap();
-        let y = core.forward(&x, Some(&mut state)).unwrap();
+        let y = core.forward(&x, Some(&mut state), true).unwrap();
         assert!(far(&y, &expected) < 2e-5, "{s:?} {time}: {}", far(&y, &expected));
         assert!(far(&state.recurrent, &end.recurrent) < 2e-5);
         assert_eq!(far(&state.conv, &end.conv), 0.0);
-        assert!(far(&core.forward(&x, None).unwrap(), &expected) < 2e-5);
+        assert!(far(&core.forward(&x, None, true).unwrap(), &expected) < 2e-5);
     }
 }
 
@@ -70,7 +70,7 @@ pub(super) fn in_pieces(core: &Core, x: &Tensor) -> Vec<(Tensor, LayerState)> {
         let (mut first, mut pieces) = (0, vec![]);
         for cut in cuts.into_iter().filter(|cut| *cut < time).chain([time]) {
             let piece = x.narrow(1, first, cut - first).unwrap().contiguous().unwrap();
-            pieces.push(core.forward(&piece, Some(&mut state)).unwrap());
+            pieces.push(core.forward(&piece, Some(&mut state), true).unwrap());
             first = cut;
         }
         (Tensor::cat(&pieces, 1).unwrap(), state)
@@ -83,7 +83,7 @@ fn any_split_and_single_steps_continue_the_sequence() {
     for (s, batch, time) in cases() {
         let core = Core::new(s, &parts(s)).unwrap();
         let x = noise(&[batch, time, s.rows()], 8, 1.0);
-        let whole = core.forward(&x, None).unwrap();
+        let whole = core.forward(&x, None, true).unwrap();
         for (joined, _) in in_pieces(&core, &x) {
             assert!(far(&joined, &whole) < 1e-5, "{s:?}: {}", far(&joined, &whole));
         }
@@ -102,7 +102,7 @@ fn fused_gradients_are_the_definitions() {
         let x = Var::from_tensor(&noise(&[batch, time, s.rows()], 9, 1.0)).unwrap();
         let pull = noise(&[batch, time, s.inner()], 10, 1.0);
         let grads = |y: &Tensor| (y * &pull).unwrap().sum_all().unwrap().backward().unwrap();
-        let fused = grads(&core.forward(&x, None).unwrap());
+        let fused = grads(&core.forward(&x, None, true).unwrap());
         let defined = grads(&core.definition(&x, &s.zero_state(batch, &Device::Cpu).unwrap()).unwrap().0);
         for (name, var) in ["conv_weight", "conv_bias", "dt_bias", "a_log", "d", "norm"]
             .into_iter()

@@ -1,166 +1,12 @@
-//! The linear recurrence of Mamba2 (SSD): h_t = e^{Δ_t A} h_{t−1} + (Δ_t x_t) ⊗ B_t, y_t = h_t C_t + D x_t.
-//!
-//! [`recurrent`] is the definition, token by token. [`chunked`] computes the same as matrix products within chunks
-//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6). With a = cumulative sum of ΔA in the
-//! chunk, u = Δx and L[t, s] = e^{a_t − a_s} for s ≤ t:
-//!
-//! - inside the chunk  Y = ((C Bᵀ) ∘ L) u,
-//! - from before it    Y += e^{a_t} C_t h,
-//! - state after it    h ← e^{a_Q} h + Σ_t e^{a_Q − a_t} B_t ⊗ u_t.
-//!
-//! | letter | meaning |
-//! |---|---|
-//! | T, H, P | tokens, heads, values per head |
-//! | G, N | groups that share B and C, state size |
+//! The scan as matrix products over chunks, on vectors.
 
-use super::Scatter;
-use super::simd::{Lanes, dispatch};
-use super::tile::{View, matmul_add, transpose};
+use super::{CHUNK, Shape};
+use crate::kernel::Scatter;
+use crate::kernel::simd::{Lanes, dispatch};
+use crate::kernel::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;
 
-/// Tokens of a chunk. 64 keeps a head's operands in the first two cache levels.
-pub const CHUNK: usize = 64;
-/// Up to this many tokens the recurrence itself is cheaper than a padded chunk.
-const FEW_TOKENS: usize = 8;
-
-/// The sizes of one scan.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Sequences.
-    pub batch: usize,
-    /// Tokens T of each sequence.
-    pub time: usize,
-    /// Heads H.
-    pub heads: usize,
-    /// Values per head P.
-    pub head_dim: usize,
-    /// Groups G; head h uses group ⌊h / (H/G)⌋.
-    pub groups: usize,
-    /// State size N.
-    pub state: usize,
-}
-
-impl Shape {
-    /// Values of a row of `xbc`: x [H, P], then B [G, N], then C [G, N].
-    pub fn row(&self) -> usize {
-        self.heads * self.head_dim + 2 * self.groups * self.state
-    }
-
-    pub(super) fn x_at(&self, head: usize) -> usize {
-        head * self.head_dim
-    }
-
-    pub(super) fn b_at(&self, group: usize) -> usize {
-        self.heads * self.head_dim + group * self.state
-    }
-
-    pub(super) fn c_at(&self, group: usize) -> usize {
-        self.b_at(group) + self.groups * self.state
-    }
-
-    pub(super) fn group_of(&self, head: usize) -> usize {
-        head / (self.heads / self.groups)
-    }
-}
-
-/// Scans `xbc` [B, T, row] with steps `dt` [B, T, H] (Δ, already positive), rates `a` `[H]` (A < 0) and skips `d` `[H]`.
-///
-/// `h` [B, H, P, N] is the state before the first token and, on return, after the last; `y` is [B, T, H, P].
-/// Chooses the faster of [`recurrent`] and [`chunked`], which agree to rounding.
-pub fn scan(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
-    if shape.time <= FEW_TOKENS {
-        recurrent(shape, xbc, dt, a, d, h, y);
-    } else {
-        chunked(shape, xbc, dt, a, d, h, y);
-    }
-}
-
-/// The recurrence, one token after the other. Arguments as in [`scan`].
-pub fn recurrent(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
-    each_token(shape, xbc, dt, a, d, h, y, |_, _| {});
-}
-
-/// [`recurrent`], where `after` each token gets the number of (sequence, head) and its state [P, N].
-pub(super) fn each_token(
-    shape: Shape,
-    xbc: &[f32],
-    dt: &[f32],
-    a: &[f32],
-    d: &[f32],
-    h: &mut [f32],
-    y: &mut [f32],
-    after: impl Fn(usize, &mut [f32]) + Sync,
-) {
-    let Shape { time, heads, head_dim, state, .. } = shape;
-    let out = Scatter::new(y);
-    let size = head_dim * state;
-    let head_work = |(index, h): (usize, &mut [f32])| {
-        let (b, head) = (index / heads, index % heads);
-        let group = shape.group_of(head);
-        for t in 0..time {
-            let row = &xbc[(b * time + t) * shape.row()..][..shape.row()];
-            let dt = dt[(b * time + t) * heads + head];
-            // SAFETY: every (b, t, head) has its own P values.
-            let y = unsafe { out.slice(((b * time + t) * heads + head) * head_dim, head_dim) };
-            let x = &row[shape.x_at(head)..][..head_dim];
-            step(
-                (dt * a[head]).exp(),
-                dt,
-                d[head],
-                x,
-                &row[shape.b_at(group)..],
-                &row[shape.c_at(group)..],
-                h,
-                y,
-            );
-            after(index, h);
-        }
-    };
-    if h.len() * time < 1 << 16 {
-        h.chunks_mut(size).enumerate().for_each(head_work);
-    } else {
-        h.par_chunks_mut(size).with_min_len(4).enumerate().for_each(head_work);
-    }
-}
-
-dispatch! {
-    /// One token of one head: h [P, N] ← decay · h + (dt · x) ⊗ b, y = h c + d · x.
-    fn step(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [f32], y: &mut [f32]) = step_body;
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn step_body<V: Lanes>(
-    decay: f32,
-    dt: f32,
-    d: f32,
-    x: &[f32],
-    b: &[f32],
-    c: &[f32],
-    h: &mut [f32],
-    y: &mut [f32],
-) {
-    let state = h.len() / x.len();
-    let (b, c) = (&b[..state], &c[..state]);
-    let whole = state / V::N * V::N;
-    let keep = V::splat(decay);
-    for ((h, x), y) in h.chunks_exact_mut(state).zip(x).zip(y) {
-        let (u, mut dots) = (dt * x, V::splat(0.0));
-        for n in (0..whole).step_by(V::N) {
-            let new = keep.fma(V::load(&h[n..]), V::splat(u).mul(V::load(&b[n..])));
-            new.store(&mut h[n..]);
-            dots = new.fma(V::load(&c[n..]), dots);
-        }
-        let mut dot = dots.sum();
-        for n in whole..state {
-            h[n] = decay * h[n] + u * b[n];
-            dot += h[n] * c[n];
-        }
-        *y = dot + d * x;
-    }
-}
-
-/// The scan as matrix products over chunks of [`CHUNK`] tokens. Arguments as in [`scan`].
+/// The scan as matrix products over chunks of [`CHUNK`] tokens. Arguments as in [`scan`](super::scan).
 pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
     let Shape { time, heads, head_dim, state, .. } = shape;
     let scores = scores(shape, xbc);
@@ -219,7 +65,7 @@ pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &
 }
 
 /// Working memory of one head.
-pub(super) struct Room {
+pub(in crate::kernel) struct Room {
     /// u = Δ x, [Q, P].
     pub u: Vec<f32>,
     /// a_t, [Q].
@@ -252,7 +98,7 @@ impl Room {
 
 /// The scalars of one chunk of one head.
 #[derive(Clone, Copy)]
-pub(super) struct Chunk {
+pub(in crate::kernel) struct Chunk {
     /// Tokens, at most [`CHUNK`].
     pub len: usize,
     /// e^{a_Q}: how much of the state survives the chunk.
@@ -304,7 +150,7 @@ fn decays_body<V: Lanes>(end: f32, cumulative: &[f32], from_start: &mut [f32], t
 }
 
 /// C Bᵀ of every chunk, lower triangle: [B, chunks, G, Q, Q]. All heads of a group share it.
-pub(super) fn scores(shape: Shape, xbc: &[f32]) -> Vec<f32> {
+pub(in crate::kernel) fn scores(shape: Shape, xbc: &[f32]) -> Vec<f32> {
     let Shape { batch, time, groups, state, .. } = shape;
     let chunks = time.div_ceil(CHUNK);
     let mut scores = vec![0.0; batch * chunks * groups * CHUNK * CHUNK];
@@ -328,14 +174,20 @@ pub(super) fn scores(shape: Shape, xbc: &[f32]) -> Vec<f32> {
 }
 
 /// The scores of one chunk of one group, [Q, Q].
-pub(super) fn score_block(shape: Shape, scores: &[f32], b: usize, group: usize, first: usize) -> &[f32] {
+pub(in crate::kernel) fn score_block(
+    shape: Shape,
+    scores: &[f32],
+    b: usize,
+    group: usize,
+    first: usize,
+) -> &[f32] {
     let chunks = shape.time.div_ceil(CHUNK);
     let index = (b * chunks + first / CHUNK) * shape.groups + group;
     &scores[index * CHUNK * CHUNK..][..CHUNK * CHUNK]
 }
 
 /// y [len, P] += M u for a lower-triangular M: each band of rows needs only the columns up to its own end.
-pub(super) fn matmul_lower(len: usize, width: usize, mixing: &[f32], u: &[f32], y: &mut [f32]) {
+pub(in crate::kernel) fn matmul_lower(len: usize, width: usize, mixing: &[f32], u: &[f32], y: &mut [f32]) {
     const BAND: usize = 18;
     for first in (0..len).step_by(BAND) {
         let rows = BAND.min(len - first);
@@ -345,7 +197,7 @@ pub(super) fn matmul_lower(len: usize, width: usize, mixing: &[f32], u: &[f32], 
 }
 
 /// h [N, P] ← decay · h + Σ_t (e^{a_Q − a_t} B_t) ⊗ u_t.
-pub(super) fn next_state(
+pub(in crate::kernel) fn next_state(
     shape: Shape,
     chunk: Chunk,
     b: &[f32],
@@ -364,7 +216,7 @@ pub(super) fn next_state(
 
 dispatch! {
     /// `to` [len, width] = `from` (rows `row` apart), row t times `factor[t]`.
-    pub(super) fn scale_rows(len: usize, width: usize, from: &[f32], row: usize, factor: &[f32], to: &mut [f32]) = scale_rows_body;
+    pub(in crate::kernel) fn scale_rows(len: usize, width: usize, from: &[f32], row: usize, factor: &[f32], to: &mut [f32]) = scale_rows_body;
 }
 
 #[inline(always)]
@@ -390,7 +242,7 @@ fn scale_rows_body<V: Lanes>(
 
 dispatch! {
     /// M[t, s] = scores[t, s] · e^{a_t − a_s} for s ≤ t, else 0; rows of all three [Q, Q] are CHUNK apart.
-    pub(super) fn masked(len: usize, scores: &[f32], cumulative: &[f32], mixing: &mut [f32]) = masked_body;
+    pub(in crate::kernel) fn masked(len: usize, scores: &[f32], cumulative: &[f32], mixing: &mut [f32]) = masked_body;
 }
 
 #[inline(always)]

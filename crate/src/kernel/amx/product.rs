@@ -1,0 +1,163 @@
+//! Products of tiles of bf16 terms, summed in f32.
+
+use super::Tiles;
+use super::terms::{ROWS, Tile};
+use std::arch::asm;
+
+/// Sums of 2 × 2 tiles: [left tile, right tile][row of the left][column of the right].
+pub type Sums = [[[f32; ROWS]; ROWS]; 4];
+
+/// Two rows of tiles of the left operand.
+#[derive(Clone, Copy)]
+pub struct Left {
+    /// The first tile of each.
+    start: [*const u8; 2],
+    /// Bytes between the rows of a tile.
+    row: usize,
+    /// Bytes between tiles.
+    step: usize,
+}
+
+impl Left {
+    /// Rows of tiles of terms.
+    pub fn packed<const A: usize>(tiles: [&[[Tile; A]]; 2]) -> Self {
+        Self { start: tiles.map(|tiles| tiles.as_ptr().cast()), row: 64, step: size_of::<[Tile; A]>() }
+    }
+
+    /// 32 rows of bf16 as they are stored, `k` values apart.
+    pub fn stored(w: &[half::bf16], k: usize) -> Self {
+        Self { start: [w.as_ptr().cast(), w[ROWS * k..].as_ptr().cast()], row: 2 * k, step: 64 }
+    }
+}
+
+macro_rules! left {
+    ($term:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a0} + {a_row}*1 + ",
+            $term,
+            "]\n",
+            "tileloadd tmm5, [{a1} + {a_row}*1 + ",
+            $term,
+            "]\n"
+        )
+    };
+}
+macro_rules! right {
+    ($term:literal) => {
+        concat!(
+            "tileloadd tmm6, [{b0} + {b_row}*1 + ",
+            $term,
+            "]\n",
+            "tileloadd tmm7, [{b1} + {b_row}*1 + ",
+            $term,
+            "]\n"
+        )
+    };
+}
+macro_rules! dots {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7\n"
+    };
+}
+macro_rules! run {
+    ($left:expr, $right:expr, $steps:expr, $b:expr, $($pass:expr),*) => {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            $($pass,)*
+            "add {a0}, {a_step}",
+            "add {a1}, {a_step}",
+            "add {b0}, {b_step}",
+            "add {b1}, {b_step}",
+            "dec {left}",
+            "jnz 2b",
+            a0 = inout(reg) $left.start[0] => _, a1 = inout(reg) $left.start[1] => _,
+            b0 = inout(reg) $right[0].as_ptr() => _, b1 = inout(reg) $right[1].as_ptr() => _,
+            left = inout(reg) $steps => _,
+            a_row = in(reg) $left.row, b_row = in(reg) 64usize, a_step = in(reg) $left.step,
+            b_step = const size_of::<Tile>() * $b,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        )
+    };
+}
+
+/// The tiles 0 … 3 become the sums over `steps` tiles of `A` terms on the left and `B` on the right: all products of
+/// terms i and j with i + j < max(A, B), in an order that loads few tiles twice.
+///
+/// # Safety
+/// The left operand has `steps` tiles of A terms behind each of its starts.
+///
+/// # Panics
+/// If there are no steps, or the right operand has fewer.
+#[inline(always)]
+pub unsafe fn multiply<const A: usize, const B: usize>(
+    _: &Tiles,
+    left: Left,
+    right: [&[[Tile; B]]; 2],
+    steps: usize,
+) {
+    assert!(steps > 0 && right[0].len() >= steps && right[1].len() >= steps);
+    // SAFETY: in bounds by the assertion and the caller's promise; the shapes are set while there are `Tiles`.
+    unsafe {
+        match (A, B) {
+            (1, 2) => {
+                run!(left, right, steps, 2, left!("0"), right!("1024"), dots!(), right!("0"), dots!());
+            }
+            (2, 2) => run!(
+                left,
+                right,
+                steps,
+                2,
+                left!("1024"),
+                right!("0"),
+                dots!(),
+                left!("0"),
+                dots!(),
+                right!("1024"),
+                dots!()
+            ),
+            (3, 3) => run!(
+                left,
+                right,
+                steps,
+                3,
+                left!("2048"),
+                right!("0"),
+                dots!(),
+                left!("1024"),
+                dots!(),
+                left!("0"),
+                dots!(),
+                right!("1024"),
+                dots!(),
+                left!("1024"),
+                dots!(),
+                left!("0"),
+                right!("2048"),
+                dots!()
+            ),
+            _ => unreachable!("no product of {A} and {B} terms"),
+        }
+    }
+}
+
+/// Writes the tiles 0 … 3 to memory. The compiler has no use of its own for tiles: they last from [`multiply`] to here.
+#[inline(always)]
+pub fn keep(_: &Tiles, sums: &mut Sums) {
+    // SAFETY: four tiles of 1024 bytes fill `sums`; the shapes are set.
+    unsafe {
+        asm!(
+            "tilestored [{to} + {row}*1], tmm0",
+            "tilestored [{to} + {row}*1 + 1024], tmm1",
+            "tilestored [{to} + {row}*1 + 2048], tmm2",
+            "tilestored [{to} + {row}*1 + 3072], tmm3",
+            to = in(reg) sums.as_mut_ptr(), row = in(reg) 64usize,
+            options(nostack, preserves_flags),
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! The linear recurrence of Mamba2 (SSD): h_t = e^{Δ_t A} h_{t−1} + (Δ_t x_t) ⊗ B_t, y_t = h_t C_t + D x_t.
+//!
+//! [`recurrent`] is the definition, token by token. [`chunked()`] computes the same as matrix products within chunks
+//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit. With a = cumulative sum of ΔA in the
+//! chunk, u = Δx and L[t, s] = e^{a_t − a_s} for s ≤ t:
+//!
+//! - inside the chunk  Y = ((C Bᵀ) ∘ L) u,
+//! - from before it    Y += e^{a_t} C_t h,
+//! - state after it    h ← e^{a_Q} h + Σ_t e^{a_Q − a_t} B_t ⊗ u_t.
+//!
+//! | letter | meaning |
+//! |---|---|
+//! | T, H, P | tokens, heads, values per head |
+//! | G, N | groups that share B and C, state size |
+
+pub(super) mod chunked;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
+
+use super::Scatter;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::simd::{Lanes, dispatch};
+pub use chunked::chunked;
+use rayon::prelude::*;
+
+/// Tokens of a chunk. 64 keeps a head's operands in the first two cache levels.
+pub const CHUNK: usize = 64;
+/// Up to this many tokens the recurrence itself is cheaper than a padded chunk.
+const FEW_TOKENS: usize = 8;
+
+/// The sizes of one scan.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens T of each sequence.
+    pub time: usize,
+    /// Heads H.
+    pub heads: usize,
+    /// Values per head P.
+    pub head_dim: usize,
+    /// Groups G; head h uses group ⌊h / (H/G)⌋.
+    pub groups: usize,
+    /// State size N.
+    pub state: usize,
+}
+
+impl Shape {
+    /// Values of a row of `xbc`: x [H, P], then B [G, N], then C [G, N].
+    pub fn row(&self) -> usize {
+        self.heads * self.head_dim + 2 * self.groups * self.state
+    }
+
+    pub(super) fn x_at(&self, head: usize) -> usize {
+        head * self.head_dim
+    }
+
+    pub(super) fn b_at(&self, group: usize) -> usize {
+        self.heads * self.head_dim + group * self.state
+    }
+
+    pub(super) fn c_at(&self, group: usize) -> usize {
+        self.b_at(group) + self.groups * self.state
+    }
+
+    pub(super) fn group_of(&self, head: usize) -> usize {
+        head / (self.heads / self.groups)
+    }
+}
+
+/// Scans `xbc` [B, T, row] with steps `dt` [B, T, H] (Δ, already positive), rates `a` `[H]` (A < 0) and skips `d` `[H]`.
+///
+/// `h` [B, H, P, N] is the state before the first token and, on return, after the last; `y` is [B, T, H, P].
+/// Chooses the fastest form. All agree to rounding, that of a matrix unit only if the result is to be `fine`; else its
+/// products have an error of 2⁻¹⁶, less than that of any weights but f32.
+pub fn scan(
+    shape: Shape,
+    fine: bool,
+    xbc: &[f32],
+    dt: &[f32],
+    a: &[f32],
+    d: &[f32],
+    h: &mut [f32],
+    y: &mut [f32],
+) {
+    if shape.time <= FEW_TOKENS {
+        return recurrent(shape, xbc, dt, a, d, h, y);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if amx::has_bf16() {
+        return match fine {
+            true => tiled::tiled::<3>(shape, xbc, dt, a, d, h, y),
+            false => tiled::tiled::<2>(shape, xbc, dt, a, d, h, y),
+        };
+    }
+    let _ = fine;
+    chunked(shape, xbc, dt, a, d, h, y);
+}
+
+/// The recurrence, one token after the other. Arguments as in [`scan`].
+pub fn recurrent(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
+    each_token(shape, xbc, dt, a, d, h, y, |_, _| {});
+}
+
+/// [`recurrent`], where `after` each token gets the number of (sequence, head) and its state [P, N].
+pub(super) fn each_token(
+    shape: Shape,
+    xbc: &[f32],
+    dt: &[f32],
+    a: &[f32],
+    d: &[f32],
+    h: &mut [f32],
+    y: &mut [f32],
+    after: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let Shape { time, heads, head_dim, state, .. } = shape;
+    let out = Scatter::new(y);
+    let size = head_dim * state;
+    let head_work = |(index, h): (usize, &mut [f32])| {
+        let (b, head) = (index / heads, index % heads);
+        let group = shape.group_of(head);
+        for t in 0..time {
+            let row = &xbc[(b * time + t) * shape.row()..][..shape.row()];
+            let dt = dt[(b * time + t) * heads + head];
+            // SAFETY: every (b, t, head) has its own P values.
+            let y = unsafe { out.slice(((b * time + t) * heads + head) * head_dim, head_dim) };
+            let x = &row[shape.x_at(head)..][..head_dim];
+            step(
+                (dt * a[head]).exp(),
+                dt,
+                d[head],
+                x,
+                &row[shape.b_at(group)..],
+                &row[shape.c_at(group)..],
+                h,
+                y,
+            );
+            after(index, h);
+        }
+    };
+    if h.len() * time < 1 << 16 {
+        h.chunks_mut(size).enumerate().for_each(head_work);
+    } else {
+        h.par_chunks_mut(size).with_min_len(4).enumerate().for_each(head_work);
+    }
+}
+
+dispatch! {
+    /// One token of one head: h [P, N] ← decay · h + (dt · x) ⊗ b, y = h c + d · x.
+    fn step(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [f32], y: &mut [f32]) = step_body;
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn step_body<V: Lanes>(
+    decay: f32,
+    dt: f32,
+    d: f32,
+    x: &[f32],
+    b: &[f32],
+    c: &[f32],
+    h: &mut [f32],
+    y: &mut [f32],
+) {
+    let state = h.len() / x.len();
+    let (b, c) = (&b[..state], &c[..state]);
+    let whole = state / V::N * V::N;
+    let keep = V::splat(decay);
+    for ((h, x), y) in h.chunks_exact_mut(state).zip(x).zip(y) {
+        let (u, mut dots) = (dt * x, V::splat(0.0));
+        for n in (0..whole).step_by(V::N) {
+            let new = keep.fma(V::load(&h[n..]), V::splat(u).mul(V::load(&b[n..])));
+            new.store(&mut h[n..]);
+            dots = new.fma(V::load(&c[n..]), dots);
+        }
+        let mut dot = dots.sum();
+        for n in whole..state {
+            h[n] = decay * h[n] + u * b[n];
+            dot += h[n] * c[n];
+        }
+        *y = dot + d * x;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The recurrence in f64: y, then the state.
+    fn definition(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &[f32]) -> Vec<f64> {
+        let Shape { batch, time, heads, head_dim, state, .. } = shape;
+        let mut h: Vec<f64> = h.iter().map(|h| f64::from(*h)).collect();
+        let mut y = vec![];
+        for b in 0..batch {
+            for t in 0..time {
+                let row = &xbc[(b * time + t) * shape.row()..];
+                for head in 0..heads {
+                    let group = shape.group_of(head);
+                    let dt = f64::from(dt[(b * time + t) * heads + head]);
+                    for p in 0..head_dim {
+                        let x = f64::from(row[shape.x_at(head) + p]);
+                        let mut sum = f64::from(d[head]) * x;
+                        for n in 0..state {
+                            let h = &mut h[((b * heads + head) * head_dim + p) * state + n];
+                            *h *= (dt * f64::from(a[head])).exp();
+                            *h += dt * x * f64::from(row[shape.b_at(group) + n]);
+                            sum += *h * f64::from(row[shape.c_at(group) + n]);
+                        }
+                        y.push(sum);
+                    }
+                }
+            }
+        }
+        y.extend(h);
+        y
+    }
+
+    #[test]
+    fn every_form_is_the_definition_at_odd_sizes() {
+        for (batch, time, heads, head_dim, groups, state) in [
+            (1, 1, 1, 1, 1, 1),
+            (1, 63, 2, 5, 1, 3),
+            (2, 65, 4, 16, 2, 33),
+            (1, 130, 5, 40, 1, 50),
+            (1, 200, 4, 64, 4, 128),
+            (3, 17, 2, 48, 1, 16),
+        ] {
+            let shape = Shape { batch, time, heads, head_dim, groups, state };
+            let noise = |n: usize, seed: usize| -> Vec<f32> {
+                (0..n).map(|i| (((i + seed) * 7919 + 13) % 10007) as f32 / 5003.0 - 1.0).collect()
+            };
+            let xbc = noise(batch * time * shape.row(), 1);
+            // From steps that keep everything to steps that forget all before them.
+            let dt: Vec<f32> = noise(batch * time * heads, 2).iter().map(|x| (3.0 * x - 2.0).exp()).collect();
+            let a: Vec<f32> = (0..heads).map(|head| -(0.1 + 0.5 * head as f32)).collect();
+            let (d, h) = (noise(heads, 3), noise(batch * heads * head_dim * state, 4));
+            let exact = definition(shape, &xbc, &dt, &a, &d, &h);
+            let size = exact.iter().fold(0.0f64, |size, x| size.max(x.abs()));
+            let run = |name: &str, h: &mut [f32], y: &mut [f32]| match name {
+                "recurrent" => recurrent(shape, &xbc, &dt, &a, &d, h, y),
+                "chunked" => chunked(shape, &xbc, &dt, &a, &d, h, y),
+                #[cfg(target_arch = "x86_64")]
+                "tiled" if amx::has_bf16() => tiled::tiled::<3>(shape, &xbc, &dt, &a, &d, h, y),
+                _ => scan(shape, name != "coarse", &xbc, &dt, &a, &d, h, y),
+            };
+            // The decays of a chunk come from differences of sums of up to 60, each rounded to 2⁻²⁴ of its size.
+            for (name, bound) in
+                [("recurrent", 1e-6), ("chunked", 4e-6), ("tiled", 4e-6), ("fine", 4e-6), ("coarse", 1.5e-5)]
+            {
+                let (mut h, mut y) = (h.clone(), vec![f32::NAN; batch * time * heads * head_dim]);
+                run(name, &mut h, &mut y);
+                y.extend(h);
+                for (at, (found, exact)) in y.iter().zip(&exact).enumerate() {
+                    let error = (f64::from(*found) - exact).abs() / size;
+                    assert!(error < bound, "{name} {shape:?} at {at}: {found}, not {exact}");
+                }
+            }
+        }
+    }
+}
