@@ -91,20 +91,23 @@ impl Study {
         Self::new("recall")
             .models([MODEL])
             .schemes(["f32", "w8a8", "w4a8", "w4a4", "w4a4-rot-gptq", "ternary"])
-            .measure(Passkey::lengths([256, 512, 1024, 1536, 2048, 3072, 4096]).trials(100))
+            .measure(Passkey::lengths([256, 512, 1024, 1536, 2048, 4096]).trials(100))
     }
 
     /// Prediction of the default model by length of context: weights, activations, and the state that carries it all.
     pub fn context() -> Self {
         Self::new("context")
             .models([MODEL])
-            .schemes(["w8a8", "w4a8", "w4a4", "w4a4-rot-gptq", "w16a16-h8", "w16a16-h4", "ternary-rot-gptq"])
-            .measure(LongContext::default())
+            .schemes(["w8a8", "w4a8", "w4a4", "w4a4-rot-gptq", "w16a16-h8", "w16a16-h4"])
+            .measure(LongContext::default().max_tokens(1 << 17))
     }
 
     /// Which segments of the default model break first, at five widths.
     pub fn sensitivity() -> Self {
-        Self::new("sensitivity").models([MODEL]).schemes(["f32"]).measure(Sensitivity::to(WIDTHS))
+        Self::new("sensitivity")
+            .models([MODEL])
+            .schemes(["f32"])
+            .measure(Sensitivity::to(WIDTHS).max_tokens(1 << 14))
     }
 
     /// Uniform widths against widths chosen from the newest run of [`sensitivity`](Self::sensitivity) in the folder
