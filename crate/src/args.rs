@@ -1,7 +1,9 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
 use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lowbit::measure::{cost, divergence, drift, outliers, passkey, perplexity, sqnr, stability};
+use lowbit::measure::{
+    context, cost, divergence, drift, outliers, passkey, perplexity, sensitivity, sqnr, stability,
+};
 use lowbit::train;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -33,6 +35,8 @@ fn command() -> clap::Command {
         ("drift", json!(drift::Drift::default())),
         ("outliers", json!(outliers::Outliers::default())),
         ("stability", json!(stability::Stability::default())),
+        ("context", json!(context::LongContext::default())),
+        ("sensitivity", json!(sensitivity::Sensitivity::default())),
         ("passkey", json!(passkey::Passkey::default())),
         ("cost", json!(cost::Cost::default())),
         ("train", json!(train::Training::default())),
@@ -61,10 +65,10 @@ fn shown(value: &Value) -> Option<String> {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Measure a whole study into one run, with figures: phase1, from full precision to ternary; staged, its stages to four
-    /// bits; drift, the recurrent state against time; outliers, activations; cost, speed and memory.
+    /// Measure whole studies, each into one run, with figures; or check that a recorded run still says the same.
     ///
-    /// An interrupted run goes on where it stopped when the same command is given again.
+    /// phase1 is all studies of quality, one after the other: its own grid from full precision to ternary, then staged,
+    /// drift, outliers, recall, context, sensitivity, mixed. An interrupted run goes on where it stopped when the same command is given again.
     Reproduce(Reproduce),
     /// Perplexity and bits per byte of a text.
     Ppl(Ppl),
@@ -78,6 +82,10 @@ pub enum Command {
     Outliers(Outliers),
     /// When greedy continuations part from a reference's, how they repeat themselves and how unsure they are.
     Stability(Stability),
+    /// Which parts break first: each layer, matrix or segment rounded alone, and what would have told it beforehand.
+    Sensitivity(Sensitivity),
+    /// Prediction against what was read before, and where a model parts from its reference.
+    Context(Context),
     /// Passkey retrieval against context length.
     Passkey(Passkey),
     /// Prefill and decode speed, and peak memory, against length.
@@ -181,8 +189,12 @@ pub struct Recording {
 #[derive(Flags)]
 pub struct Reproduce {
     /// The study. A --config file holds a study of your own, and this names the one it stands in for.
-    #[arg(value_parser = lowbit::Study::NAMES)]
-    pub study: String,
+    #[arg(value_parser = lowbit::Study::NAMES, required_unless_present = "check")]
+    pub study: Option<String>,
+    /// Measure a recorded run again and compare: a folder, an id or a name; without one, the newest runs of the study. Exit
+    /// code 1 if values differ by more than their tolerances.
+    #[arg(long, value_name = "RUN", num_args = 0..=1)]
+    pub check: Option<Option<PathBuf>>,
     /// Another model than the study's: a folder, a file, a hub id or random:SHAPE.
     #[arg(long)]
     pub model: Option<String>,
@@ -332,6 +344,55 @@ pub struct Stability {
     /// Tokens generated after each.
     #[arg(long)]
     pub gen_len: Option<usize>,
+}
+
+#[derive(Flags)]
+pub struct Sensitivity {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    /// Schemes of which one part at a time is applied.
+    #[arg(long, value_delimiter = ',')]
+    pub schemes: Option<Vec<String>>,
+    /// How finely the model is taken apart: layer, matrix or segment.
+    #[arg(long)]
+    pub grain: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    #[arg(long, value_name = "PATH")]
+    pub corpus: Option<PathBuf>,
+    /// The split of a folder of splits; the default holds for the default corpus.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Tokens of a window, each read from a state of zeros.
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Read only the first tokens.
+    #[arg(long)]
+    pub max_tokens: Option<usize>,
+}
+
+#[derive(Flags)]
+pub struct Context {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    #[arg(long, value_name = "PATH")]
+    pub corpus: Option<PathBuf>,
+    /// The split of a folder of splits; the default holds for the default corpus.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Tokens of the windows, rising powers of two.
+    #[arg(long, value_delimiter = ',')]
+    pub lengths: Option<Vec<usize>>,
+    /// Read only the first tokens.
+    #[arg(long)]
+    pub max_tokens: Option<usize>,
 }
 
 #[derive(Flags)]

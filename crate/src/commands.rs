@@ -6,8 +6,8 @@ use lowbit::figure;
 use lowbit::frame::{Comparison, Frame};
 use lowbit::layer::linear::Weight;
 use lowbit::measure::{
-    Measure, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
-    perplexity::Perplexity, sqnr::Sqnr, stability::Stability,
+    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
+    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
 };
 use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype};
@@ -68,6 +68,23 @@ pub fn run(args: Args) -> Result<()> {
             set(&mut m.gen_len, flags.gen_len);
             m.reference = flags.reference.or(m.reference);
             record("stability", &m, &flags.source, &flags.recording)
+        }
+        Command::Sensitivity(flags) => {
+            let mut m: Sensitivity = settings(flags.recording.config.as_deref())?;
+            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
+            set(&mut m.schemes, flags.schemes);
+            set(&mut m.grain, flags.grain.map(|name| name.parse()).transpose()?);
+            set(&mut m.seq_len, flags.seq_len);
+            m.max_tokens = flags.max_tokens.or(m.max_tokens);
+            record("sensitivity", &m, &flags.source, &flags.recording)
+        }
+        Command::Context(flags) => {
+            let mut m: LongContext = settings(flags.recording.config.as_deref())?;
+            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
+            set(&mut m.lengths, flags.lengths);
+            m.max_tokens = flags.max_tokens.or(m.max_tokens);
+            m.reference = flags.reference.or(m.reference);
+            record("context", &m, &flags.source, &flags.recording)
         }
         Command::Passkey(flags) => {
             let mut measure: Passkey = settings(flags.recording.config.as_deref())?;
@@ -224,10 +241,22 @@ fn noted(run: Run, recording: &Recording) -> Run {
 
 fn reproduce(flags: &args::Reproduce) -> Result<()> {
     threads(flags.recording.threads)?;
-    let mut study = match &flags.recording.config {
-        Some(path) => lowbit::settings::read(path)?,
-        None => Study::named(&flags.study)?,
-    };
+    let name = flags.study.as_deref().unwrap_or_default();
+    match &flags.check {
+        Some(Some(run)) => check(run),
+        Some(None) if name.is_empty() => Err(Error::input("nothing is named that could be checked")
+            .hint("name a study, or a run after --check")),
+        Some(None) => Study::parts(name).into_iter().try_for_each(|part| check(Path::new(part))),
+        None => match &flags.recording.config {
+            Some(path) => measure(lowbit::settings::read(path)?, flags),
+            None => Study::parts(name)
+                .into_iter()
+                .try_for_each(|part| measure(Study::named_in(part, root(&flags.recording))?, flags)),
+        },
+    }
+}
+
+fn measure(mut study: Study, flags: &args::Reproduce) -> Result<()> {
     if let Some(model) = &flags.model {
         study.models = vec![model.clone()];
     }
@@ -239,6 +268,13 @@ fn reproduce(flags: &args::Reproduce) -> Result<()> {
     }
     let run = study.run_into(|| Ok(noted(study.open(root(&flags.recording))?, &flags.recording)))?;
     report(&run)
+}
+
+/// A recorded run measured again.
+fn check(run: &Path) -> Result<()> {
+    let check = Study::check_run(run)?;
+    println!("{check}");
+    check.passed()
 }
 
 fn train(flags: &args::Train) -> Result<()> {
@@ -298,7 +334,7 @@ fn info(source: &Source, linears: bool) -> Result<()> {
 }
 
 /// The columns of each measurement's table.
-const TABLES: [(&str, &[&str]); 8] = [
+const TABLES: [(&str, &[&str]); 11] = [
     (
         "perplexity",
         &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
@@ -365,6 +401,47 @@ const TABLES: [(&str, &[&str]); 8] = [
         ],
     ),
     (
+        "sensitivity",
+        &[
+            "model",
+            "probe",
+            "unit",
+            "delta_nll",
+            "delta_nll_low",
+            "delta_nll_high",
+            "kl",
+            "hessian",
+            "fisher",
+        ],
+    ),
+    (
+        "ranking",
+        &[
+            "model",
+            "probe",
+            "units",
+            "predictor",
+            "tau",
+            "tau_low",
+            "tau_high",
+            "blocks_read",
+            "blocks_whole",
+        ],
+    ),
+    (
+        "context",
+        &[
+            "model",
+            "scheme",
+            "reference",
+            "parts_at",
+            "widens_at",
+            "widening",
+            "widening_low",
+            "widening_high",
+        ],
+    ),
+    (
         "passkey",
         &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
     ),
@@ -387,9 +464,7 @@ const TABLES: [(&str, &[&str]); 8] = [
 fn report(run: &Run) -> Result<()> {
     let frame = Frame::load(run.path())?;
     for (measure, columns) in TABLES {
-        // Of outliers the roles say more than the summary.
-        let kind = if measure == "outliers" { "role" } else { "summary" };
-        let rows = frame.filter("measure", measure)?.filter("row", kind)?;
+        let rows = frame.filter("measure", measure)?.filter("row", "summary")?;
         if rows.height() > 0 {
             println!("\n{measure}\n{}", rows.select(columns.iter().copied())?);
         }

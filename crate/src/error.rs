@@ -12,6 +12,8 @@ pub enum Kind {
     Io,
     /// The user asked to stop (exit code 130).
     Interrupted,
+    /// A check found something else than what was recorded (exit code 1).
+    Differs,
     /// A bug in lowbit or in a library below it (exit code 1).
     Internal,
 }
@@ -68,6 +70,11 @@ impl Error {
     /// The user asked to stop.
     pub fn interrupted() -> Self {
         Self::new(Kind::Interrupted, "interrupted")
+    }
+
+    /// A check found something else than what was recorded.
+    pub fn differs(what: impl fmt::Display) -> Self {
+        Self::new(Kind::Differs, what)
     }
 
     /// A bug: something that no input should be able to cause.

@@ -22,7 +22,7 @@
 //! | hold a model | [`Model`] | [`model`], built of [`family`], [`layer`], [`kernel`] |
 //! | quantize it | [`Scheme`] | [`quantize`], on [`mod@format`] |
 //! | train one | [`Training`] | [`train`] |
-//! | measure it | [`Perplexity`], [`Divergence`], [`Sqnr`], [`Drift`], [`Outliers`], [`Stability`], [`Passkey`], [`Cost`] | [`measure`] |
+//! | measure it | [`Perplexity`], [`Divergence`], [`Sqnr`], [`Drift`], [`Outliers`], [`Stability`], [`Sensitivity`], [`LongContext`], [`Passkey`], [`Cost`] | [`measure`] |
 //! | measure many | [`Study`] | [`study`] |
 //! | keep what was read | [`Run`] | [`mod@record`] |
 //! | read it back | [`Frame`] | [`frame`] |
@@ -64,8 +64,8 @@ pub use error::{Error, Result};
 pub use figure::Figure;
 pub use frame::Frame;
 pub use measure::{
-    Measure, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
-    perplexity::Perplexity, sqnr::Sqnr, stability::Stability,
+    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
+    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
 };
 pub use model::{Loading, Model, Positions};
 pub use quantize::Scheme;

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("lowbit: {error}");
             ExitCode::from(match error.kind() {
-                Kind::Internal => 1,
+                Kind::Internal | Kind::Differs => 1,
                 Kind::Input => 2,
                 Kind::Io => 3,
                 Kind::Interrupted => 130,

@@ -14,6 +14,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 pub use site::Site;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// The tensors of a checkpoint by name.
 pub type Tensors = BTreeMap<String, Tensor>;
@@ -210,9 +211,41 @@ impl Network {
 
     /// tokens [B, T] (u32) → hidden states [B, T, hidden] after the last norm, moving `state` on by T tokens.
     /// Without a state the sequence starts from nothing and nothing is kept.
-    pub fn hidden(&self, tokens: &Tensor, state: Option<&mut State>) -> Result<Tensor> {
+    pub fn hidden(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
+        let x = self.through(self.embed(tokens)?, 0..self.blocks(), state.as_deref_mut())?;
+        if let Some(state) = state {
+            state.position += tokens.dim(1)?;
+        }
+        self.close(&x)
+    }
+
+    /// Blocks.
+    fn blocks(&self) -> usize {
         match self {
-            Self::Mamba2(network) => Ok(network.hidden(tokens, state)?),
+            Self::Mamba2(network) => network.blocks(),
+        }
+    }
+
+    /// tokens [B, T] (u32) → the residual stream that enters the first block, [B, T, hidden] in f32.
+    pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Mamba2(network) => Ok(network.embed(tokens)?),
+        }
+    }
+
+    /// The residual stream [B, T, hidden] that enters the first of these blocks → the stream that leaves the last,
+    /// moving their part of `state` on by T tokens. A stream that another network of the same blocks before them gave
+    /// may enter: that is how one changed layer is measured without reading what comes before it again.
+    pub fn through(&self, stream: Tensor, blocks: Range<usize>, state: Option<&mut State>) -> Result<Tensor> {
+        match self {
+            Self::Mamba2(network) => Ok(network.through(stream, blocks, state)?),
+        }
+    }
+
+    /// The residual stream [B, T, hidden] that leaves the last block → hidden states after the last norm.
+    pub fn close(&self, stream: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Mamba2(network) => Ok(network.close(stream)?),
         }
     }
 

@@ -7,6 +7,8 @@ pub struct Site {
     pub path: String,
     /// Name of its tensor.
     pub weight: String,
+    /// Number of the block that it is in; none at the ends of the network.
+    pub layer: Option<usize>,
     /// Output channels.
     pub rows: usize,
     /// Input channels.

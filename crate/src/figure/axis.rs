@@ -22,6 +22,8 @@ pub enum Unit {
     Percent,
     /// Bytes as kB, MB or GB (powers of 1,000).
     Bytes,
+    /// 0.25 as 250, in thousandths.
+    Milli,
 }
 
 /// One axis of a figure.
@@ -185,6 +187,7 @@ fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, &'static str) {
     let largest = marks.iter().fold(0.0_f64, |a, v| a.max(v.abs()));
     let (divisor, suffix, name) = match unit {
         Unit::Percent => (0.01, " %", ""),
+        Unit::Milli => (1e-3, "", "10⁻³"),
         Unit::Bytes if largest >= 1e9 => (1e9, "", "GB"),
         Unit::Bytes if largest >= 1e6 => (1e6, "", "MB"),
         Unit::Bytes if largest >= 1e3 => (1e3, "", "kB"),
@@ -213,6 +216,7 @@ fn is_whole(v: f64) -> bool {
 pub(super) fn alone(unit: Unit, value: f64) -> String {
     match (unit, value.abs()) {
         (Unit::Percent, _) => format!("{} %", digits(value * 100.0)),
+        (Unit::Milli, _) => digits(value * 1e3),
         (Unit::Bytes, size) if size >= 1e9 => format!("{} GB", digits(value / 1e9)),
         (Unit::Bytes, size) if size >= 1e6 => format!("{} MB", digits(value / 1e6)),
         (Unit::Bytes, size) if size >= 1e3 => format!("{} kB", digits(value / 1e3)),

@@ -68,7 +68,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chart {
     pub(super) series: Vec<Series>,
-    /// Names of the categories of a bar chart.
+    /// Names of the categories of a bar chart, of the columns of a heat map.
     pub(super) categories: Vec<String>,
 }
 
@@ -86,7 +86,8 @@ impl Chart {
         }
         let points = || chart.series.iter().flat_map(|series| &series.points);
         let logarithmic = [figure.x.scale, figure.y.scale].map(|scale| scale != Scale::Linear);
-        if points().any(|p| (logarithmic[0] && p.x <= 0.0) || (logarithmic[1] && p.y <= 0.0)) {
+        let shown = figure.kind != Kind::Heat; // a cell of 0 is white on any axis
+        if shown && points().any(|p| (logarithmic[0] && p.x <= 0.0) || (logarithmic[1] && p.y <= 0.0)) {
             let what = "a logarithmic axis cannot show values of 0 or less";
             return Err(Error::input(what)
                 .at(format!("figure `{}`", figure.title))
@@ -109,14 +110,14 @@ impl Chart {
         let ys = frame.numbers(&source.y)?;
         let xs: Vec<Option<f64>> = match kind {
             Kind::Line => frame.numbers(&source.x)?,
-            Kind::Bar => {
+            Kind::Bar | Kind::Heat => {
                 let names = labels(frame, Some(&source.x))?;
                 names.iter().map(|name| Some(place(&mut chart.categories, name) as f64)).collect()
             }
         };
         let (mut seen_colors, mut seen_dashes, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..frame.height() {
-            let y = ys[row].or((kind == Kind::Bar).then_some(f64::NAN));
+            let y = ys[row].or((kind != Kind::Line).then_some(f64::NAN));
             let (Some(x), Some(y)) = (xs[row], y) else { continue };
             let (color, dash) =
                 (place(&mut seen_colors, &colors[row]), place(&mut seen_dashes, &dashes[row]));

@@ -1,8 +1,8 @@
 //! All ready-made figures at once.
 
 use super::{
-    Figure, decode, divergence, drift, drift_prediction, memory, outliers, passkey, perplexity, prefill,
-    size, stability, training_loss,
+    Figure, context, context_loss, decode, divergence, drift, drift_prediction, memory, outliers, passkey,
+    perplexity, prefill, ranking, sensitivity, size, stability, training_loss,
 };
 use crate::error::{Error, Result};
 use crate::frame::Frame;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// A ready-made figure: file name, measurement and column it needs, constructor.
 type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
 
-const GALLERY: [Entry; 12] = [
+const GALLERY: [Entry; 16] = [
     ("perplexity", Some("perplexity"), "ppl", perplexity),
     ("size", Some("perplexity"), "bits_per_byte", size),
     ("divergence", Some("divergence"), "kl", divergence),
@@ -20,6 +20,10 @@ const GALLERY: [Entry; 12] = [
     ("drift_prediction", Some("drift"), "tau_measured", drift_prediction),
     ("outliers", Some("outliers"), "kurtosis_max", outliers),
     ("stability", Some("stability"), "together_median", stability),
+    ("sensitivity", Some("sensitivity"), "kl", sensitivity),
+    ("ranking", Some("ranking"), "tau", ranking),
+    ("context", Some("context"), "n_tokens", context),
+    ("context_loss", Some("context"), "n_tokens", context_loss),
     ("passkey", Some("passkey"), "accuracy", passkey),
     ("prefill", Some("cost"), "tokens_per_s", prefill),
     ("decode", Some("cost"), "tokens_per_s", decode),

@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`size()`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow.
 
 mod axis;
@@ -24,9 +24,11 @@ mod bars;
 mod canvas;
 mod chart;
 mod compare;
+mod context;
 mod divergence;
 mod drift;
 mod gallery;
+mod heat;
 mod lines;
 mod memory;
 mod outliers;
@@ -34,6 +36,7 @@ mod output;
 mod palette;
 mod passkey;
 mod perplexity;
+mod sensitivity;
 mod size;
 mod stability;
 mod throughput;
@@ -41,6 +44,7 @@ mod training;
 
 pub use axis::{Axis, Scale, Unit};
 pub use chart::{Dash, Point, Rule, Series};
+pub use context::{context, context_loss};
 pub use divergence::divergence;
 pub use drift::{drift, drift_prediction};
 pub use gallery::draw_all;
@@ -48,6 +52,7 @@ pub use memory::memory;
 pub use outliers::outliers;
 pub use passkey::passkey;
 pub use perplexity::perplexity;
+pub use sensitivity::{ranking, sensitivity};
 pub use size::size;
 pub use stability::stability;
 pub use throughput::{decode, prefill};
@@ -55,7 +60,7 @@ pub use training::training_loss;
 
 use crate::frame::Frame;
 
-/// A line or bar chart: plain data, drawn on demand.
+/// A line chart, a bar chart or a heat map: plain data, drawn on demand.
 #[derive(Clone, Debug)]
 pub struct Figure {
     /// Headline.
@@ -78,6 +83,7 @@ pub struct Figure {
 enum Kind {
     Line,
     Bar,
+    Heat,
 }
 
 /// Which columns of which frame become which series.
@@ -115,6 +121,12 @@ impl Figure {
         let mut figure = Self::of(Kind::Bar, frame, category, y);
         figure.y.from_zero = true;
         figure
+    }
+
+    /// A heat map of column `value`: a column for each value of `columns`, a row for each of `rows`. Colours follow the
+    /// axis of the values, by [`log_y`](Self::log_y) too, from white for 0; rows of one cell are averaged.
+    pub fn heat(frame: &Frame, columns: &str, rows: &str, value: &str) -> Self {
+        Self::of(Kind::Heat, frame, columns, value).color(rows)
     }
 
     /// A line chart of the given series, without a frame.

@@ -2,7 +2,7 @@
 
 use super::canvas::{BITMAP_TEXT, Canvas, SVG_TEXT, load_fonts};
 use super::chart::Chart;
-use super::{Figure, Kind, bars, lines};
+use super::{Figure, Kind, bars, heat, lines};
 use crate::error::{Error, Result};
 use crate::record::write_atomic;
 use plotters::prelude::*;
@@ -65,6 +65,7 @@ impl Figure {
         let size = match self.kind {
             Kind::Line => lines::SIZE,
             Kind::Bar => bars::size(self, &chart),
+            Kind::Heat => heat::size(self, &chart),
         };
         Ok((chart, size))
     }
@@ -73,6 +74,7 @@ impl Figure {
         match self.kind {
             Kind::Line => lines::draw(self, chart, &canvas)?,
             Kind::Bar => bars::draw(self, chart, &canvas)?,
+            Kind::Heat => heat::draw(self, chart, &canvas)?,
         }
         canvas.finish()
     }

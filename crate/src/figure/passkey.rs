@@ -19,6 +19,16 @@ pub fn passkey(frame: &Frame) -> Result<Figure> {
         figure = figure.interval("accuracy_low", "accuracy_high");
         shared = join(&shared, "whiskers: 95 % Wilson intervals");
     }
+    figure = trained(figure, &rows)?;
+    Ok(figure
+        .title("Passkey retrieval")
+        .subtitle(shared)
+        .x_label("context length (tokens)")
+        .y_label("keys retrieved"))
+}
+
+/// The figure with a vertical line at each length that a model was trained at.
+pub(super) fn trained(mut figure: Figure, rows: &Frame) -> Result<Figure> {
     if rows.has("training_length") {
         let mut lengths: Vec<f64> = rows.numbers("training_length")?.into_iter().flatten().collect();
         lengths.sort_by(f64::total_cmp);
@@ -27,9 +37,5 @@ pub fn passkey(frame: &Frame) -> Result<Figure> {
             figure = figure.rule(length, format!("trained at {}", binary(length)));
         }
     }
-    Ok(figure
-        .title("Passkey retrieval")
-        .subtitle(shared)
-        .x_label("context length (tokens)")
-        .y_label("keys retrieved"))
+    Ok(figure)
 }

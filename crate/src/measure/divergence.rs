@@ -15,6 +15,7 @@ use crate::model::Model;
 use crate::progress::{Progress, check_interrupt};
 use crate::record::{Reading, fingerprint};
 use crate::stats::{Bootstrap, Mean, Z95, quantile, wilson};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::PathBuf;
@@ -161,19 +162,30 @@ impl Measure for Divergence {
 /// The divergence at every scored token, a window at a time and a piece of logits at a time.
 fn tokens(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<softmax::Divergence>> {
     let progress = Progress::new("divergence", text.scored(), "tokens");
-    let (vocab, mut all) = (model.config.vocab_size(), vec![]);
+    let mut all = vec![];
     for Window { scored, start } in &text.windows {
         let ids = &text.ids[*start..scored.end];
         let targets = &text.ids[scored.clone()];
         let [p, q] = [reference, model].map(|model| model.predicting(ids, targets.len()));
-        let (p, q) = (p?, q?);
-        for piece in model.pieces(targets.len()) {
-            let (p, q) = (reference.logits(&p, &piece)?, model.logits(&q, &piece)?);
-            let targets = &targets[piece];
-            all.extend(with_floats([&p, &q], |[p, q]| softmax::divergence(p, q, vocab, targets))?);
-            check_interrupt()?;
-        }
+        all.extend(between((reference, &p?), (model, &q?), targets)?);
         progress.tick(targets.len() as u64)?;
+    }
+    Ok(all)
+}
+
+/// The divergence at each target, from the hidden states [1, T, hidden] that predict it in the reference and in the
+/// model; a piece of logits at a time.
+pub(super) fn between(
+    (reference, p): (&Model, &Tensor),
+    (model, q): (&Model, &Tensor),
+    targets: &[u32],
+) -> Result<Vec<softmax::Divergence>> {
+    let (vocab, mut all) = (model.config.vocab_size(), Vec::with_capacity(targets.len()));
+    for piece in model.pieces(targets.len()) {
+        let (p, q) = (reference.logits(p, &piece)?, model.logits(q, &piece)?);
+        let targets = &targets[piece];
+        all.extend(with_floats([&p, &q], |[p, q]| softmax::divergence(p, q, vocab, targets))?);
+        check_interrupt()?;
     }
     Ok(all)
 }

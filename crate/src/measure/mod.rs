@@ -8,12 +8,15 @@
 //! | [`drift`] | how far its recurrent state goes astray, head by head against time |
 //! | [`outliers`] | how large its activations get, and whether in the same channels |
 //! | [`stability`] | when its greedy words part from a reference's |
+//! | [`sensitivity`] | which of its parts break first |
+//! | [`context`] | how well it predicts, by what it has read before |
 //! | [`passkey`] | whether it recalls a key from far back |
 //! | [`cost`] | speed and memory against length |
 //!
 //! [`window`] cuts a text into the sliding windows of the first three; `watch` shows what a model's linears read, `power`
 //! sets noise against a signal.
 
+pub mod context;
 pub mod cost;
 pub mod divergence;
 pub mod drift;
@@ -22,6 +25,7 @@ pub mod passkey;
 pub mod perplexity;
 mod power;
 mod reference;
+pub mod sensitivity;
 pub mod sqnr;
 pub mod stability;
 mod watch;

@@ -31,6 +31,7 @@ use quantization::Quantization;
 use safetensors::save_safetensors;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tokenizer::Tokenizer;
@@ -341,6 +342,22 @@ impl Model {
     /// Hidden states before the head, for those who need logits of some positions only.
     pub(crate) fn hidden(&self, tokens: &Tensor, state: Option<&mut State>) -> Result<Tensor> {
         install(|| self.network.hidden(tokens, state))
+    }
+
+    /// tokens [B, T] → the residual stream that enters the first block; see [`Network::embed`].
+    pub(crate) fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        install(|| self.network.embed(tokens))
+    }
+
+    /// The residual stream from the entry of one block to that of another, from a state of zeros; see
+    /// [`Network::through`].
+    pub(crate) fn through(&self, stream: Tensor, blocks: Range<usize>) -> Result<Tensor> {
+        install(|| self.network.through(stream, blocks, None))
+    }
+
+    /// The residual stream that leaves the last block → hidden states before the head.
+    pub(crate) fn close(&self, stream: &Tensor) -> Result<Tensor> {
+        install(|| self.network.close(stream))
     }
 
     /// Reads tokens for the sake of the taps on its linears; the head's sees what it would be given.

@@ -6,6 +6,7 @@
 
 use super::allocate::{Choices, allocate};
 use super::calibrate::{Inputs, Sample};
+use super::probe::spliced;
 use super::scheme::Scheme;
 use super::select::{Part, joined};
 use crate::error::{Error, Result};
@@ -13,9 +14,7 @@ use crate::family::Site;
 use crate::format::{Coding, Format, Granularity};
 use crate::kernel::linear as kernel;
 use crate::kernel::softmax;
-use crate::layer::linear::Weight;
 use crate::layer::op::with_floats;
-use crate::layer::quantized::{Block, Quantized};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::threads::install;
@@ -133,19 +132,9 @@ fn probed(model: &Model, i: usize, part: &Part, values: Vec<f32>) -> Result<Mode
     let mut model = model.clone();
     let mut linears = model.linears_mut();
     let linear = &mut linears[i].1;
-    let whole = linear.weight.values()?;
-    let (rows, cols) = whole.dims2()?;
-    let rest = part.first + part.rows;
-    let kept = |first: usize, count: usize| whole.narrow(0, first, count)?.contiguous();
-    let mut blocks = vec![];
-    if part.first > 0 {
-        blocks.push(Block::Dense(kept(0, part.first)?));
-    }
-    blocks.push(Block::Fake(Tensor::from_vec(values, (part.rows, cols), &Device::Cpu)?));
-    if rest < rows {
-        blocks.push(Block::Dense(kept(rest, rows - rest)?));
-    }
-    linear.weight = Weight::Quantized(Quantized::new(blocks, cols)?);
+    let (_, cols) = linear.weight.shape()?;
+    let values = Tensor::from_vec(values, (part.rows, cols), &Device::Cpu)?;
+    linear.weight = spliced(&linear.weight, [(part.first, values)])?;
     drop(linears);
     Ok(model)
 }
@@ -174,7 +163,7 @@ fn divergence(reference: &[Tensor], other: &[Tensor]) -> Result<f64> {
 }
 
 /// tr(ΔW XᵀX ΔWᵀ): the squared error of the outputs; of the weights, where the inputs are not known.
-fn output_error(values: &[f32], back: &[f32], cols: usize, gram: &[f32]) -> f64 {
+pub fn output_error(values: &[f32], back: &[f32], cols: usize, gram: &[f32]) -> f64 {
     let difference: Vec<f32> = values.iter().zip(back).map(|(x, y)| x - y).collect();
     let mut seen = vec![0.0; difference.len()];
     if gram.is_empty() {

@@ -18,12 +18,14 @@
 //! | [`fold`] | rotation and smoothing |
 //! | [`gptq`](mod@gptq) | codes that make up for each other's errors |
 //! | [`allocate`](mod@allocate), [`mixed`] | bits to layers under a budget |
+//! | [`probe`] | one part of a quantized model at a time |
 
 pub mod allocate;
 pub mod calibrate;
 pub mod fold;
 pub mod gptq;
 pub mod mixed;
+pub mod probe;
 pub mod scheme;
 pub mod select;
 #[cfg(test)]
@@ -72,32 +74,47 @@ impl Model {
     /// # Errors
     /// As [`quantized`](Self::quantized).
     pub fn quantized_with(&self, scheme: &Scheme, how: &Quantizing) -> Result<Self> {
-        let at = |error: Error| error.at(format!("scheme {scheme}"));
-        if self.quantization.is_some() {
-            return Err(at(Error::input(format!("{} is quantized already", self.name)))
-                .hint("load the model that it was made of"));
-        }
-        let model = match &scheme.dtype {
-            Some(dtype) => self.cast(parse_dtype(dtype)?)?,
-            None => self.clone(),
-        };
+        let model = self.stored_for(scheme)?;
         if scheme.is_plain() {
             return Ok(model);
         }
-        if !model.device().is_cpu() {
-            return Err(
-                at(Error::input("quantized models run on the CPU")).hint("load the model with --device cpu")
-            );
+        scheme.admits(&model)?;
+        let mut job = Job::new(&model, scheme, how)?;
+        let sample = job.fold()?;
+        job.round(sample.as_ref())
+    }
+
+    /// The model in the dtype that a scheme asks for.
+    fn stored_for(&self, scheme: &Scheme) -> Result<Self> {
+        if self.quantization.is_some() {
+            return Err(Error::input(format!("{} is quantized already", self.name))
+                .at(format!("scheme {scheme}"))
+                .hint("load the model that it was made of"));
         }
-        if scheme.rotation.is_some() && scheme.smooth.is_some() {
-            return Err(at(Error::input("rotation and smoothing both move outliers: one undoes the other"))
-                .hint("choose rot or smooth"));
+        match &scheme.dtype {
+            Some(dtype) => self.cast(parse_dtype(dtype)?),
+            None => Ok(self.clone()),
         }
-        Job::new(&model, scheme, how)?.run()
     }
 }
 
 impl Scheme {
+    /// Refuses what no scheme can do to this model, and what contradicts itself.
+    fn admits(&self, model: &Model) -> Result<()> {
+        let refused =
+            |what: &str, hint: &str| Err(Error::input(what).at(format!("scheme {self}")).hint(hint));
+        if !model.device().is_cpu() {
+            return refused("quantized models run on the CPU", "load the model with --device cpu");
+        }
+        if self.rotation.is_some() && self.smooth.is_some() {
+            return refused(
+                "rotation and smoothing both move outliers: one undoes the other",
+                "choose rot or smooth",
+            );
+        }
+        Ok(())
+    }
+
     /// Ends with the error that quantizing this model would end with, before time is spent.
     ///
     /// # Errors
@@ -115,7 +132,8 @@ impl Scheme {
     }
 }
 
-/// A quantization under way.
+/// A quantization under way: first what leaves the function as it is, then what rounds.
+#[derive(Clone)]
 struct Job<'a> {
     model: &'a Model,
     scheme: &'a Scheme,
@@ -158,7 +176,8 @@ impl<'a> Job<'a> {
         Ok(Self { model, scheme, how, parts, tensors: model.tensors().clone(), sites, report })
     }
 
-    fn run(mut self) -> Result<Model> {
+    /// Rotates and rescales as the scheme wants; returns the text that it needs.
+    fn fold(&mut self) -> Result<Option<Sample>> {
         let sample = match self.scheme.needs_calibration() {
             true => Some(self.how.calibration.sample(self.model)?),
             false => None,
@@ -168,8 +187,13 @@ impl<'a> Job<'a> {
             fold::rotate(&mut self.tensors, &self.sites, self.model.config.hidden_size(), seed)?;
         }
         self.rescale(sample.as_ref())?;
-        let inputs = self.inputs(sample.as_ref())?;
-        if let (Some(bits), Some(sample)) = (self.scheme.budget, &sample) {
+        Ok(sample)
+    }
+
+    /// Rounds what the scheme rounds.
+    fn round(mut self, sample: Option<&Sample>) -> Result<Model> {
+        let inputs = self.inputs(sample)?;
+        if let (Some(bits), Some(sample)) = (self.scheme.budget, sample) {
             self.parts =
                 mixed::parts(&self.current()?, sample, &self.sites, &self.parts, &inputs, self.scheme, bits)?;
         }

@@ -19,11 +19,21 @@ pub struct Part {
     pub coding: Option<Coding>,
 }
 
-/// The parts of every site, in the order of the sites.
+/// The parts of every site, in the order of the sites; neighbours in one format are one part, unless widths are to be
+/// chosen for each segment apart.
 ///
 /// # Errors
 /// If a pattern fits nothing, or a format cannot take a matrix of that shape.
 pub fn parts(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
+    let all = segments(scheme, sites)?;
+    Ok(if scheme.budget.is_some() { all } else { all.into_iter().map(joined).collect() })
+}
+
+/// As [`parts`], every segment a part of its own.
+///
+/// # Errors
+/// As [`parts`].
+pub fn segments(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
     for rule in &scheme.rules {
         let fits = |site: &Site| {
             matches(&rule.pattern, site, None)
@@ -41,9 +51,7 @@ pub fn parts(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
                 .hint(format!("roles are {}; `lowbit info --linears` lists the paths", names.join(", "))));
         }
     }
-    let all = sites.iter().map(|site| parts_of(scheme, site)).collect::<Result<Vec<_>>>()?;
-    // Widths are chosen for each segment apart.
-    Ok(if scheme.budget.is_some() { all } else { all.into_iter().map(joined).collect() })
+    sites.iter().map(|site| parts_of(scheme, site)).collect()
 }
 
 /// Neighbours in one format as one part.

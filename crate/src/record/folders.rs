@@ -12,6 +12,32 @@ pub fn runs_folder() -> PathBuf {
     std::env::var_os("LOWBIT_RUNS").filter(|v| !v.is_empty()).map_or_else(|| "runs".into(), PathBuf::from)
 }
 
+/// The folder of a run: the folder itself, a run's id, or a name, of which the newest run in [`runs_folder`] counts.
+///
+/// # Errors
+/// If there is none.
+pub fn run_folder(what: &Path) -> Result<PathBuf> {
+    run_folder_in(&runs_folder(), what)
+}
+
+/// As [`run_folder`], of the runs in the folder `root`.
+///
+/// # Errors
+/// If there is none.
+pub fn run_folder_in(root: &Path, what: &Path) -> Result<PathBuf> {
+    let holds_records = |folder: &PathBuf| folder.join("metrics.jsonl").is_file();
+    let direct = [what.to_path_buf(), root.join(what)].into_iter().find(holds_records);
+    let found = match direct {
+        Some(folder) => Some(folder),
+        None => runs_named(root, &what.to_string_lossy())?.into_iter().rev().find(holds_records),
+    };
+    found.ok_or_else(|| {
+        let place = format!("{}: no such run, nor one of that name in {}", what.display(), root.display());
+        Error::input(place)
+            .hint("give a run's folder, its id or its name; LOWBIT_RUNS names another folder of runs")
+    })
+}
+
 /// Folders of the runs of this name in `root`, oldest first.
 pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root) {

@@ -14,6 +14,7 @@
 //!
 //! **Versions.** Each line carries [`SCHEMA_VERSION`]. A new column does not change it; a changed meaning does.
 
+mod difference;
 mod files;
 mod fingerprint;
 mod folders;
@@ -25,10 +26,11 @@ mod reading;
 mod run;
 mod timing;
 
+pub use difference::{Difference, FRACTION, TOLERANCES, Tolerance, differences};
 pub(crate) use files::write_atomic;
 pub use fingerprint::{config_hash, fingerprint};
-pub use folders::runs_folder;
 pub(crate) use folders::runs_named;
+pub use folders::{run_folder, run_folder_in, runs_folder};
 pub use line::Record;
 pub use provenance::Provenance;
 pub use reader::{Lines, Row, read_lines};

@@ -16,17 +16,20 @@
 //! | file | holds |
 //! |---|---|
 //! | `named` | the studies that `lowbit reproduce` knows |
+//! | `check` | a recorded run measured again |
 
+mod check;
 mod named;
 
 use crate::error::{Error, Result};
 use crate::measure::{
-    Measure, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
-    perplexity::Perplexity, sqnr::Sqnr, stability::Stability,
+    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
+    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
 };
 use crate::model::Model;
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
+pub use check::Check;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -64,6 +67,10 @@ pub enum Instrument {
     Outliers(Outliers),
     /// When greedy words part from a reference's.
     Stability(Stability),
+    /// Which parts break first.
+    Sensitivity(Sensitivity),
+    /// Prediction against what was read before.
+    Context(LongContext),
     /// Recall against context length.
     Passkey(Passkey),
     /// Speed and memory against length.
@@ -174,6 +181,8 @@ impl Instrument {
             Self::Drift(measure) => measure.check(model),
             Self::Outliers(measure) => measure.check(model),
             Self::Stability(measure) => measure.check(model),
+            Self::Sensitivity(measure) => measure.check(model),
+            Self::Context(measure) => measure.check(model),
             Self::Passkey(measure) => measure.check(model),
             Self::Cost(measure) => measure.check(model),
         }
@@ -191,6 +200,8 @@ impl Instrument {
             Self::Drift(measure) => measure.record(model, run),
             Self::Outliers(measure) => measure.record(model, run),
             Self::Stability(measure) => measure.record(model, run),
+            Self::Sensitivity(measure) => measure.record(model, run),
+            Self::Context(measure) => measure.record(model, run),
             Self::Passkey(measure) => measure.record(model, run),
             Self::Cost(measure) => measure.record(model, run),
         }
@@ -230,6 +241,18 @@ impl From<Outliers> for Instrument {
 impl From<Stability> for Instrument {
     fn from(measure: Stability) -> Self {
         Self::Stability(measure)
+    }
+}
+
+impl From<Sensitivity> for Instrument {
+    fn from(measure: Sensitivity) -> Self {
+        Self::Sensitivity(measure)
+    }
+}
+
+impl From<LongContext> for Instrument {
+    fn from(measure: LongContext) -> Self {
+        Self::Context(measure)
     }
 }
 

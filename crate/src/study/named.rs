@@ -3,9 +3,15 @@
 use super::{Instrument, Study};
 use crate::error::{Error, Result};
 use crate::measure::{
-    cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers, passkey::Passkey,
-    perplexity::Perplexity, stability::Stability,
+    context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
+    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, stability::Stability,
 };
+use crate::quantize::Scheme;
+use crate::record::{run_folder_in, runs_folder};
+use std::path::Path;
+
+/// The default model.
+const MODEL: &str = "data/models/bard";
 
 /// The schemes of phase 1.
 const STAGES: [&str; 16] = [
@@ -31,20 +37,48 @@ const STAGES: [&str; 16] = [
 const DRIFTING: [&str; 8] =
     ["w8a8", "w4a16", "w4a4", "w4a4-rot", "w16a16-h8", "w16a16-h8ef", "w16a16-h4", "w16a16-h4ef"];
 
+/// The widths that sensitivity is measured to, head and all.
+const WIDTHS: [&str; 5] =
+    ["w2a16+head=w2", "w3a16+head=w3", "w4a16+head=w4", "w5a16+head=w5", "w6a16+head=w6"];
+
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 5] = ["phase1", "staged", "drift", "outliers", "cost"];
+    pub const NAMES: [&str; 9] =
+        ["phase1", "staged", "drift", "outliers", "recall", "context", "sensitivity", "mixed", "cost"];
+
+    /// The studies that answer the questions of a phase, in the order in which they can be run; a study of that name
+    /// alone, where it is no phase.
+    pub fn parts(name: &str) -> Vec<&str> {
+        match name {
+            "phase1" => {
+                vec!["phase1", "staged", "drift", "outliers", "recall", "context", "sensitivity", "mixed"]
+            }
+            name => vec![name],
+        }
+    }
 
     /// A study by its name.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If there is none of that name; for `mixed`, if no run of `sensitivity` is there to choose from.
     pub fn named(name: &str) -> Result<Self> {
+        Self::named_in(name, runs_folder())
+    }
+
+    /// As [`named`](Self::named), where a study builds on another on the runs in the folder `root`.
+    ///
+    /// # Errors
+    /// As [`named`](Self::named).
+    pub fn named_in(name: &str, root: impl AsRef<Path>) -> Result<Self> {
         match name {
             "phase1" => Ok(Self::phase1()),
             "staged" => Ok(Self::staged()),
             "outliers" => Ok(Self::outliers()),
             "drift" => Ok(Self::drift()),
+            "recall" => Ok(Self::recall()),
+            "context" => Ok(Self::context()),
+            "sensitivity" => Ok(Self::sensitivity()),
+            "mixed" => Self::mixed(root),
             "cost" => Ok(Self::cost()),
             _ => Err(Error::input(format!("unknown study {name:?}"))
                 .hint(format!("known are: {}", Self::NAMES.join(", ")))),
@@ -55,7 +89,7 @@ impl Study {
     /// with the best method.
     pub fn phase1() -> Self {
         Self::new("phase1")
-            .models(["data/models/bard"])
+            .models([MODEL])
             .schemes(STAGES)
             .measure(Perplexity::default())
             .measure(Divergence::default())
@@ -65,7 +99,7 @@ impl Study {
     /// Where errors go: the default model's recurrent state against time, and its greedy words against full precision's.
     pub fn drift() -> Self {
         Self::new("drift")
-            .models(["data/models/bard"])
+            .models([MODEL])
             .schemes(DRIFTING)
             .measure(Drift::default())
             .measure(Stability::default())
@@ -74,7 +108,7 @@ impl Study {
     /// The stages from full precision to four bits everywhere, with nearest codes and with the best method.
     pub fn staged() -> Self {
         Self::new("staged")
-            .models(["data/models/bard"])
+            .models([MODEL])
             .schemes(["f32", "w8a8", "w4a8", "w4a8-rot-gptq", "w4a4", "w4a4-rot-gptq"])
             .measure(Perplexity::default())
             .measure(Divergence::default())
@@ -82,16 +116,60 @@ impl Study {
 
     /// Activations of the default model as they are, and as a rotation leaves them.
     pub fn outliers() -> Self {
-        Self::new("outliers")
-            .models(["data/models/bard"])
-            .schemes(["f32", "w4a4-rot"])
-            .measure(Outliers::default())
+        Self::new("outliers").models([MODEL]).schemes(["f32", "w4a4-rot"]).measure(Outliers::default())
+    }
+
+    /// Passkeys of the default model, so many that schemes can be told apart.
+    pub fn recall() -> Self {
+        Self::new("recall")
+            .models([MODEL])
+            .schemes(["f32", "w8a8", "w4a8", "w4a4", "w4a4-rot-gptq", "ternary"])
+            .measure(Passkey::lengths([256, 512, 1024, 1536, 2048, 4096]).trials(100))
+    }
+
+    /// Prediction of the default model by length of context: weights, activations, and the state that carries it all.
+    pub fn context() -> Self {
+        Self::new("context")
+            .models([MODEL])
+            .schemes(["w8a8", "w4a8", "w4a4", "w4a4-rot-gptq", "w16a16-h8", "w16a16-h4"])
+            .measure(LongContext::default().max_tokens(1 << 17))
+    }
+
+    /// Which segments of the default model break first, at five widths.
+    pub fn sensitivity() -> Self {
+        Self::new("sensitivity")
+            .models([MODEL])
+            .schemes(["f32"])
+            .measure(Sensitivity::to(WIDTHS).max_tokens(1 << 14))
+    }
+
+    /// Uniform widths against widths chosen from the newest run of [`sensitivity`](Self::sensitivity) in the folder
+    /// `root`, at equal bits.
+    ///
+    /// # Errors
+    /// If there is no such run, or nothing can be chosen from it.
+    pub fn mixed(root: impl AsRef<Path>) -> Result<Self> {
+        let run = run_folder_in(root.as_ref(), Path::new("sensitivity"))
+            .map_err(|error| error.hint("run `lowbit reproduce sensitivity` first"))?;
+        let mut schemes = vec!["f32".to_string()];
+        for uniform in &WIDTHS[1..3] {
+            let bits = Scheme::bits_in_sensitivity(&run, uniform)?;
+            let scheme: Scheme = uniform.parse()?;
+            schemes.push(uniform.to_string());
+            schemes.push(scheme.budget((bits * 1e4).floor() / 1e4).to_string());
+            schemes.push(Scheme::from_sensitivity(&run, bits)?.to_string());
+        }
+        Ok(Self::new("mixed")
+            .models([MODEL])
+            .schemes(schemes)
+            .measure(Perplexity::default())
+            .measure(Divergence { max_tokens: None, ..Divergence::default() }))
     }
 
     /// Speed and memory of the default model in the schemes that are meant to run fast. Wants an idle machine.
     pub fn cost() -> Self {
         Self::new("cost")
-            .models(["data/models/bard"])
+            .models([MODEL])
             .schemes(["f32", "bf16", "w8a8", "w4a8", "w4a16"])
             .measure(Cost::default())
     }
@@ -109,6 +187,14 @@ impl Study {
                 Instrument::Outliers(outliers) => outliers.max_tokens = Some(1024),
                 Instrument::Stability(stability) => {
                     (stability.lengths, stability.prompts, stability.gen_len) = (vec![32, 128], 4, 24);
+                }
+                Instrument::Context(context) => {
+                    (context.lengths, context.max_tokens) = (vec![256, 2048], Some(4096));
+                }
+                Instrument::Sensitivity(sensitivity) => {
+                    sensitivity.max_tokens = Some(2048);
+                    sensitivity.schemes.truncate(3);
+                    sensitivity.calibration.samples = 8;
                 }
                 Instrument::Passkey(passkey) => (passkey.lengths, passkey.trials) = (vec![300, 600], 4),
                 Instrument::Cost(cost) => {

@@ -32,8 +32,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "measure",
         &[
-            "error", "progress", "memory", "threads", "kernel", "layer", "family", "model", "corpus",
-            "record", "stats",
+            "error", "progress", "memory", "threads", "kernel", "format", "layer", "family", "model",
+            "corpus", "train", "quantize", "record", "stats",
         ],
     ),
     (
@@ -43,7 +43,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "figure", "measure", "study",
         ],
     ),
-    ("study", &["error", "progress", "model", "quantize", "corpus", "record", "measure"]),
+    ("study", &["error", "progress", "settings", "model", "quantize", "corpus", "record", "measure"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

@@ -90,3 +90,48 @@ fn the_schemes_of_a_run_stand_beside_their_baseline() {
     let kl = Frame::load(&folder).unwrap().filter("scheme", "w2a16").unwrap();
     assert_eq!(kl.filter("measure", "divergence").unwrap().numbers("block").unwrap(), [Some(32.0)]);
 }
+
+#[test]
+fn a_recorded_run_is_checked_against_a_second_measurement() {
+    let folder = super::fixture::Folder::new();
+    let runs = folder.text("runs");
+    let text = folder
+        .write("text.txt", "If it were done when tis done, then twere well it were done quickly. ".repeat(9));
+    let config = format!(
+        "name: checked\nmodels: ['random:mamba2-tiny']\nschemes: [f32, w4a8]\nmeasures:\n\
+         - perplexity: {{corpus: '{text}', split: null, seq_len: 64, stride: 64}}\n\
+         - passkey: {{lengths: [260], trials: 1}}\n"
+    );
+    let config = folder.write("study.yaml", config);
+    let run = |args: &[&str]| super::command_line::lowbit().args(args).output().unwrap();
+    assert!(run(&["reproduce", "phase1", "--config", &config, "--runs", &runs]).status.success());
+    let recorded = std::fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    let check = || {
+        let output = run(&["reproduce", "--check", &recorded.to_string_lossy()]);
+        let told = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), told)
+    };
+    let (code, told) = check();
+    assert!(code == 0 && told.contains(" 0 differ"), "{told}");
+
+    // Times and the machine may be others, a reading may not.
+    let metrics = recorded.join("metrics.jsonl");
+    let lines = std::fs::read_to_string(&metrics).unwrap();
+    let change = |column: &str, value: serde_json::Value| {
+        let mut rows: Vec<serde_json::Map<String, serde_json::Value>> =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let row = rows.iter_mut().rfind(|row| row.contains_key(column)).unwrap();
+        row.insert(column.to_string(), value);
+        let text: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap() + "\n").collect();
+        std::fs::write(&metrics, text.concat()).unwrap();
+    };
+    change("runtime_s", serde_json::json!(1e6));
+    assert_eq!(check().0, 0);
+    change("bits_per_byte", serde_json::json!(7.0));
+    let (code, told) = check();
+    assert!(code == 1 && told.contains(" 1 differ") && told.contains("w4a8"), "{told}");
+    assert!(
+        told.contains("bits_per_byte") && told.contains("1 of ") && told.contains("not what was recorded"),
+        "{told}"
+    );
+}

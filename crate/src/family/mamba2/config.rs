@@ -151,6 +151,7 @@ impl Config {
         let site = |path: String, rows, cols, role, residual| Site {
             weight: format!("{path}.weight"),
             path,
+            layer: None,
             rows,
             cols,
             roles: vec![role],
@@ -163,11 +164,13 @@ impl Config {
         for i in 0..self.num_hidden_layers {
             let at = |name: &str| format!("backbone.layers.{i}.{name}");
             sites.push(Site {
+                layer: Some(i),
                 segments: parts.map(|(name, rows)| Segment { name, rows }).to_vec(),
                 norm: Some(at("norm.weight")),
                 ..site(at("mixer.in_proj"), s.rows(), hidden, "in_proj", Residual::Reads)
             });
             sites.push(Site {
+                layer: Some(i),
                 norm: Some(at("mixer.norm.weight")),
                 ..site(at("mixer.out_proj"), hidden, s.inner(), "out_proj", Residual::Writes)
             });

@@ -92,25 +92,29 @@ impl Mamba2 {
         })
     }
 
-    /// tokens [B, T] → [B, T, hidden] after the last norm; see [`super::Network::hidden`].
-    pub fn hidden(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
-        let (_, time) = tokens.dims2()?;
-        // The residual stream, [B, T, hidden], f32.
-        let mut x = self.embedding.as_ref().unwrap_or(&self.head).weight.lookup(tokens)?;
-        if let Some(rotation) = &self.rotation {
-            x = rotation.forward(&x)?;
-        }
-        x = self.through(x, 0..self.blocks.len(), state.as_deref_mut())?;
-        if let Some(state) = state {
-            state.position += time;
-        }
-        if let Some(rotation) = &self.rotation {
-            x = rotation.backward(&x)?;
-        }
-        self.norm.forward(&x)
+    /// How many blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
     }
 
-    /// The residual stream [B, T, hidden] through some blocks.
+    /// tokens [B, T] → the residual stream that enters the first block, [B, T, hidden] in f32.
+    pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        let x = self.embedding.as_ref().unwrap_or(&self.head).weight.lookup(tokens)?;
+        match &self.rotation {
+            Some(rotation) => rotation.forward(&x),
+            None => Ok(x),
+        }
+    }
+
+    /// The residual stream after the last block → [B, T, hidden] after the last norm.
+    pub fn close(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.rotation {
+            Some(rotation) => self.norm.forward(&rotation.backward(x)?),
+            None => self.norm.forward(x),
+        }
+    }
+
+    /// The residual stream [B, T, hidden] through some blocks; see [`super::Network::through`].
     pub fn through(&self, mut x: Tensor, blocks: Range<usize>, state: Option<&mut State>) -> Result<Tensor> {
         let tracked = x.track_op() || self.norm.tracked() || self.head.tracked();
         match state {

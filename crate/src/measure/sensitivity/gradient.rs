@@ -1,0 +1,130 @@
+//! What the gradient says of a change of weights before anything is evaluated.
+
+use crate::error::Result;
+use crate::family::{Matrices, Network, Tensors};
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::quantize::calibrate::Sample;
+use crate::threads::install;
+use crate::train::loss::cross_entropy;
+use candle_core::{DType, Tensor, Var};
+
+/// The gradients of a text's mean NLL (nats a token) with respect to every matrix.
+pub(super) struct Gradients {
+    /// The mean gradient of each matrix.
+    mean: Tensors,
+    /// Its diagonal Fisher information for one token: tokens of a window times the mean square of a window's gradient,
+    /// since the gradients of a window's tokens are taken for independent.
+    fisher: Tensors,
+}
+
+impl Gradients {
+    /// Reads the sample, each window from a state of zeros. None for a rotated model: rotations have no gradient.
+    ///
+    /// # Errors
+    /// If the model cannot read the tokens, or it is interrupted.
+    pub fn of(model: &Model, sample: &Sample) -> Result<Option<Self>> {
+        if model.quantization.as_ref().is_some_and(|q| q.rotation.is_some()) {
+            return Ok(None);
+        }
+        let (mut tensors, mut vars) = (model.tensors().clone(), vec![]);
+        let mut names: Vec<String> = model.config.sites().into_iter().map(|site| site.weight).collect();
+        names.dedup();
+        for name in names {
+            let var = Var::from_tensor(&tensors[&name].to_dtype(DType::F32)?)?;
+            tensors.insert(name.clone(), var.as_tensor().clone());
+            vars.push((name, var));
+        }
+        let network = Network::new(&model.config, &tensors, &Matrices::new())?;
+        let zeros =
+            || vars.iter().map(|(name, var)| Ok((name.clone(), var.as_tensor().zeros_like()?.detach())));
+        let (mut mean, mut fisher) =
+            (zeros().collect::<Result<Tensors>>()?, zeros().collect::<Result<Tensors>>()?);
+        let (share, length) = (1.0 / sample.windows.len() as f64, sample.about.length);
+        let progress = Progress::new("gradients", (sample.windows.len() * length) as u64, "tokens");
+        let mut windows: Vec<_> = sample.windows.iter().collect();
+        windows.sort();
+        for (_, ids) in windows {
+            let grads = install(|| {
+                let hidden = network.hidden(&model.tokens(&ids[..ids.len() - 1])?, None)?;
+                let weights = vec![1.0; ids.len() - 1];
+                cross_entropy(&network.logits(&hidden)?, &ids[1..], &weights)?.backward().map_err(Into::into)
+            });
+            let grads: candle_core::backprop::GradStore =
+                grads.map_err(|error: crate::error::Error| error)?;
+            for (name, var) in &vars {
+                let Some(grad) = grads.get(var) else { continue };
+                add(&mut mean, name, &(grad * share)?)?;
+                add(&mut fisher, name, &(grad.sqr()? * (share * (length - 1) as f64))?)?;
+            }
+            progress.tick(ids.len() as u64)?;
+        }
+        Ok(Some(Self { mean, fisher }))
+    }
+
+    /// The change of the mean NLL that ΔW of some rows predicts: to first order, Σ g ΔW, and to second order with the
+    /// diagonal Fisher information in the Hessian's place, ½ Σ F ΔW².
+    ///
+    /// # Errors
+    /// If a change does not fit its matrix.
+    pub fn predict(&self, changes: &[(&str, usize, Tensor)]) -> Result<(f64, f64)> {
+        let (mut first, mut second) = (0.0, 0.0);
+        for (name, row, change) in changes {
+            let of = |all: &Tensors| all[*name].narrow(0, *row, change.dim(0)?);
+            first += sum(&(of(&self.mean)? * change)?)?;
+            second += sum(&(of(&self.fisher)? * change.sqr()?)?)? / 2.0;
+        }
+        Ok((first, second))
+    }
+}
+
+fn add(all: &mut Tensors, name: &str, more: &Tensor) -> Result<()> {
+    if let Some(sum) = all.get_mut(name) {
+        *sum = (&*sum + more)?.detach();
+    }
+    Ok(())
+}
+
+fn sum(values: &Tensor) -> Result<f64> {
+    Ok(values.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::quantization::Calibrated;
+
+    #[test]
+    fn the_gradient_is_the_slope() {
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let window = |i: u32| (i as usize, (0..40).map(|t| (t * 31 + i * 7) % 256).collect::<Vec<u32>>());
+        let about =
+            Calibrated { corpus: String::new(), sha256: String::new(), samples: 2, length: 40, seed: 0 };
+        let sample = Sample { windows: vec![window(1), window(2)], about };
+        let gradients = Gradients::of(&model, &sample).unwrap().unwrap();
+        // A step along the gradient of some rows, small enough for the first order.
+        let name = "backbone.layers.2.mixer.in_proj.weight";
+        let rows = gradients.mean[name].narrow(0, 600, 100).unwrap();
+        let nll = |model: &Model| {
+            let each = sample.windows.iter().map(|(_, ids)| model.nll(ids, 39).unwrap());
+            each.flatten().map(f64::from).sum::<f64>() / 78.0
+        };
+        let moved = |step: f64| {
+            let mut tensors = model.tensors().clone();
+            let whole = tensors[name].clone();
+            let part = (whole.narrow(0, 600, 100).unwrap() + (&rows * step).unwrap()).unwrap();
+            let parts = [whole.narrow(0, 0, 600).unwrap(), part, whole.narrow(0, 700, 460).unwrap()];
+            tensors.insert(name.to_string(), Tensor::cat(&parts, 0).unwrap());
+            nll(&Model::from_tensors("moved", model.config.clone(), tensors, &Default::default()).unwrap())
+        };
+        let step = 0.02 / sum(&rows.sqr().unwrap()).unwrap();
+        let change = vec![(name, 600, (&rows * step).unwrap())];
+        let (predicted, fisher) = gradients.predict(&change).unwrap();
+        let measured = (moved(step) - moved(-step)) / 2.0;
+        assert!(
+            (predicted - 0.02).abs() < 1e-6 && (measured / predicted - 1.0).abs() < 0.05,
+            "{measured} {predicted}"
+        );
+        assert!(fisher > 0.0);
+    }
+}

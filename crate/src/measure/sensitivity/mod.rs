@@ -1,0 +1,333 @@
+//! Which parts of a model break first: one layer, matrix or segment rounded at a time, the rest as it is.
+//!
+//! The harm of a part is the rise of the mean NLL on the same tokens, beside the divergence from the base, which moves
+//! with far fewer tokens. Cheaper numbers claim to know it beforehand (SQNR, the Hessian of the layer's outputs,
+//! gradients); a [`ranking`] says how far each is right.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `sweep` | reading a text for many units without reading it from its beginning each time |
+//! | `gradient` | what the gradient predicts |
+//! | [`ranking`] | Kendall's τ of each predictor |
+//! | [`choice`] | a scheme of mixed widths from what was measured |
+
+pub mod choice;
+mod gradient;
+pub mod ranking;
+mod sweep;
+
+use super::window::Sliding;
+use super::{Measure, subject};
+use crate::error::{Error, Result};
+use crate::kernel::softmax::Divergence;
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::quantize::probe::{Grain, Probe, Rounding, Unit};
+use crate::quantize::{Calibration, Quantizing, Scheme};
+use crate::record::{Reading, Row, Run, SUMMARY, fingerprint, read_lines};
+use crate::stats::Bootstrap;
+use gradient::Gradients;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+use sweep::Sweep;
+
+/// Which parts are rounded to what, and on which text their harm is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sensitivity {
+    /// Names of the schemes of which one part at a time is applied, such as `w3a16` or `w3a16+head=w3`.
+    pub schemes: Vec<String>,
+    /// How finely the model is taken apart.
+    pub grain: Grain,
+    /// A text file, a JSONL file, or a folder of texts or of splits.
+    pub corpus: PathBuf,
+    /// The split, if the folder has splits. Not the one that choices made from it are judged on.
+    pub split: Option<String>,
+    /// Tokens of a window, each read from a state of zeros.
+    pub seq_len: usize,
+    /// Read only the first tokens of the text.
+    pub max_tokens: Option<usize>,
+    /// The text that predictors are computed on, and schemes that need one are calibrated.
+    pub calibration: Calibration,
+    /// How intervals are found.
+    pub bootstrap: Bootstrap,
+}
+
+impl Default for Sensitivity {
+    fn default() -> Self {
+        Self {
+            schemes: vec!["w3a16+head=w3".to_string()],
+            grain: Grain::Segment,
+            corpus: PathBuf::from("data/corpus"),
+            split: Some("valid".to_string()),
+            seq_len: 1024,
+            max_tokens: Some(32_768),
+            calibration: Calibration { samples: 64, ..Calibration::default() },
+            bootstrap: Bootstrap::default(),
+        }
+    }
+}
+
+impl Sensitivity {
+    /// The sensitivity to these schemes, or to those of these names, each part alone.
+    pub fn to<S: ToString>(schemes: impl IntoIterator<Item = S>) -> Self {
+        let schemes = schemes.into_iter().map(|scheme| scheme.to_string()).collect();
+        Self { schemes, ..Self::default() }
+    }
+
+    /// Sets the text: a file, or a folder of texts.
+    #[must_use]
+    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
+        (self.corpus, self.split) = (corpus.into(), None);
+        self
+    }
+
+    /// Sets how finely the model is taken apart.
+    #[must_use]
+    pub fn by(mut self, grain: Grain) -> Self {
+        self.grain = grain;
+        self
+    }
+
+    /// Reads only the first `count` tokens.
+    #[must_use]
+    pub fn max_tokens(mut self, count: usize) -> Self {
+        self.max_tokens = Some(count);
+        self
+    }
+
+    fn sliding(&self) -> Sliding<'_> {
+        Sliding {
+            corpus: &self.corpus,
+            split: self.split.as_deref(),
+            seq_len: self.seq_len,
+            stride: self.seq_len,
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    fn quantizing(&self) -> Quantizing {
+        Quantizing { calibration: self.calibration.clone(), ..Quantizing::default() }
+    }
+
+    /// Gives what `known` does not know to `take`, unit by unit, the ranking of each scheme last; `recall` gives the
+    /// rows of the units that are known.
+    fn sweep(
+        &self,
+        model: &Model,
+        known: impl Fn(&str) -> bool,
+        recall: impl Fn(&[String]) -> Result<Vec<Row>>,
+        mut take: impl FnMut(&[Reading]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(model)?;
+        for unit in self.units() {
+            if !known(&unit.fingerprint(model)?) {
+                Probing::new(&unit, model)?.run(&known, &recall, &mut take)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn identity(&self, model: &Model, corpus: &str, calibration: &str, unit: &str) -> Result<String> {
+        let settings = json!({
+            "windows": self.sliding().identity(), "schemes": self.schemes, "grain": self.grain,
+            "bootstrap": self.bootstrap,
+        });
+        let extra = json!({"corpus": corpus, "calibration": calibration, "unit": unit});
+        fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &extra)
+    }
+}
+
+impl Measure for Sensitivity {
+    const NAME: &'static str = "sensitivity";
+    const VERSION: u32 = 1;
+
+    /// One a scheme. Within it every part of the model is recorded by itself; the ranking closes it.
+    fn units(&self) -> Vec<Self> {
+        self.schemes.iter().map(|scheme| Self { schemes: vec![scheme.clone()], ..self.clone() }).collect()
+    }
+
+    /// That of the rankings, which are recorded last.
+    fn fingerprint(&self, model: &Model) -> Result<String> {
+        let calibration = self.calibration.sample(model)?.about.to_string();
+        self.identity(model, &self.sliding().text()?.sha256, &calibration, "")
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        self.sliding().check()?;
+        if self.schemes.is_empty() {
+            return Err(Error::input("no scheme is named whose parts could be tried").hint("such as w3a16"));
+        }
+        self.calibration.sample(model)?;
+        for name in &self.schemes {
+            let scheme: Scheme = name.parse()?;
+            Probe::check(&scheme)?;
+            scheme.check(model, &self.quantizing())?;
+        }
+        Ok(())
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        let mut all = vec![];
+        self.sweep(
+            model,
+            |_| false,
+            |_| Ok(vec![]),
+            |readings| {
+                all.extend_from_slice(readings);
+                Ok(())
+            },
+        )?;
+        Ok(all)
+    }
+
+    // Parts of the model are units of work, which only the model knows.
+    fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        let recall = |units: &[String]| {
+            let of_these = |row: &Row| {
+                let unit = row.get("fingerprint").and_then(|unit| unit.as_str()).unwrap_or_default();
+                units.iter().any(|known| known == unit)
+            };
+            let rows = read_lines(run.path().join("metrics.jsonl"))?.rows;
+            Ok(rows.into_iter().filter(of_these).collect())
+        };
+        self.sweep(model, |unit| run.has(unit), recall, |readings| run.record(readings))
+    }
+}
+
+/// One scheme under way on one model.
+struct Probing<'a> {
+    settings: &'a Sensitivity,
+    model: &'a Model,
+    probe: Probe,
+    text: super::window::Excerpt,
+    calibration: crate::quantize::calibrate::Sample,
+}
+
+impl<'a> Probing<'a> {
+    fn new(settings: &'a Sensitivity, model: &'a Model) -> Result<Self> {
+        let scheme = settings.schemes[0].parse()?;
+        Ok(Self {
+            settings,
+            model,
+            probe: Probe::new(model, &scheme, &settings.quantizing(), settings.grain)?,
+            text: settings.sliding().cut(model)?,
+            calibration: settings.calibration.sample(model)?,
+        })
+    }
+
+    fn identity(&self, unit: &str) -> Result<String> {
+        let calibration = self.calibration.about.to_string();
+        self.settings.identity(self.model, &self.text.corpus.sha256, &calibration, unit)
+    }
+
+    fn row(&self, measure: &str, fingerprint: &str) -> Reading {
+        let conditions = self.settings.sliding().conditions();
+        Reading::new(measure, Sensitivity::VERSION, &subject(self.model), &conditions)
+            .fingerprint(fingerprint)
+            .value("probe", self.settings.schemes[0].as_str())
+            .value("grain", json!(self.settings.grain))
+    }
+
+    fn run(
+        &self,
+        known: &impl Fn(&str) -> bool,
+        recall: &impl Fn(&[String]) -> Result<Vec<Row>>,
+        take: &mut impl FnMut(&[Reading]) -> Result<()>,
+    ) -> Result<()> {
+        let identities =
+            self.probe.units().iter().map(|unit| self.identity(&unit.pattern)).collect::<Result<Vec<_>>>()?;
+        let inputs = self.probe.inputs(&self.calibration)?;
+        let gradients = Gradients::of(self.probe.base(), &self.calibration)?;
+        let clock = Instant::now();
+        let mut sweep = Sweep::new(self.probe.base(), &self.text)?;
+        let mut overhead = clock.elapsed().as_secs_f64();
+        let (mut rows, mut read) = (recall(&identities)?, sweep.own_blocks());
+        let progress = Progress::new("sensitivity", identities.len() as u64, "units");
+        for (unit, identity) in self.probe.units().iter().zip(&identities) {
+            read += sweep.blocks(unit);
+            if !known(identity) {
+                let clock = Instant::now();
+                let tokens = sweep.divergence(&self.probe.with(unit)?, unit)?;
+                let runtime = clock.elapsed().as_secs_f64();
+                let reading = self.row(Sensitivity::NAME, identity);
+                let reading = self.harm(self.describe(reading, unit), &tokens)?;
+                let predicted =
+                    gradients.as_ref().map(|gradients| gradients.predict(&self.probe.changes(unit)?));
+                let reading = self
+                    .predictors(reading, self.probe.rounding(unit, &inputs)?, predicted.transpose()?)
+                    .value("blocks_read", sweep.blocks(unit));
+                let reading = self.text.describe(reading, runtime + std::mem::take(&mut overhead));
+                rows.push(reading.values.clone());
+                take(&[reading])?;
+            }
+            progress.tick(1)?;
+        }
+        let identity = self.identity("")?;
+        let layers = self.model.config.layers();
+        let mut ranked = ranking::rank(&rows, || self.row(ranking::NAME, &identity));
+        // Each unit and the base once, each from the first block to the last.
+        let whole = (rows.len() + 1) * layers;
+        let runtime = rows.iter().filter_map(|row| row.get("runtime_s")?.as_f64()).sum::<f64>();
+        if let Some(summary) = ranked.iter_mut().find(|row| row.row == SUMMARY) {
+            *summary = self.text.describe(
+                summary
+                    .clone()
+                    .value("units", rows.len())
+                    .value("blocks_read", read)
+                    .value("blocks_whole", whole),
+                runtime,
+            );
+        }
+        take(&ranked)
+    }
+
+    /// Which unit it is.
+    fn describe(&self, reading: Reading, unit: &Unit) -> Reading {
+        reading
+            .value("unit", unit.pattern.as_str())
+            .value("layer", unit.layer)
+            .value("part", unit.part.as_str())
+            .value("format", unit.coding().map(|coding| coding.to_string()))
+    }
+
+    /// What it does to predictions, in nats a token.
+    fn harm(&self, reading: Reading, tokens: &[Divergence]) -> Result<Reading> {
+        let rise: Vec<f64> = tokens.iter().map(|token| token.nll - token.reference_nll).collect();
+        let kl: Vec<f64> = tokens.iter().map(|token| token.kl).collect();
+        let estimate = |values: &[f64]| {
+            let found = self.settings.bootstrap.mean(values);
+            found.ok_or_else(|| Error::input("the bootstrap needs blocks and resamples of at least 1"))
+        };
+        let (rise, kl) = (estimate(&rise)?, estimate(&kl)?);
+        let reference: f64 = tokens.iter().map(|token| token.reference_nll).sum();
+        Ok(reading
+            .value("delta_nll", rise.value)
+            .value("delta_nll_low", rise.low)
+            .value("delta_nll_high", rise.high)
+            .value("delta_nll_p", rise.p)
+            .value("kl", kl.value)
+            .value("kl_low", kl.low)
+            .value("kl_high", kl.high)
+            .value("reference_nll", reference / tokens.len() as f64))
+    }
+
+    /// What was to be known beforehand. SQNR in decibel, ‖ΔW X‖² a token, gradients in nats a token.
+    fn predictors(&self, reading: Reading, rounding: Rounding, predicted: Option<(f64, f64)>) -> Reading {
+        let decibel = |(signal, noise): (f64, f64)| 10.0 * (signal / noise).log10();
+        let tokens = (self.calibration.windows.len() * self.calibration.about.length) as f64;
+        reading
+            .value("n_weights", rounding.weights)
+            .value("unit_bytes", rounding.bytes)
+            .value("weight_sqnr_db", decibel(rounding.weight))
+            .value("output_sqnr_db", decibel(rounding.output))
+            .value("hessian", rounding.output.1 / tokens)
+            .value("gradient", predicted.map(|(first, _)| first))
+            .value("fisher", predicted.map(|(_, second)| second))
+    }
+}
+
+#[cfg(test)]
+mod tests;
