@@ -464,7 +464,9 @@ const TABLES: [(&str, &[&str]); 11] = [
 fn report(run: &Run) -> Result<()> {
     let frame = Frame::load(run.path())?;
     for (measure, columns) in TABLES {
-        let rows = frame.filter("measure", measure)?.filter("row", "summary")?;
+        // Of outliers the roles say more than the summary.
+        let kind = if measure == "outliers" { "role" } else { "summary" };
+        let rows = frame.filter("measure", measure)?.filter("row", kind)?;
         if rows.height() > 0 {
             println!("\n{measure}\n{}", rows.select(columns.iter().copied())?);
         }
