@@ -299,9 +299,8 @@ fn summarize(pairs: &[Pair], gen_len: usize, row: Reading) -> Reading {
         .value("never_parted_high", high);
     // Prompts stand alone: blocks of one.
     let bootstrap = Bootstrap::default().block(1);
-    let values: [(&str, fn(&Pair) -> [f64; 2]); 2] =
-        [("repetition", |pair| pair.repetition), ("entropy", |pair| pair.entropy)];
-    for (name, values) in values {
+    for name in ["repetition", "entropy"] {
+        let values = |pair: &Pair| if name == "entropy" { pair.entropy } else { pair.repetition };
         let [exact, found] = [0, 1].map(|i| pairs.iter().map(|pair| values(pair)[i]).collect::<Vec<_>>());
         let delta = bootstrap.of([&found, &exact], |[found, exact]| found - exact);
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
