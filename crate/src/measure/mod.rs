@@ -24,6 +24,7 @@ pub mod window;
 
 use crate::error::Result;
 use crate::model::Model;
+use crate::model::quantization::Quantization;
 use crate::record::{Reading, Run, Subject};
 use serde::Serialize;
 
@@ -75,6 +76,7 @@ pub fn subject(model: &Model) -> Subject {
         dtype,
         w_bits: quantization.and_then(|q| q.w_bits),
         a_bits: quantization.and_then(|q| q.a_bits),
+        head_format: quantization.and_then(Quantization::head),
         group_size: quantization.and_then(|q| q.group_size).map(|size| size as u64),
         per_channel: quantization.and_then(|q| q.per_channel),
         quant_backend: quantization.map(|q| q.backend.to_string()),

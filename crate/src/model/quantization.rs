@@ -123,6 +123,15 @@ pub struct BlockReport {
     pub error: f64,
 }
 
+impl Quantization {
+    /// Format of the output matrix, if it is quantized.
+    pub fn head(&self) -> Option<String> {
+        let codings = self.layers.last()?.blocks.iter().map(|block| block.coding);
+        let names = codings.map(|coding| coding.map(|coding| coding.to_string()));
+        names.collect::<Option<Vec<_>>>().map(|names| names.join("|"))
+    }
+}
+
 impl LayerReport {
     /// Whether any of it is quantized.
     pub fn is_quantized(&self) -> bool {

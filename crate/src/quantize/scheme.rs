@@ -76,6 +76,15 @@ impl Scheme {
         Self { dtype: Some(dtype.to_string()), ..Self::default() }
     }
 
+    /// Format of an output matrix that no rule names. It is the largest matrix of most models, and is read for every
+    /// token: where activations are integers of 8 bits, it has 8 bits too; else it stays as it is. So it does where
+    /// inputs are scaled by channel, which takes a norm before the matrix, and where a budget is shared out.
+    pub fn head(&self) -> Option<Coding> {
+        let by_channel = self.smooth.is_some() || self.observer == Some(Observer::Channel);
+        let integers = self.weights.is_some() && self.activations == Some(8);
+        (integers && !by_channel && self.budget.is_none()).then(|| Coding::of(Format::Int(8)))
+    }
+
     /// Single precision.
     pub fn f32() -> Self {
         Self::plain("f32")
@@ -242,7 +251,8 @@ mix4.25          each matrix in the width that its sensitivity earns, so many bi
 x8, bc8          the recurrence's input; its B and C
 h8, h8ef         the recurrence's state; with error feedback
 f32, bf16, f16   the dtype of all that is not quantized
-+dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none";
++dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
+                 The head has 8 bits where activations have 8, else stays as it is";
 
     /// Common schemes, for lists and for suggestions.
     pub fn presets() -> Vec<(&'static str, &'static str)> {
@@ -250,9 +260,9 @@ f32, bf16, f16   the dtype of all that is not quantized
             ("f32", "single precision"),
             ("bf16", "bfloat16"),
             ("f16", "half precision"),
-            ("w8a8", "8-bit weights by row, 8-bit activations by token"),
+            ("w8a8", "8-bit weights by row, 8-bit activations by token, the head too"),
             ("w4a16", "4-bit weights by row"),
-            ("w4a8", "4-bit weights by row, 8-bit activations"),
+            ("w4a8", "4-bit weights by row, 8-bit activations, the head in 8 bits"),
             ("w4a4", "4-bit weights by row, 4-bit activations"),
             ("w4a8-g64", "4-bit weights in groups of 64, 8-bit activations"),
             ("w4a8-g64-gptq", "the same, codes chosen by GPTQ"),

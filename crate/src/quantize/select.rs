@@ -86,6 +86,7 @@ fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
         let rule = scheme.rules.iter().rev().find(|rule| matches(&rule.pattern, site, segment));
         let coding = match rule {
             Some(rule) => rule.coding,
+            None if site.roles.contains(&"head") => scheme.head(),
             None => scheme.weights.filter(|_| site.by_default),
         };
         parts.push(Part { segment: segment.map(String::from), first, rows, coding });
@@ -129,7 +130,9 @@ mod tests {
     fn rules_choose_rows_and_the_last_one_holds() {
         let plain = of("w4a8-g64").unwrap();
         assert_eq!(shown(&plain[0]), ["all:1160=w4-g64"]);
-        assert_eq!(shown(plain.last().unwrap()), ["all:256=keep"]); // the head stays out
+        assert_eq!(shown(plain.last().unwrap()), ["all:256=w8"]); // the head's own default
+        assert_eq!(shown(of("w4a16").unwrap().last().unwrap()), ["all:256=keep"]);
+        assert_eq!(shown(of("w4a8+head=keep").unwrap().last().unwrap()), ["all:256=keep"]);
         let dt = of("w4a8+dt=w8").unwrap();
         assert_eq!(shown(&dt[2]), ["z|x|B|C:1152=w4", "dt:8=w8"]);
         assert_eq!(shown(&dt[3]), ["all:256=w4"]);

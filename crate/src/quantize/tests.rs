@@ -283,8 +283,10 @@ fn the_report_tells_every_matrix() {
     let told: Vec<_> = first.blocks.iter().map(|b| (b.segment.as_deref().unwrap(), b.rows)).collect();
     assert_eq!(told, [("z|x|B|C", 512), ("dt", 3)]);
     assert!(first.blocks[0].error > 5.0 * first.blocks[1].error);
-    assert!(!report.layers.last().unwrap().is_quantized(), "the head stays out");
+    assert_eq!(report.head().as_deref(), Some("w8"), "the head has a default of its own");
     let text = report.to_string();
-    assert!(text.contains("z|x|B|C") && text.contains("w4-g32") && text.contains("as it is"), "{text}");
+    assert!(text.contains("z|x|B|C") && text.contains("w4-g32") && !text.contains("as it is"), "{text}");
+    let plain = quantized("w4a16", &Quantizing::default()).quantization.unwrap();
+    assert!(plain.head().is_none() && plain.to_string().contains("as it is"), "{plain}");
     assert_eq!(made.quantization.unwrap().recurrence, Recurrence::default());
 }

@@ -64,6 +64,7 @@ pub const COLUMNS: &[&str] = &[
     "scheme",
     "w_bits",
     "a_bits",
+    "head_format",
     "group_size",
     "per_channel",
     "quant_backend",

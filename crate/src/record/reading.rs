@@ -30,6 +30,8 @@ pub struct Subject {
     pub w_bits: Option<f64>,
     /// Bits of an activation.
     pub a_bits: Option<f64>,
+    /// Format of the output matrix, where it is quantized: a choice of its own.
+    pub head_format: Option<String>,
     /// Weights that share one scale, along the input dimension.
     pub group_size: Option<u64>,
     /// Whether each output channel has scales of its own.

@@ -24,7 +24,9 @@ use crate::model::tokenizer::Tokenizer;
 use crate::model::{Loading, Model};
 use crate::progress::Progress;
 use crate::threads::install;
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -130,9 +132,8 @@ impl Training {
             let (step, clock) = (optimizer.steps, Instant::now());
             let rate = self.schedule.rate(step, self.steps);
             let network = Network::new(&self.model, &optimizer.tensors(), &Default::default())?;
-            let loss = self.loss(&network, &data.batch(step)?)?;
-            let norm = optimizer.update(&loss.backward()?, rate)?;
-            let loss = loss.to_scalar::<f32>()?;
+            let (loss, grads) = self.gradients(&network, &data.batch(step)?, &optimizer)?;
+            let norm = optimizer.update(&grads, rate)?;
             let done = optimizer.steps;
             let tokens = self.mixture.batch_size * self.mixture.seq_len;
             let speed = tokens as f64 / clock.elapsed().as_secs_f64();
@@ -214,11 +215,40 @@ impl Training {
         Ok(model.tensors().clone())
     }
 
-    fn loss(&self, network: &Network, batch: &data::Batch) -> Result<Tensor> {
-        let data::Mixture { batch_size, seq_len, .. } = self.mixture;
-        let tokens = Tensor::from_slice(&batch.inputs, (batch_size, seq_len), &Device::Cpu)?;
-        let logits = network.logits(&network.hidden(&tokens, None)?)?;
-        Ok(loss::cross_entropy(&logits, &batch.targets, &batch.weights)?)
+    /// The loss of a batch and its gradients. Every sequence is walked forwards and backwards on its own, many at the
+    /// same time; they are added up in their order, whatever the number of threads.
+    fn gradients(
+        &self,
+        network: &Network,
+        batch: &data::Batch,
+        optimizer: &adamw::Optimizer,
+    ) -> Result<(f32, GradStore)> {
+        let len = self.mixture.seq_len;
+        let total: f32 = batch.weights.iter().sum();
+        let sequences = batch.inputs.par_chunks(len).zip(batch.targets.par_chunks(len));
+        let parts = sequences.zip(batch.weights.par_chunks(len)).map(|((inputs, targets), weights)| {
+            let tokens = Tensor::from_slice(inputs, (1, len), &Device::Cpu)?;
+            let logits = network.logits(&network.hidden(&tokens, None)?)?;
+            let share = weights.iter().sum::<f32>() / total;
+            let loss = (loss::cross_entropy(&logits, targets, weights)? * f64::from(share))?;
+            Ok((loss.to_scalar::<f32>()?, loss.backward()?))
+        });
+        let parts = parts.collect::<Vec<Result<_>>>().into_iter().collect::<Result<Vec<_>>>()?;
+        let mut parts = parts.into_iter();
+        let (mut loss, mut sum) = parts.next().ok_or_else(|| Error::internal("a batch without sequences"))?;
+        for (part, grads) in parts {
+            loss += part;
+            for variable in optimizer.tensors().values() {
+                if let Some(grad) = grads.get(variable) {
+                    let grad = match sum.get(variable) {
+                        Some(sum) => (sum + grad)?,
+                        None => grad.clone(),
+                    };
+                    sum.insert(variable, grad);
+                }
+            }
+        }
+        Ok((loss, sum))
     }
 
     /// Writes the settings, or refuses a folder that belongs to other settings. More steps are welcome: the run then
