@@ -80,5 +80,5 @@ impl<'a> Sweep<'a> {
 /// The hidden states that predict a window's scored tokens, from the stream that leaves the last block.
 fn end(model: &Model, stream: &Tensor, window: &Window) -> Result<Tensor> {
     let (_, time, _) = stream.dims3()?;
-    Ok(model.close(&stream.narrow(1, time - window.scored.len(), window.scored.len())?.contiguous()?)?)
+    model.close(&stream.narrow(1, time - window.scored.len(), window.scored.len())?.contiguous()?)
 }
