@@ -6,13 +6,13 @@ use crate::error::{Error, Result};
 use crate::frame::Frame;
 
 /// The divergence that each part causes alone, a column a layer and a row a part; in brackets where the interval of the
-/// rise of the NLL holds 0. Of several schemes the one that the last records are of.
+/// rise of the NLL holds 0. Of several schemes the first.
 ///
 /// # Errors
 /// If the frame holds no records.
 pub fn sensitivity(frame: &Frame) -> Result<Figure> {
     let rows = summaries(frame, "sensitivity")?;
-    let Some(probe) = rows.texts("probe")?.into_iter().flatten().next_back() else {
+    let Some(probe) = rows.texts("probe")?.into_iter().flatten().next() else {
         return Err(Error::input("there is no reading of sensitivity to draw"));
     };
     let rows = rows.filter("probe", probe.as_str())?;
@@ -34,13 +34,13 @@ pub fn sensitivity(frame: &Frame) -> Result<Figure> {
 }
 
 /// Kendall's τ of each predictor against the measured harm, with 95 % intervals; a colour for each way to tell it. Of
-/// several schemes the one that the last records are of.
+/// several schemes the first.
 ///
 /// # Errors
 /// If the frame holds no records.
 pub fn ranking(frame: &Frame) -> Result<Figure> {
     let rows = frame.filter("measure", "ranking")?.filter("row", "predictor")?;
-    let Some(probe) = rows.texts("probe")?.into_iter().flatten().next_back() else {
+    let Some(probe) = rows.texts("probe")?.into_iter().flatten().next() else {
         return Err(Error::input("there is no ranking to draw"));
     };
     let (rows, shared) = series(&rows.filter("probe", probe.as_str())?)?;

@@ -3,6 +3,7 @@
 use super::op::in_place;
 use super::room::Room;
 use candle_core::{DType, Device, Result, Tensor};
+use std::sync::{Mutex, PoisonError};
 
 /// The state of one layer. Cloning copies the values: a clone and its origin go on independently.
 #[derive(Debug)]
@@ -80,10 +81,44 @@ impl Clone for State {
     }
 }
 
+/// States that nobody uses now: reading one window after the other does not ask the system for memory each time.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Mutex<Vec<State>>);
+
+impl Spare {
+    /// A state of zeros for `batch` sequences, `fresh` if there is none to be used again.
+    pub fn take(&self, batch: usize, fresh: impl FnOnce() -> Result<State>) -> Result<State> {
+        let found = {
+            let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            spare.iter().position(|state| state.batch() == batch).map(|at| spare.swap_remove(at))
+        };
+        let Some(mut state) = found else { return fresh() };
+        state.clear()?;
+        Ok(state)
+    }
+
+    /// Takes a state back.
+    pub fn give(&self, state: State) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+    }
+}
+
+/// Of a network that is copied, to be changed perhaps.
+impl Clone for Spare {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
 impl State {
     /// The states of all layers after `position` tokens.
     pub fn new(layers: Vec<LayerState>, position: usize) -> Self {
         Self { layers, position, room: Room::default() }
+    }
+
+    /// Sequences that it is of.
+    pub fn batch(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.conv.dims()[0])
     }
 
     /// Goes back to before the first token; what was allocated stays.

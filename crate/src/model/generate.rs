@@ -11,9 +11,8 @@ use crate::threads::install;
 use candle_core::Tensor;
 use std::ops::Range;
 
-/// Prompts are read in pieces of this many tokens: memory does not grow with their length, and what a layer hands to the
-/// next stays in the caches. Half as many, and threads wait for one another more often than they work.
-const PIECE: usize = 512;
+/// Prompts are read in pieces of this many tokens, so that memory does not grow with their length.
+const PIECE: usize = 1024;
 /// Logits are made for at most this many values at a time: a large vocabulary never fills the memory.
 const LOGIT_VALUES: usize = 1 << 24;
 

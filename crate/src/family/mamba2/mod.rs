@@ -12,7 +12,7 @@ use crate::layer::mamba2::{Mamba2 as Mixer, Parts, Recurrence};
 use crate::layer::norm::RmsNorm;
 use crate::layer::op::with_floats;
 use crate::layer::rotation::Rotation;
-use crate::layer::state::State;
+use crate::layer::state::{Spare, State};
 use candle_core::{DType, Device, Result, Tensor};
 pub use config::Config;
 pub use resolve::canonical_name;
@@ -30,7 +30,12 @@ pub struct Mamba2 {
     pub head: Linear,
     /// By which the weights of the blocks hold the residual stream rotated.
     pub rotation: Option<Rotation>,
+    spare: Spare,
 }
+
+/// Tokens that go through all layers together: what a layer hands to the next stays in the caches. With half as many,
+/// threads wait for one another more often.
+const PIECE: usize = 512;
 
 #[derive(Clone, Debug)]
 struct Block {
@@ -89,6 +94,7 @@ impl Mamba2 {
             head,
             embedding,
             rotation: None,
+            spare: Spare::default(),
         })
     }
 
@@ -120,7 +126,11 @@ impl Mamba2 {
         match state {
             Some(state) if x.device().is_cpu() && !tracked => self.apply(&x, blocks, state),
             None if x.device().is_cpu() && !tracked => {
-                self.apply(&x, blocks, &mut self.zero_state(x.dim(0)?, x.device())?)
+                let batch = x.dim(0)?;
+                let mut state = self.spare.take(batch, || self.zero_state(batch, x.device()))?;
+                let read = self.apply(&x, blocks, &mut state);
+                self.spare.give(state);
+                read
             }
             mut state => {
                 for i in blocks {
@@ -137,22 +147,28 @@ impl Mamba2 {
     fn apply(&self, x: &Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
         let (batch, time, hidden) = x.dims3()?;
         let State { layers, room, .. } = state;
-        let mut stream = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
-        let (mut u, mut y) = (room.take(batch * time * hidden), room.take(batch * time * hidden));
-        for i in blocks.clone() {
-            let Block { norm, mixer } = &self.blocks[i];
-            match i == blocks.start {
-                true => norm.apply(&stream, &mut u)?,
-                false => norm.apply_after(&y, &mut stream, &mut u)?,
+        let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
+        // The tokens of one sequence follow one another.
+        let piece = if batch == 1 { PIECE.min(time) } else { time };
+        let (mut u, mut y) = (room.take(batch * piece * hidden), room.take(batch * piece * hidden));
+        for stream in all.chunks_mut(batch * piece * hidden) {
+            let time = stream.len() / (batch * hidden);
+            let (u, y) = (&mut u[..stream.len()], &mut y[..stream.len()]);
+            for i in blocks.clone() {
+                let Block { norm, mixer } = &self.blocks[i];
+                match i == blocks.start {
+                    true => norm.apply(stream, u)?,
+                    false => norm.apply_after(y, stream, u)?,
+                }
+                mixer.apply(u, (batch, time), &mut layers[i], y, room)?;
             }
-            mixer.apply(&u, (batch, time), &mut layers[i], &mut y, room)?;
-        }
-        if !blocks.is_empty() {
-            add(&y, &mut stream);
+            if !blocks.is_empty() {
+                add(y, stream);
+            }
         }
         room.give(u);
         room.give(y);
-        Tensor::from_vec(stream, (batch, time, hidden), x.device())
+        Tensor::from_vec(all, (batch, time, hidden), x.device())
     }
 
     /// A state before the first token.
