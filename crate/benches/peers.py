@@ -1,0 +1,198 @@
+"""lowbit beside llama.cpp: decode, prefill and peak memory of one model at the same width of weights, in one run.
+
+    pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36     # its vendor/ has llama.cpp
+    tar xzf llama_cpp_python-0.3.36.tar.gz
+    cmake -S llama_cpp_python-0.3.36/vendor/llama.cpp -B llama -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \\
+        -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF \\
+        -DCMAKE_CXX_FLAGS="-fno-dse -fno-tree-dse"  # GCC 12 drops what llama.cpp tells AMX: it would crash
+    cmake --build llama --target llama-bench llama-quantize
+    pip install gguf numpy safetensors
+    cargo build --release
+    python crate/benches/peers.py --llama llama/bin
+
+Both read the same random weights, take turns, and are held to the same processors. Both run once to warm up, which is
+not counted. Prints a table in Markdown: tokens/s as best / median, resident memory at its peak in the process that read
+the longest prompt, and the ratios of the best.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import gguf
+import numpy
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+LOWBIT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/lowbit"
+PAIRS = {  # a width of llama.cpp, and what lowbit has of that width
+    "F32": "f32",
+    "F16": "bf16",
+    "BF16": "bf16",
+    "Q8_0": "w8a8",
+    "Q4_0": "w4a8",
+    "Q4_K_M": "w4a8",
+}
+
+
+def write_gguf(folder, path):
+    """A checkpoint in the Hugging Face layout as llama.cpp wants it, in f32."""
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    hidden, heads = config["hidden_size"], config["num_heads"]
+    inner = heads * config["head_dim"]
+    writer = gguf.GGUFWriter(path, "mamba2")
+    writer.add_context_length(1 << 20)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_ssm_conv_kernel(config["conv_kernel"])
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(config["state_size"])
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_ssm_group_count(config["n_groups"])
+    writer.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_tensor("token_embd.weight", tensors["backbone.embeddings.weight"])
+    writer.add_tensor("output_norm.weight", tensors["backbone.norm_f.weight"])
+    for i in range(config["num_hidden_layers"]):
+        layer = {name: tensors[f"backbone.layers.{i}.{name}"] for name in LAYER}
+        for name, (to, change) in LAYER.items():
+            value = change(layer[name], config["n_groups"])
+            writer.add_tensor(f"blk.{i}.{to}", numpy.ascontiguousarray(value, dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def as_it_is(value, groups):
+    return value
+
+
+LAYER = {
+    "norm.weight": ("attn_norm.weight", as_it_is),
+    "mixer.in_proj.weight": ("ssm_in.weight", as_it_is),
+    "mixer.conv1d.weight": ("ssm_conv1d.weight", lambda value, groups: value.squeeze(1)),
+    "mixer.conv1d.bias": ("ssm_conv1d.bias", as_it_is),
+    "mixer.dt_bias": ("ssm_dt.bias", as_it_is),
+    "mixer.A_log": ("ssm_a", lambda value, groups: -numpy.exp(value)[:, None]),
+    "mixer.D": ("ssm_d", lambda value, groups: value[:, None]),
+    "mixer.norm.weight": ("ssm_norm.weight", lambda value, groups: value.reshape(groups, -1)),
+    "mixer.out_proj.weight": ("ssm_out.weight", as_it_is),
+}
+
+
+def run(command, cpus):
+    """Output of a command on so many processors, and the most megabytes that it had resident."""
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            [str(word) for word in command],
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: os.sched_setaffinity(0, range(cpus)),
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            raise SystemExit(f"peers: {' '.join(map(str, command))} ended with {child.returncode}")
+        output.seek(0)
+        return output.read().decode(), usage.ru_maxrss * 1024 / 1e6
+
+
+def llama(bench, model, threads, lengths, decoded):
+    """Tokens/s of two repetitions by length, or of decoding; megabytes."""
+    test = ["-p", ",".join(map(str, lengths)), "-n", 0] if lengths else ["-p", 0, "-n", decoded]
+    text, memory = run([bench, "-m", model, "-t", threads, "-r", 2, "-o", "json", *test], threads)
+    found = {row["n_prompt"] or "decode": row["samples_ts"] for row in json.loads(text)}
+    return found, memory
+
+
+def lowbit(model, threads, lengths, decoded):
+    """The same of lowbit."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "cost.yaml")
+        phase, prompts = ("prefill", lengths) if lengths else ("decode", [1])
+        config.write_text(f"lengths: {prompts}\nphases: [{phase}]\ngen_len: {decoded}\nrepetitions: 2\n")
+        _, memory = run([LOWBIT, "-q", "cost", model, "--config", config, "--runs", folder, "--threads", threads], threads)
+        (records,) = Path(folder).glob("*/metrics.jsonl")
+        rows = [json.loads(line) for line in records.read_text().splitlines()]
+    speeds = ("tokens_per_s_min", "tokens_per_s_max")  # of two repetitions these are all
+    key = {"prefill": lambda row: row["context_length"], "decode": lambda row: "decode"}[phase]
+    return {key(row): [row[name] for name in speeds] for row in rows}, memory
+
+
+def pair(arguments, models, width, threads):
+    """Both, taking turns: speeds by length, megabytes."""
+    found = {"llama": ({}, []), "lowbit": ({}, [])}
+    for _ in range(arguments.rounds):
+        for lengths in (arguments.lengths, []):
+            for who in found:
+                tool = [arguments.llama / "llama-bench"] if who == "llama" else []
+                call = {"llama": llama, "lowbit": lowbit}[who]
+                speeds, memory = call(*tool, models[who][width], threads, lengths, arguments.decoded)
+                for key, values in speeds.items():
+                    found[who][0].setdefault(key, []).extend(values)
+                if lengths:
+                    found[who][1].append(memory)
+    return found
+
+
+def make_models(arguments):
+    """The same weights for both, in every width, once."""
+    folder = arguments.models / arguments.model.replace(":", "-")
+    plain = folder / "f32"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (plain / "config.json").exists():
+        subprocess.run([LOWBIT, "-q", "convert", arguments.model, "--dtype", "f32", "--out", plain], check=True)
+    if not (folder / "F32.gguf").exists():
+        write_gguf(plain, folder / "F32.gguf")
+    models = {"llama": {}, "lowbit": {}}
+    for width in arguments.widths:
+        models["llama"][width] = theirs = folder / f"{width}.gguf"
+        if not theirs.exists():
+            quantize = [arguments.llama / "llama-quantize", folder / "F32.gguf", theirs, width]
+            subprocess.run(quantize, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        models["lowbit"][width] = ours = folder / PAIRS[width]
+        if not (ours / "config.json").exists():
+            command = ["quantize", plain, "--scheme", PAIRS[width], "--out", ours]
+            subprocess.run([LOWBIT, "-q", *command], check=True, stdout=subprocess.DEVNULL)
+    return models
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--llama", type=Path, required=True, help="folder of llama-bench and llama-quantize")
+    parser.add_argument("--model", default="random:mamba2-130m", help="a checkpoint that lowbit reads")
+    parser.add_argument("--models", type=Path, default=ROOT / "target/peers", help="where the models are kept")
+    parser.add_argument("--widths", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048])
+    parser.add_argument("--decoded", type=int, default=64, help="tokens decoded in a repetition")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each, two repetitions a turn")
+    arguments = parser.parse_args()
+    models = make_models(arguments)
+    columns = ["decode", *arguments.lengths]
+    print(f"{arguments.model}, {date.today()}, {platform.machine()}\n")
+    print("| threads | peer, lowbit |", *(f" {c if c == 'decode' else f'prefill {c}'} |" for c in columns), "MB |")
+    print("|---|---|" + "---|" * len(columns) + "---|")
+    for threads in arguments.threads:
+        for width in arguments.widths:
+            found = pair(arguments, models, width, threads)
+            for who, name in (("llama", f"llama.cpp {width}"), ("lowbit", PAIRS[width])):
+                cells = [f"{max(v):.0f} / {statistics.median(v):.0f}" for v in map(found[who][0].get, columns)]
+                print(f"| {threads} | {name} |", *(f"{cell} |" for cell in cells), f"{max(found[who][1]):.0f} |")
+            ratios = [max(found["lowbit"][0][c]) / max(found["llama"][0][c]) for c in columns]
+            memory = max(found["lowbit"][1]) / max(found["llama"][1])
+            print("| | ratio |", *(f"**{ratio:.2f}** |" for ratio in ratios), f"{memory:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
