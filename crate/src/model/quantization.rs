@@ -297,7 +297,9 @@ pub(super) fn read_matrices(report: &Quantization, tensors: &mut Tensors) -> Res
                 }
             });
         }
-        matrices.insert(layer.weight.clone(), Quantized::new(blocks, cols)?);
+        let mut matrix = Quantized::new(blocks, cols)?;
+        matrix.lay_out();
+        matrices.insert(layer.weight.clone(), matrix);
     }
     Ok(matrices)
 }

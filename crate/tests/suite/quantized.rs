@@ -2,6 +2,9 @@
 
 use super::command_line::{lowbit, refused};
 use super::fixture::{FIXTURE, Folder};
+use lowbit::Model;
+use lowbit::layer::linear::{Linear, Weight};
+use lowbit::layer::quantized::Block;
 
 #[test]
 fn a_quantized_model_is_saved_and_measured_like_any_other() {
@@ -30,6 +33,26 @@ fn a_quantized_model_is_saved_and_measured_like_any_other() {
         .unwrap();
     let table = String::from_utf8(measured.stdout).unwrap();
     assert!(measured.status.success() && table.contains("w4a8-g32-gptq+dt=w8"), "{table}");
+}
+
+/// Which blocks of a matrix are in the order of the instructions that multiply them.
+fn laid_out(linear: &Linear) -> Vec<bool> {
+    let Weight::Quantized(matrix) = &linear.weight else { return vec![] };
+    let packed = |block: &Block| matches!(block, Block::Packed(encoded) if encoded.packed().is_some());
+    matrix.blocks().iter().map(packed).collect()
+}
+
+#[test]
+fn a_loaded_model_is_as_fast_as_the_one_that_was_saved() {
+    let folder = Folder::new();
+    let path = folder.at("w8");
+    let model = Model::load(FIXTURE).unwrap().quantized(&"w8a8".parse().unwrap()).unwrap();
+    model.save(&path).unwrap();
+    let loaded = Model::load(path.to_str().unwrap()).unwrap();
+    for ((name, loaded), (_, saved)) in loaded.linears().into_iter().zip(model.linears()) {
+        assert_eq!(laid_out(loaded), laid_out(saved), "{name}");
+    }
+    assert!(model.linears().iter().any(|(_, linear)| laid_out(linear).contains(&true)));
 }
 
 #[test]
