@@ -156,12 +156,16 @@ impl Study {
         schemes.iter().try_for_each(|scheme| scheme.check(&first, &self.quantizing))?;
         let mut first = Some(first);
         let run = open()?;
+        // Memory is measured without the model that the quantized one was made of.
+        let alone = self.measures.iter().any(|measure| matches!(measure, Instrument::Cost(_)));
         for source in &self.models {
-            let model = first.take().map_or_else(|| Model::load(source), Ok)?;
             for scheme in &schemes {
-                let model = model.quantized_with(scheme, &self.quantizing)?;
+                let whole = first.take().map_or_else(|| Model::load(source), Ok)?;
+                let model = whole.quantized_with(scheme, &self.quantizing)?;
+                first = (!alone).then_some(whole);
                 self.measures.iter().try_for_each(|measure| measure.record(&model, &run))?;
             }
+            first = None;
         }
         run.finish()?;
         Ok(run)

@@ -171,7 +171,7 @@ impl Study {
         Self::new("cost")
             .models([MODEL])
             .schemes(["f32", "bf16", "w8a8", "w4a8", "w4a16"])
-            .measure(Cost::default())
+            .measure(Cost { repetitions: 3, ..Cost::lengths([512, 2048, 8192, 32768]) })
     }
 
     /// The same study on few tokens, prompts and lengths: a check that everything works.
