@@ -108,12 +108,6 @@ impl Quantized {
         Ok(Self { blocks, rows, cols })
     }
 
-    /// A matrix of which no part is in few bits.
-    pub fn dense(weight: Tensor) -> Result<Self> {
-        let cols = weight.dim(1)?;
-        Self::new(vec![Block::Dense(weight)], cols)
-    }
-
     /// Brings codes into the order of the instructions that multiply them.
     pub fn lay_out(&mut self) {
         for block in &mut self.blocks {
