@@ -8,6 +8,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, PoisonError, RwLock};
 
 static POOL: RwLock<Option<Arc<ThreadPool>>> = RwLock::new(None);
+/// Pools of one thread each, started when they are first needed.
+static LANES: RwLock<Vec<Arc<ThreadPool>>> = RwLock::new(Vec::new());
 
 /// Sets how many threads the kernels use from now on; without it, all processors (or `RAYON_NUM_THREADS`).
 ///
@@ -36,6 +38,38 @@ pub(crate) fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         Some(pool) => pool.install(work),
         None => work(),
     }
+}
+
+/// Runs `work` with each of `places`, side by side on a thread of its own: kernels called there stay on it. Some places
+/// may be left out where the system refuses threads, never the first.
+pub(crate) fn side_by_side<T: Send>(places: &mut [T], work: impl Fn(&mut T) + Sync) {
+    fn start<T: Send>(lanes: &[Arc<ThreadPool>], places: &mut [T], work: &(impl Fn(&mut T) + Sync)) {
+        if let ([lane, lanes @ ..], [place, places @ ..]) = (lanes, places) {
+            lane.in_place_scope(|scope| {
+                scope.spawn(|_| work(place));
+                start(lanes, places, work);
+            });
+        }
+    }
+    match lanes(places.len()) {
+        lanes if lanes.len() > 1 => start(&lanes, places, &work),
+        _ => places.iter_mut().take(1).for_each(work),
+    }
+}
+
+/// `count` of the lanes, or as many as can be had.
+fn lanes(count: usize) -> Vec<Arc<ThreadPool>> {
+    let started = LANES.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(lanes) = started.get(..count) {
+        return lanes.to_vec();
+    }
+    drop(started);
+    let mut started = LANES.write().unwrap_or_else(PoisonError::into_inner);
+    while started.len() < count {
+        let Ok(lane) = build(1) else { break };
+        started.push(lane);
+    }
+    started.iter().take(count).cloned().collect()
 }
 
 fn pool_of(count: usize) -> Result<Arc<ThreadPool>> {

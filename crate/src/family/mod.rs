@@ -2,6 +2,7 @@
 //! the recipe of its blocks.
 
 pub mod mamba2;
+mod relay;
 pub mod site;
 
 use crate::error::{Error, Result};

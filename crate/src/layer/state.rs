@@ -71,8 +71,8 @@ pub struct State {
     pub layers: Vec<LayerState>,
     /// Tokens read so far.
     pub position: usize,
-    /// Working memory of those who move the state on.
-    pub(crate) room: Room,
+    /// Working memory of those who move the state on, each with a room of its own.
+    pub(crate) rooms: Vec<Room>,
 }
 
 impl Clone for State {
@@ -113,7 +113,7 @@ impl Clone for Spare {
 impl State {
     /// The states of all layers after `position` tokens.
     pub fn new(layers: Vec<LayerState>, position: usize) -> Self {
-        Self { layers, position, room: Room::default() }
+        Self { layers, position, rooms: vec![] }
     }
 
     /// Sequences that it is of.

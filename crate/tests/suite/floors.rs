@@ -16,7 +16,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("corpus", &["error", "progress"]),
     ("format", &["error", "kernel"]),
     ("layer", &["error", "kernel", "format"]),
-    ("family", &["error", "json", "kernel", "format", "layer"]),
+    ("family", &["error", "json", "threads", "kernel", "format", "layer"]),
     ("model", &["error", "progress", "json", "threads", "kernel", "format", "layer", "family"]),
     (
         "train",

@@ -5,8 +5,10 @@ mod inputs;
 mod resolve;
 mod steps;
 
+use super::relay::relay;
 use super::{Matrices, Tensors};
 use crate::kernel::norm::add;
+use crate::kernel::scan::CHUNK;
 use crate::layer::linear::{Linear, Weight};
 use crate::layer::mamba2::{Mamba2 as Mixer, Parts, Recurrence};
 use crate::layer::norm::RmsNorm;
@@ -33,9 +35,13 @@ pub struct Mamba2 {
     spare: Spare,
 }
 
-/// Tokens that go through all layers together: what a layer hands to the next stays in the caches. With half as many,
-/// threads wait for one another more often.
-const PIECE: usize = 512;
+/// Tokens that go through all layers together, at most: what a layer hands to the next stays in the caches.
+const PIECE: usize = 256;
+
+/// Tokens of each piece of a text of `time` tokens: as equal as whole chunks of the scan allow.
+fn piece(time: usize) -> usize {
+    time.div_ceil(time.div_ceil(PIECE).max(1)).next_multiple_of(CHUNK)
+}
 
 #[derive(Clone, Debug)]
 struct Block {
@@ -146,28 +152,28 @@ impl Mamba2 {
     /// [`Self::through`] by the kernels on a CPU: the same steps in buffers of the state.
     fn apply(&self, x: &Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
         let (batch, time, hidden) = x.dims3()?;
-        let State { layers, room, .. } = state;
         let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
         // The tokens of one sequence follow one another.
-        let piece = if batch == 1 { PIECE.min(time) } else { time };
-        let (mut u, mut y) = (room.take(batch * piece * hidden), room.take(batch * piece * hidden));
-        for stream in all.chunks_mut(batch * piece * hidden) {
+        let piece = if batch == 1 { piece(time) } else { time };
+        let pieces = all.chunks_mut(batch * piece * hidden);
+        relay(pieces, &mut state.layers[blocks.clone()], &mut state.rooms, |stream, turn, room| {
             let time = stream.len() / (batch * hidden);
-            let (u, y) = (&mut u[..stream.len()], &mut y[..stream.len()]);
+            let (mut u, mut y) = (room.take(stream.len()), room.take(stream.len()));
             for i in blocks.clone() {
                 let Block { norm, mixer } = &self.blocks[i];
                 match i == blocks.start {
-                    true => norm.apply(stream, u)?,
-                    false => norm.apply_after(y, stream, u)?,
+                    true => norm.apply(stream, &mut u)?,
+                    false => norm.apply_after(&y, stream, &mut u)?,
                 }
-                mixer.apply(u, (batch, time), &mut layers[i], y, room)?;
+                turn.layer(|layer| mixer.apply(&u, (batch, time), layer, &mut y, room))?;
             }
             if !blocks.is_empty() {
-                add(y, stream);
+                add(&y, stream);
             }
-        }
-        room.give(u);
-        room.give(y);
+            room.give(u);
+            room.give(y);
+            Ok(())
+        })?;
         Tensor::from_vec(all, (batch, time, hidden), x.device())
     }
 
