@@ -244,7 +244,7 @@ pub struct Divergence {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<String>,
     #[command(flatten)]
@@ -257,7 +257,7 @@ pub struct Sqnr {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<String>,
     /// A text file, a JSONL file, or a folder of texts or of splits.
@@ -280,7 +280,7 @@ pub struct Drift {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<String>,
     /// A text file, a JSONL file, or a folder of texts or of splits.
@@ -326,7 +326,7 @@ pub struct Stability {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<String>,
     /// A text file, a JSONL file, or a folder of texts or of splits.
@@ -378,7 +378,7 @@ pub struct Context {
     pub source: Source,
     #[command(flatten)]
     pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself as it is stored].
+    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<String>,
     /// A text file, a JSONL file, or a folder of texts or of splits.

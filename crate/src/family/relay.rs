@@ -42,7 +42,10 @@ pub(super) fn relay<P: Send>(
     let lanes = threads().min(pieces.len()).max(1);
     rooms.resize_with(lanes.max(rooms.len()), Room::default);
     let (first, before) = channel();
-    layers.iter_mut().try_for_each(|layer| first.send(layer)).unwrap_or_else(|_| unreachable!("it is listened to"));
+    layers
+        .iter_mut()
+        .try_for_each(|layer| first.send(layer))
+        .unwrap_or_else(|_| unreachable!("it is listened to"));
     let queue = Mutex::new((pieces, before));
     let failure = Mutex::new(None);
     let take = || {

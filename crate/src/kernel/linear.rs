@@ -1,6 +1,9 @@
 //! Y[m, n] = X[m, k] W[n, k]ᵀ with W in f32, bf16, f16 or decoded on the way, always summed in f32; and the gradients for
 //! training.
 //!
+//! With bf16 weights the X of a product is bf16 too, each value the nearest, as in every other implementation of such
+//! models and in the instructions themselves.
+//!
 //! Few rows (decoding) read every weight once, as fast as memory gives them: `stream`. Many rows (prefill, training) go to
 //! the matrix unit as `split` into bf16 terms; where there is none, and for gradients, they are the crate `gemm`'s, and
 //! narrow weights are widened a panel at a time.
@@ -46,6 +49,12 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
     match w {
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),
         _ => {
+            let mut narrow = vec![];
+            if matches!(w, Weight::Bf16(_)) {
+                narrow.resize(x.len(), 0.0);
+                to_bf16(x, &mut narrow);
+            }
+            let x = if narrow.is_empty() { x } else { &narrow };
             let mut wide = vec![0.0; PANEL_ROWS.min(n) * k];
             for first in (0..n).step_by(PANEL_ROWS) {
                 let rows = PANEL_ROWS.min(n - first);
@@ -129,6 +138,19 @@ pub(super) fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
 dispatch! { fn widen_bf16(w: &[bf16], to: &mut [f32]) = widen_body; }
 dispatch! { fn widen_f16(w: &[f16], to: &mut [f32]) = widen_body; }
 
+dispatch! { fn to_bf16(x: &[f32], to: &mut [f32]) = to_bf16_body; }
+
+#[inline(always)]
+fn to_bf16_body<V: Lanes>(x: &[f32], to: &mut [f32]) {
+    let whole = to.len() / V::N * V::N;
+    for i in (0..whole).step_by(V::N) {
+        V::load(&x[i..]).to_bf16().store(&mut to[i..]);
+    }
+    for i in whole..to.len() {
+        to[i] = bf16::from_f32(x[i]).to_f32();
+    }
+}
+
 #[inline(always)]
 fn widen_body<V: Lanes>(w: &[impl Stored], to: &mut [f32]) {
     let whole = to.len() / V::N * V::N;
@@ -145,7 +167,15 @@ mod tests {
     use super::*;
 
     fn values(n: usize, seed: usize) -> Vec<f32> {
-        (0..n).map(|i| (((i + seed) * 7919 + 13) % 257) as f32 / 128.0 - 1.0).collect()
+        (0..n).map(|i| (((i + seed) * 7919 + 13) % 10_007) as f32 / 5003.0 - 1.0).collect()
+    }
+
+    /// What such weights are multiplied with.
+    fn factors(w: Weight<'_>, x: &[f32]) -> Vec<f32> {
+        match w {
+            Weight::Bf16(_) => x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(),
+            _ => x.to_vec(),
+        }
     }
 
     #[test]
@@ -166,6 +196,7 @@ mod tests {
             for (stored, w) in stored.into_iter().zip(as_f32) {
                 let mut y = vec![0.0; m * n];
                 forward(m, k, n, &x, stored, &mut y);
+                let x = factors(stored, &x);
                 for (ij, y) in y.iter().enumerate() {
                     let (i, j) = (ij / n, ij % n);
                     let expected: f32 = (0..k).map(|p| x[i * k + p] * w[j * k + p]).sum();

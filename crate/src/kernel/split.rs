@@ -5,7 +5,7 @@
 //!
 //! | W | terms of W, of X | products | error of a product |
 //! |---|---|---|---|
-//! | bf16 | 1, 2 | x₀w₀ x₁w₀ | 2⁻¹⁸ |
+//! | bf16 | 1, 1 | x₀w₀ | none: X is rounded to bf16 |
 //! | f16 | 2, 2 | x₀w₀ x₁w₀ x₀w₁ | 2⁻¹⁷ |
 //! | f32, decoded | 3, 3 | those with i + j ≤ 2 | 2⁻²⁵ |
 //!
@@ -31,7 +31,7 @@ const GROUP: usize = 3 << 18;
 /// If the processor or the system has no tiles: see [`super::amx::has_bf16`].
 pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
     match w {
-        Weight::Bf16(_) => product::<1, 2>(m, k, n, x, w, y),
+        Weight::Bf16(_) => product::<1, 1>(m, k, n, x, w, y),
         Weight::F16(_) => product::<2, 2>(m, k, n, x, w, y),
         Weight::F32(_) | Weight::Decoded(_) => product::<3, 3>(m, k, n, x, w, y),
     }
@@ -175,16 +175,20 @@ mod tests {
             for (stored, bits) in [
                 (Weight::F32(&w), 21),
                 (Weight::Decoded(&decode), 21),
-                (Weight::Bf16(&narrow), 17),
+                (Weight::Bf16(&narrow), 21),
                 (Weight::F16(&half), 16),
             ] {
                 let mut wide = vec![0.0; n * k];
                 widen(stored, 0, k, &mut wide);
+                let factor = |x: &f32| match stored {
+                    Weight::Bf16(_) => bf16::from_f32(*x).to_f64(),
+                    _ => f64::from(*x),
+                };
                 let mut y = vec![f32::NAN; m * n];
                 forward(m, k, n, &x, stored, &mut y);
                 for (ij, y) in y.iter().enumerate() {
                     let (x, w) = (&x[ij / n * k..][..k], &wide[ij % n * k..][..k]);
-                    let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    let terms = x.iter().zip(w).map(|(x, w)| factor(x) * f64::from(*w));
                     let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), xw| (sum + xw, size + xw.abs()));
                     let error = (f64::from(*y) - sum).abs() / size;
                     assert!(error < 0.5f64.powi(bits), "{m}×{k}×{n} {bits} bits at {ij}: {y} not {sum}");

@@ -1,7 +1,7 @@
 //! y = x Wᵀ for a few rows of x: every weight is read once, so the speed of memory rules.
 //!
 //! A task owns neighbouring rows of W and walks their four quarters side by side: four streams, each asked for ahead of
-//! its use. Narrow weights are widened in registers.
+//! its use. Narrow weights are widened in registers, and what meets bf16 is rounded to it there.
 
 use super::Scatter;
 use super::linear::{Weight, widen};
@@ -79,10 +79,14 @@ unsafe fn range(
 pub(super) trait Stored: Copy {
     fn one(self) -> f32;
     fn vector<V: Lanes>(from: &[Self]) -> V;
+    /// What such a weight is multiplied with.
+    fn factor<V: Lanes>(x: V) -> V;
+    /// [`Self::factor`] of one value.
+    fn one_factor(x: f32) -> f32;
 }
 
 macro_rules! stored {
-    ($ty:ty, $one:expr, $load:ident) => {
+    ($ty:ty, $one:expr, $load:ident, |$x:ident| $factor:expr, $one_factor:expr) => {
         impl Stored for $ty {
             #[inline(always)]
             fn one(self) -> f32 {
@@ -92,12 +96,20 @@ macro_rules! stored {
             fn vector<V: Lanes>(from: &[Self]) -> V {
                 V::$load(from)
             }
+            #[inline(always)]
+            fn factor<V: Lanes>($x: V) -> V {
+                $factor
+            }
+            #[inline(always)]
+            fn one_factor(x: f32) -> f32 {
+                $one_factor(x)
+            }
         }
     };
 }
-stored!(f32, |x| x, load);
-stored!(bf16, bf16::to_f32, load_bf16);
-stored!(f16, f16::to_f32, load_f16);
+stored!(f32, |x| x, load, |x| x, |x| x);
+stored!(bf16, bf16::to_f32, load_bf16, |x| x.to_bf16(), |x| bf16::from_f32(x).to_f32());
+stored!(f16, f16::to_f32, load_f16, |x| x, |x| x);
 
 dispatch! { fn stream_f32(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) = body; }
 dispatch! { fn stream_bf16(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) = body; }
@@ -130,7 +142,7 @@ fn dot_rows<V: Lanes, T: Stored, const R: usize>(x: &[f32], w: &[T], apart: usiz
     let mut sums = [[V::splat(0.0); 2]; R];
     let whole = k / (2 * V::N) * 2 * V::N;
     for i in (0..whole).step_by(2 * V::N) {
-        let (a, b) = (V::load(&x[i..]), V::load(&x[i + V::N..]));
+        let (a, b) = (T::factor(V::load(&x[i..])), T::factor(V::load(&x[i + V::N..])));
         for (r, sum) in sums.iter_mut().enumerate() {
             let row = &w[r * apart..][..k];
             for line in (0..2 * V::N * size_of::<T>()).step_by(64) {
@@ -142,7 +154,8 @@ fn dot_rows<V: Lanes, T: Stored, const R: usize>(x: &[f32], w: &[T], apart: usiz
     }
     let mut dots = [0.0; R];
     for (r, dot) in dots.iter_mut().enumerate() {
-        let rest: f32 = w[r * apart..][whole..k].iter().zip(&x[whole..]).map(|(w, x)| w.one() * x).sum();
+        let rest = w[r * apart..][whole..k].iter().zip(&x[whole..]);
+        let rest: f32 = rest.map(|(w, x)| w.one() * T::one_factor(*x)).sum();
         *dot = sums[r][0].add(sums[r][1]).sum() + rest;
     }
     dots

@@ -4,9 +4,10 @@ use super::subject;
 use crate::error::{Error, Result};
 use crate::model::{Loading, Model};
 use crate::record::Reading;
+use candle_core::DType;
 use serde_json::{Value, json};
 
-/// Loads the reference from `source`; without one, what `model` itself was loaded from, as it is stored.
+/// Loads the reference in f32 from `source`; without one, from what `model` itself was loaded from.
 pub(super) fn load(source: Option<&str>, model: &Model) -> Result<Model> {
     let named = source.is_some();
     let revision = model.revision.clone().filter(|_| !named);
@@ -16,7 +17,8 @@ pub(super) fn load(source: Option<&str>, model: &Model) -> Result<Model> {
             .at(&model.name)
             .hint("name one: a folder, a file, a hub id or random:SHAPE"));
     }
-    let reference = Model::load_with(source, &Loading { revision, ..Loading::default() })?;
+    let reference =
+        Model::load_with(source, &Loading { revision, dtype: Some(DType::F32), ..Loading::default() })?;
     if !named && reference.quantization.is_some() {
         return Err(Error::input("the model was loaded quantized: it cannot be its own reference")
             .at(source)

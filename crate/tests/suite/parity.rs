@@ -189,14 +189,15 @@ fn narrow_weights_stay_close_to_the_wide_ones() {
     let tokens = ids(&golden["input_ids"]);
     let whole = model.forward(&tokens, None, Positions::All).unwrap();
     let size: f32 = whole.abs().unwrap().max_all().unwrap().to_scalar().unwrap();
-    for (dtype, bound) in [(DType::BF16, 3e-2), (DType::F16, 4e-3)] {
+    for (dtype, bound, apart) in [(DType::BF16, 3e-2, 8e-3), (DType::F16, 4e-3, 3e-5)] {
         let narrow = model.cast(dtype).unwrap();
         assert!(narrow.bytes() < model.bytes() * 6 / 10);
         let error = far(&narrow.forward(&tokens, None, Positions::All).unwrap(), &whole);
         println!("{dtype:?}: logits within {:.1e} of their size", error / size);
         assert!(error > 0.0 && error < bound * size, "{dtype:?}: {error} of {size}");
         // One token at a time takes the streaming product, many may take that of terms: the same weights, but an input
-        // of which two terms leave 2⁻¹⁸ over.
+        // of f16 weights is split into terms that leave 2⁻¹⁷ over, and one of bf16 weights is rounded to 2⁻⁹, now up,
+        // now down where sums in another order differ in their last bit.
         let mut state = narrow.state(2).unwrap();
         let steps: Vec<_> = (0..37)
             .map(|t| {
@@ -206,6 +207,6 @@ fn narrow_weights_stay_close_to_the_wide_ones() {
         let error =
             far(&Tensor::cat(&steps, 1).unwrap(), &narrow.forward(&tokens, None, Positions::All).unwrap());
         println!("{dtype:?}: steps within {:.1e} of the size of the whole", error / size);
-        assert!(error < 3e-5 * size, "{dtype:?}: {error} of {size}");
+        assert!(error < apart * size, "{dtype:?}: {error} of {size}");
     }
 }

@@ -30,33 +30,62 @@ impl Left {
     }
 }
 
+// A load right before the product that needs it leaves the unit least idle: a pass with all four loads ahead takes half as
+// long again.
+macro_rules! load {
+    ($tile:literal, $from:ident, $row:ident, $term:literal) => {
+        concat!(
+            "tileloadd tmm",
+            $tile,
+            ", [{",
+            stringify!($from),
+            "} + {",
+            stringify!($row),
+            "}*1 + ",
+            $term,
+            "]\n"
+        )
+    };
+}
+macro_rules! dot {
+    (0) => {
+        "tdpbf16ps tmm0, tmm4, tmm6\n"
+    };
+    (1) => {
+        "tdpbf16ps tmm1, tmm4, tmm7\n"
+    };
+    (2) => {
+        "tdpbf16ps tmm2, tmm5, tmm6\n"
+    };
+    (3) => {
+        "tdpbf16ps tmm3, tmm5, tmm7\n"
+    };
+}
+/// A term of the left operand by one of the right, at these bytes of a step.
+macro_rules! both {
+    ($left:literal, $right:literal) => {
+        concat!(
+            load!(4, a0, a_row, $left),
+            load!(6, b0, b_row, $right),
+            dot!(0),
+            load!(7, b1, b_row, $right),
+            dot!(1),
+            load!(5, a1, a_row, $left),
+            dot!(2),
+            dot!(3)
+        )
+    };
+}
+/// Another term of the left operand by that of the right before.
 macro_rules! left {
-    ($term:literal) => {
-        concat!(
-            "tileloadd tmm4, [{a0} + {a_row}*1 + ",
-            $term,
-            "]\n",
-            "tileloadd tmm5, [{a1} + {a_row}*1 + ",
-            $term,
-            "]\n"
-        )
+    ($left:literal) => {
+        concat!(load!(4, a0, a_row, $left), dot!(0), dot!(1), load!(5, a1, a_row, $left), dot!(2), dot!(3))
     };
 }
+/// That of the left before by another of the right operand.
 macro_rules! right {
-    ($term:literal) => {
-        concat!(
-            "tileloadd tmm6, [{b0} + {b_row}*1 + ",
-            $term,
-            "]\n",
-            "tileloadd tmm7, [{b1} + {b_row}*1 + ",
-            $term,
-            "]\n"
-        )
-    };
-}
-macro_rules! dots {
-    () => {
-        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7\n"
+    ($right:literal) => {
+        concat!(load!(6, b0, b_row, $right), dot!(0), dot!(2), load!(7, b1, b_row, $right), dot!(1), dot!(3))
     };
 }
 macro_rules! run {
@@ -105,41 +134,19 @@ pub unsafe fn multiply<const A: usize, const B: usize>(
     // SAFETY: in bounds by the assertion and the caller's promise; the shapes are set while there are `Tiles`.
     unsafe {
         match (A, B) {
-            (1, 2) => {
-                run!(left, right, steps, 2, left!("0"), right!("1024"), dots!(), right!("0"), dots!());
-            }
-            (2, 2) => run!(
-                left,
-                right,
-                steps,
-                2,
-                left!("1024"),
-                right!("0"),
-                dots!(),
-                left!("0"),
-                dots!(),
-                right!("1024"),
-                dots!()
-            ),
+            (1, 1) => run!(left, right, steps, 1, both!("0", "0")),
+            (2, 2) => run!(left, right, steps, 2, both!("1024", "0"), left!("0"), right!("1024")),
             (3, 3) => run!(
                 left,
                 right,
                 steps,
                 3,
-                left!("2048"),
-                right!("0"),
-                dots!(),
+                both!("2048", "0"),
                 left!("1024"),
-                dots!(),
                 left!("0"),
-                dots!(),
                 right!("1024"),
-                dots!(),
                 left!("1024"),
-                dots!(),
-                left!("0"),
-                right!("2048"),
-                dots!()
+                both!("0", "2048")
             ),
             _ => unreachable!("no product of {A} and {B} terms"),
         }

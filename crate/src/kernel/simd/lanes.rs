@@ -39,6 +39,8 @@ pub trait Lanes: Copy {
     fn sum(self) -> f32;
     /// `N` bf16 values, widened.
     fn load_bf16(from: &[half::bf16]) -> Self;
+    /// The nearest bf16 of each lane, ties to even, widened.
+    fn to_bf16(self) -> Self;
     /// `N` f16 values, widened.
     fn load_f16(from: &[half::f16]) -> Self;
 
@@ -173,6 +175,10 @@ impl Lanes for [f32; 8] {
     #[inline(always)]
     fn load_bf16(from: &[half::bf16]) -> Self {
         std::array::from_fn(|i| from[i].to_f32())
+    }
+    #[inline(always)]
+    fn to_bf16(self) -> Self {
+        self.map(|x| half::bf16::from_f32(x).to_f32())
     }
     #[inline(always)]
     fn load_f16(from: &[half::f16]) -> Self {

@@ -125,6 +125,28 @@ mod tests {
         }
     }
 
+    #[inline(always)]
+    fn bf16_body<V: Lanes>(x: &[f32], y: &mut [f32]) {
+        for (x, y) in x.chunks_exact(V::N).zip(y.chunks_exact_mut(V::N)) {
+            V::load(x).to_bf16().store(y);
+        }
+    }
+    dispatch! { fn bf16_all(x: &[f32], y: &mut [f32]) = bf16_body; }
+
+    #[test]
+    fn the_nearest_bf16_is_that_of_the_crate_half() {
+        // Ties to either side, both signs, subnormal numbers, the largest and beyond.
+        let bits = (0..32_768u32).map(|i| i << 17 | [0, 0x8000, 0x7fff, 0x8001, 0x1_8000][i as usize % 5]);
+        let x: Vec<f32> = bits.map(f32::from_bits).map(|x| if x.is_nan() { 1.0 } else { x }).collect();
+        let (mut y, mut plain) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        bf16_all(&x, &mut y);
+        bf16_body::<[f32; 8]>(&x, &mut plain);
+        for ((x, y), plain) in x.iter().zip(y).zip(plain) {
+            let expected = half::bf16::from_f32(*x).to_f32();
+            assert!(y.to_bits() == expected.to_bits() && plain.to_bits() == y.to_bits(), "{x}: {y}, {plain}");
+        }
+    }
+
     #[test]
     fn exp_is_accurate_at_every_level() {
         check_exp(exp_all);

@@ -8,7 +8,8 @@ use std::arch::x86_64::*;
 macro_rules! lanes {
     ($ty:ty, $n:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident,
      $fma:ident, $max:ident, $min:ident, |$r:ident| $round:expr, |$p:ident, $k:ident| $scale2:expr,
-     |$v:ident| $recip:expr, |$s:ident| $sum:expr, |$b:ident| $bf16:expr, |$h:ident| $f16:expr) => {
+     |$v:ident| $recip:expr, |$s:ident| $sum:expr, |$b:ident| $bf16:expr, |$w:ident| $to_bf16:expr,
+     |$h:ident| $f16:expr) => {
         impl Lanes for $ty {
             const N: usize = $n;
             #[inline(always)]
@@ -83,6 +84,11 @@ macro_rules! lanes {
                 unsafe { $bf16 }
             }
             #[inline(always)]
+            fn to_bf16(self) -> Self {
+                let $w = self;
+                unsafe { $to_bf16 }
+            }
+            #[inline(always)]
             fn load_f16(from: &[half::f16]) -> Self {
                 let $h = from[..$n].as_ptr();
                 unsafe { $f16 }
@@ -113,6 +119,13 @@ lanes!(
     },
     |x| _mm512_reduce_add_ps(x),
     |p| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))),
+    |x| {
+        // Half of the last bit that stays is added, less one where that bit is even.
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+    },
     |p| _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
 );
 
@@ -141,5 +154,11 @@ lanes!(
         lanes.sum()
     },
     |p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))),
+    |x| {
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+        _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
+    },
     |p| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
 );
