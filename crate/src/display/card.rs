@@ -96,7 +96,8 @@ impl Draw for Scheme {
         lines.extend(recurrence.bc.map(|bits| line("B, C", format!("{bits} bits"))));
         lines.extend(recurrence.state.map(|state| {
             let feedback = if state.feedback { ", with error feedback" } else { "" };
-            line("state", format!("{} bits{feedback}", state.bits))
+            let bits = if state.bits == 16 { "bf16".into() } else { format!("{} bits", state.bits) };
+            line("state", format!("{bits}{feedback}"))
         }));
         lines.extend(self.dtype.as_ref().map(|dtype| line("all else", dtype)));
         lines.extend(

@@ -212,12 +212,18 @@ impl Network {
 
     /// tokens [B, T] (u32) → hidden states [B, T, hidden] after the last norm, moving `state` on by T tokens.
     /// Without a state the sequence starts from nothing and nothing is kept.
-    pub fn hidden(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
+    pub fn hidden(&self, tokens: &Tensor, state: Option<&mut State>) -> Result<Tensor> {
+        self.close(&self.stream(tokens, state)?)
+    }
+
+    /// tokens [B, T] → the residual stream that leaves the last block, [B, T, hidden]; otherwise as
+    /// [`hidden`](Self::hidden).
+    pub fn stream(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
         let x = self.through(self.embed(tokens)?, 0..self.blocks(), state.as_deref_mut())?;
         if let Some(state) = state {
             state.position += tokens.dim(1)?;
         }
-        self.close(&x)
+        Ok(x)
     }
 
     /// Blocks.

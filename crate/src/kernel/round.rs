@@ -1,4 +1,4 @@
-//! Values rounded to symmetric n-bit integers and back, and the recurrence that keeps its state in them.
+//! Values rounded to symmetric n-bit integers (or to bf16) and back, and the recurrence that keeps its state in them.
 //!
 //! With scale s = max |x| / (2^{n−1} − 1): x ← s · round(x / s), ties to even. The integers lie within
 //! ± (2^{n−1} − 1) by construction, so nothing is ever cut off.
@@ -25,10 +25,20 @@ dispatch! {
     pub fn fake_int_feedback(values: &mut [f32], error: &mut [f32], bits: u8) = fake_int_feedback_body;
 }
 
-/// [`scan::recurrent`](super::scan::recurrent) with the state rounded to integers of `bits` after every token, one
-/// scale for each (sequence, head). The next token reads the rounded state; y_t reads h_t as it is before rounding.
+dispatch! {
+    /// The nearest bf16 of each value.
+    fn fake_bf16(values: &mut [f32]) = fake_bf16_body;
+}
+
+/// Rounds the values of a head's state: to bf16 if `bits` are 16, else [`fake_int`].
+pub fn fake_state(values: &mut [f32], bits: u8) {
+    if bits == 16 { fake_bf16(values) } else { fake_int(values, bits) }
+}
+
+/// [`scan::recurrent`](super::scan::recurrent) with the state rounded after every token: to bf16 if `bits` are 16, else to
+/// integers, with one scale for each (sequence, head). The next token reads the rounded state; y_t reads h_t as it is before rounding.
 ///
-/// `error` [B, H, P, N], if given, is the error feedback: before the first token and, on return, after the last.
+/// `error` [B, H, P, N], if given, is the error feedback of integers: before the first token and, on return, after the last.
 pub fn recurrent_rounded(
     shape: Shape,
     xbc: &[f32],
@@ -42,12 +52,22 @@ pub fn recurrent_rounded(
 ) {
     let size = shape.head_dim * shape.state;
     match error.map(Scatter::new) {
-        None => each_token(shape, xbc, dt, a, d, h, y, |_, h| fake_int(h, bits)),
+        None => each_token(shape, xbc, dt, a, d, h, y, |_, h| fake_state(h, bits)),
         Some(error) => each_token(shape, xbc, dt, a, d, h, y, |index, h| {
             // SAFETY: every (sequence, head) has its own P·N values.
             fake_int_feedback(h, unsafe { error.slice(index * size, size) }, bits);
         }),
     }
+}
+
+#[inline(always)]
+fn fake_bf16_body<V: Lanes>(values: &mut [f32]) {
+    let whole = values.len() / V::N * V::N;
+    for x in values[..whole].chunks_exact_mut(V::N) {
+        V::load(x).to_bf16().store(x);
+    }
+    let rest = &mut values[whole..];
+    V::load_part(rest).to_bf16().store_part(rest);
 }
 
 #[inline(always)]
@@ -117,6 +137,17 @@ mod tests {
         let mut ties = [7.0, 0.5, 1.5, -0.5, -1.5, -2.5];
         fake_int(&mut ties, 4);
         assert_eq!(ties, [7.0, 0.0, 2.0, 0.0, -2.0, -2.0]);
+    }
+
+    #[test]
+    fn sixteen_bits_are_bf16() {
+        for len in 0..40 {
+            let values: Vec<f32> = (0..len).map(|i| (i as f32 * 1.7).sin() * 3.3).collect();
+            let expected: Vec<f32> = values.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+            let mut found = values;
+            fake_state(&mut found, 16);
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::window::Sliding;
 use super::{Measure, reference, subject};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::kernel::round::fake_int;
+use crate::kernel::round::fake_state;
 use crate::layer::op::with_floats;
 use crate::layer::state::State;
 use crate::model::Model;
@@ -278,7 +278,7 @@ impl Seen {
                     head.drift[at].add(exact, found);
                     if let Some(bits) = bits {
                         let mut once = exact.to_vec();
-                        fake_int(&mut once, bits);
+                        fake_state(&mut once, bits);
                         head.rounding.add(exact, &once);
                     }
                 }

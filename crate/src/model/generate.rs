@@ -35,7 +35,7 @@ impl Model {
         let mut pieces = self.tokens(ids)?;
         install(|| {
             while pieces.dim(1)? > PIECE {
-                self.hidden(&pieces.narrow(1, 0, PIECE)?, Some(state))?;
+                self.network.stream(&pieces.narrow(1, 0, PIECE)?, Some(state))?;
                 pieces = pieces.narrow(1, PIECE, pieces.dim(1)? - PIECE)?;
                 check_interrupt()?;
             }

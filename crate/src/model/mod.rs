@@ -331,11 +331,12 @@ impl Model {
         positions: Positions,
     ) -> Result<Tensor> {
         install(|| {
-            let hidden = self.hidden(tokens, state)?; // [B, T, hidden]
-            match positions {
-                Positions::All => self.head(&hidden),
-                Positions::Last => self.head(&hidden.narrow(1, hidden.dim(1)? - 1, 1)?),
-            }
+            let stream = self.network.stream(tokens, state)?; // [B, T, hidden]
+            let asked = match positions {
+                Positions::All => stream,
+                Positions::Last => stream.narrow(1, stream.dim(1)? - 1, 1)?,
+            };
+            self.head(&self.network.close(&asked)?)
         })
     }
 

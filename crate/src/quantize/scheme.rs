@@ -31,7 +31,7 @@ use std::str::FromStr;
 /// | `smooth0.5` | outliers moved from activations to weights (SmoothQuant) with this exponent |
 /// | `gptq` | codes chosen by GPTQ |
 /// | `mix4.25` | each matrix in the width that its measured sensitivity earns, so many bits a weight in all |
-/// | `x8`, `bc8`, `h8`, `h8ef` | the recurrence's input, its B and C, its state, the state with error feedback |
+/// | `x8`, `bc8`, `h8`, `h8ef`, `h16` | the recurrence's input, its B and C, its state, with error feedback, in bf16 |
 /// | `bf16` | the dtype of all that is not quantized |
 /// | `+dt=w8`, `+head=nf4`, `+*.3.*=keep` | other formats, or none, for roles, segments or paths; the last that fits holds |
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -249,7 +249,7 @@ smooth0.5        outliers moved from activations to weights (SmoothQuant)
 gptq             codes chosen by GPTQ
 mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all
 x8, bc8          the recurrence's input; its B and C
-h8, h8ef         the recurrence's state; with error feedback
+h8, h8ef, h16    the recurrence's state; with error feedback; in bf16
 f32, bf16, f16   the dtype of all that is not quantized
 +dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
                  The head has 8 bits where activations have 8, else stays as it is";
@@ -411,7 +411,8 @@ impl Scheme {
             self.recurrence.x = Some(bits(width)?);
         } else if let Some(width) = part.strip_prefix('h') {
             let (width, feedback) = width.strip_suffix("ef").map_or((width, false), |width| (width, true));
-            self.recurrence.state = Some(StateBits { bits: bits(width)?, feedback });
+            let bits = if width == "16" { Some(16).filter(|_| !feedback) } else { bits(width) }?;
+            self.recurrence.state = Some(StateBits { bits, feedback });
         } else if ["f32", "bf16", "f16"].contains(&part) {
             self.dtype = Some(part.to_string());
         } else {

@@ -68,6 +68,7 @@ fn simulated_and_packed_agree() {
         "w16a16+embedding=w4",
         "w4a16-g32-mix4.5",
         "w4a8-x8-bc8-h8ef",
+        "w8a8-h16",
         "u3a16-row-gptq",
     ];
     let plain = logits(&model());

@@ -34,8 +34,17 @@ const STAGES: [&str; 16] = [
 ];
 
 /// The schemes whose state is followed: weights, activations, the state itself with and without error feedback.
-const DRIFTING: [&str; 8] =
-    ["w8a8", "w4a16", "w4a4", "w4a4-rot", "w16a16-h8", "w16a16-h8ef", "w16a16-h4", "w16a16-h4ef"];
+const DRIFTING: [&str; 9] = [
+    "w8a8",
+    "w4a16",
+    "w4a4",
+    "w4a4-rot",
+    "w16a16-h16",
+    "w16a16-h8",
+    "w16a16-h8ef",
+    "w16a16-h4",
+    "w16a16-h4ef",
+];
 
 /// The widths that sensitivity is measured to, head and all.
 const WIDTHS: [&str; 5] =

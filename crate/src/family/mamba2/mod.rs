@@ -130,11 +130,11 @@ impl Mamba2 {
     pub fn through(&self, mut x: Tensor, blocks: Range<usize>, state: Option<&mut State>) -> Result<Tensor> {
         let tracked = x.track_op() || self.norm.tracked() || self.head.tracked();
         match state {
-            Some(state) if x.device().is_cpu() && !tracked => self.apply(&x, blocks, state),
+            Some(state) if x.device().is_cpu() && !tracked => self.apply(x, blocks, state),
             None if x.device().is_cpu() && !tracked => {
                 let batch = x.dim(0)?;
                 let mut state = self.spare.take(batch, || self.zero_state(batch, x.device()))?;
-                let read = self.apply(&x, blocks, &mut state);
+                let read = self.apply(x, blocks, &mut state);
                 self.spare.give(state);
                 read
             }
@@ -150,9 +150,10 @@ impl Mamba2 {
     }
 
     /// [`Self::through`] by the kernels on a CPU: the same steps in buffers of the state.
-    fn apply(&self, x: &Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
+    fn apply(&self, x: Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
         let (batch, time, hidden) = x.dims3()?;
         let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
+        drop(x);
         // The tokens of one sequence follow one another.
         let piece = if batch == 1 { piece(time) } else { time };
         let pieces = all.chunks_mut(batch * piece * hidden);
@@ -174,7 +175,7 @@ impl Mamba2 {
             room.give(y);
             Ok(())
         })?;
-        Tensor::from_vec(all, (batch, time, hidden), x.device())
+        Tensor::from_vec(all, (batch, time, hidden), &Device::Cpu)
     }
 
     /// A state before the first token.

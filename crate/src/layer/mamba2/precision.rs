@@ -1,7 +1,7 @@
 //! How many bits go through the recurrence: its inputs x, B and C, and its state.
 //!
 //! The recurrence is where Mamba loses most when it is quantized (Quamba2, Chiang et al. 2025), so each of the three has
-//! a switch of its own. All are symmetric integers, simulated: values are rounded and stay f32.
+//! a switch of its own. All are symmetric integers (the state may be bf16 too), simulated: values are rounded and stay f32.
 //!
 //! | | what shares a scale | when |
 //! |---|---|---|
@@ -31,7 +31,7 @@ pub struct Recurrence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateBits {
-    /// Bits of a value.
+    /// Bits of a value: 2 … 8 of an integer, or the 16 of a bf16.
     pub bits: u8,
     /// Whether what rounding took is given back before the next rounding; costs a second tensor of the state's size.
     #[serde(default)]
@@ -42,13 +42,14 @@ impl Recurrence {
     /// Refuses widths that no integer here has.
     ///
     /// # Errors
-    /// If a width is not one of 2 … 8 bits.
+    /// If a width is not one of 2 … 8 bits, or 16 for a state without feedback.
     pub fn check(&self) -> Result<()> {
-        let widths = [("x", self.x), ("B and C", self.bc), ("the state", self.state.map(|state| state.bits))];
+        let integers = self.state.filter(|state| state.feedback || state.bits != 16);
+        let widths = [("x", self.x), ("B and C", self.bc), ("the state", integers.map(|state| state.bits))];
         for (what, bits) in widths {
             if let Some(bits) = bits.filter(|bits| !(2..=8).contains(bits)) {
                 return Err(Error::input(format!("{what} of the recurrence cannot have {bits} bits"))
-                    .hint("choose from 2 to 8, or leave it in f32"));
+                    .hint("choose from 2 to 8 (a state without feedback may have the 16 of bf16), or leave it in f32"));
             }
         }
         Ok(())
@@ -79,7 +80,7 @@ impl Mamba2 {
     /// Sets the bits of the recurrence; states made before go on being valid.
     ///
     /// # Errors
-    /// If a width is not one of 2 … 8 bits, or the mixer is on a GPU.
+    /// As [`Recurrence::check`], or if the mixer is on a GPU.
     pub fn set_recurrence(&mut self, recurrence: Recurrence) -> Result<()> {
         recurrence.check()?;
         if recurrence != Recurrence::default() && !self.core.packed.device().is_cpu() {
@@ -147,6 +148,22 @@ mod tests {
                 assert!(far > 0.02 && far > 5.0 * near, "{s:?} {two:?}: {far} beside {near}");
             }
         }
+    }
+
+    #[test]
+    fn a_state_in_bf16_is_between_f32_and_eight_bits() {
+        for (s, batch, time) in cases() {
+            let x = noise(&[batch, time, s.rows()], 28, 1.0);
+            let exact = core(s, Recurrence::default()).forward(&x, None, true).unwrap();
+            let error = |bits| {
+                let y = core(s, state(bits, false)).forward(&x, None, true).unwrap();
+                size(&(y - &exact).unwrap()) / size(&exact)
+            };
+            // y reads the state before it is rounded: one token alone is exact.
+            let (sixteen, eight) = (error(16), error(8));
+            assert!(sixteen < 4e-3 && (sixteen < eight || time == 1), "{s:?}: {sixteen} beside {eight}");
+        }
+        assert!(state(16, true).check().unwrap_err().to_string().contains("cannot have 16 bits"));
     }
 
     #[test]
