@@ -33,17 +33,17 @@ const STAGES: [&str; 16] = [
     "ternary-rot-gptq",
 ];
 
-/// The schemes whose state is followed: weights, activations, the state itself with and without error feedback.
+/// The schemes whose state is followed: weights, activations, and the state alone, with and without error feedback.
 const DRIFTING: [&str; 9] = [
     "w8a8",
     "w4a16",
     "w4a4",
     "w4a4-rot",
-    "w16a16-h16",
-    "w16a16-h8",
-    "w16a16-h8ef",
-    "w16a16-h4",
-    "w16a16-h4ef",
+    "w16a16-h16-f32",
+    "w16a16-h8-f32",
+    "w16a16-h8ef-f32",
+    "w16a16-h4-f32",
+    "w16a16-h4ef-f32",
 ];
 
 /// The widths that sensitivity is measured to, head and all.
