@@ -5,16 +5,17 @@
 //! early contexts, few long ones for the late. Contexts are binned by powers of two.
 
 use super::divergence::between;
+use super::reference::{self, Beside};
 use super::window::Sliding;
-use super::{Measure, reference, subject};
+use super::{Measure, subject};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::record::{Reading, Run, fingerprint};
+use crate::record::Reading;
 use crate::stats::{Bootstrap, Estimate, Z95, holm};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -146,23 +147,6 @@ impl LongContext {
     }
 
     /// As the windows of other measurements tell it: the longest are `seq_len` tokens.
-    fn sliding(&self) -> Sliding<'_> {
-        let longest = self.lengths.iter().copied().max().unwrap_or(1);
-        Sliding {
-            corpus: &self.corpus,
-            split: self.split.as_deref(),
-            seq_len: longest,
-            stride: longest,
-            max_tokens: self.max_tokens,
-        }
-    }
-
-    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
-        let settings =
-            json!({"lengths": self.lengths, "max_tokens": self.max_tokens, "bootstrap": self.bootstrap});
-        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
-        fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &extra)
-    }
 
     /// The text in the model's tokens: at least one of the longest windows.
     fn tokens(&self, model: &Model) -> Result<(Vec<u32>, Corpus)> {
@@ -266,34 +250,34 @@ fn two_sided(deviate: f64) -> f64 {
     2.0 * Normal::standard().cdf(-deviate.abs())
 }
 
-impl Measure for LongContext {
-    const NAME: &'static str = "context";
-    const VERSION: u32 = 1;
+impl Beside for LongContext {
+    const IS: (&'static str, u32) = ("context", 1);
 
-    fn units(&self) -> Vec<Self> {
-        vec![self.clone()]
+    fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
     }
 
-    fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
-    }
-
-    fn check(&self, model: &Model) -> Result<()> {
-        self.tokens(model)?;
-        reference::load(self.reference.as_deref(), model).map(|_| ())
-    }
-
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
-    }
-
-    // The reference is loaded once for all that has to be known of it.
-    fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        let reference = reference::load(self.reference.as_deref(), model)?;
-        if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
-            run.record(&self.compare(&reference, model)?)?;
+    fn sliding(&self) -> Sliding<'_> {
+        let longest = self.lengths.iter().copied().max().unwrap_or(1);
+        Sliding {
+            corpus: &self.corpus,
+            split: self.split.as_deref(),
+            seq_len: longest,
+            stride: longest,
+            max_tokens: self.max_tokens,
         }
-        Ok(())
+    }
+
+    fn settings(&self) -> Value {
+        json!({"lengths": self.lengths, "max_tokens": self.max_tokens, "bootstrap": self.bootstrap})
+    }
+
+    fn sensible(&self, model: &Model) -> Result<()> {
+        self.tokens(model).map(|_| ())
+    }
+
+    fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(reference, model)
     }
 }
 

@@ -5,19 +5,19 @@
 //! both models' losses of a token kept together. Perplexity moves when a model gets worse at a text; divergence moves when it gets different, which
 //! shows with far fewer tokens and cannot be made up for by luck.
 
+use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, reference, subject};
-use crate::corpus::Corpus;
+use super::{Measure, subject};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::progress::{Progress, check_interrupt};
-use crate::record::{Reading, fingerprint};
+use crate::record::Reading;
 use crate::stats::{Bootstrap, Mean, Z95, quantile, wilson};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -104,6 +104,14 @@ impl Divergence {
         let reading = reference::describe(reference, reading);
         Ok(vec![text.describe(reading, runtime)])
     }
+}
+
+impl Beside for Divergence {
+    const IS: (&'static str, u32) = ("divergence", 2);
+
+    fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
 
     fn sliding(&self) -> Sliding<'_> {
         Sliding {
@@ -115,47 +123,25 @@ impl Divergence {
         }
     }
 
-    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
-        let reference = reference::identity(reference);
-        let extra = json!({"corpus": corpus.sha256, "reference": reference, "bootstrap": self.bootstrap});
-        fingerprint(Self::NAME, Self::VERSION, &self.sliding().identity(), &subject(model), &extra)
-    }
-}
-
-impl Measure for Divergence {
-    const NAME: &'static str = "divergence";
-    const VERSION: u32 = 2;
-
-    fn units(&self) -> Vec<Self> {
-        vec![self.clone()]
+    fn settings(&self) -> Value {
+        self.sliding().identity()
     }
 
-    fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
+    fn extra(&self) -> Map<String, Value> {
+        [("bootstrap".to_string(), json!(self.bootstrap))].into_iter().collect()
     }
 
-    fn check(&self, model: &Model) -> Result<()> {
-        self.sliding().check()?;
-        if self.bootstrap.block == 0 || self.bootstrap.resamples == 0 {
-            return Err(Error::input(
+    fn sensible(&self, _model: &Model) -> Result<()> {
+        match self.bootstrap.block == 0 || self.bootstrap.resamples == 0 {
+            true => Err(Error::input(
                 "the bootstrap needs blocks of at least one token and at least one resample",
-            ));
+            )),
+            false => Ok(()),
         }
-        reference::load(self.reference.as_deref(), model).map(|_| ())
     }
 
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
-    }
-
-    // The reference is loaded once for all that has to be known of it.
-    fn record(&self, model: &Model, run: &crate::record::Run) -> Result<()> {
-        self.sliding().check()?;
-        let reference = reference::load(self.reference.as_deref(), model)?;
-        if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
-            run.record(&self.compare(&reference, model)?)?;
-        }
-        Ok(())
+    fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(reference, model)
     }
 }
 

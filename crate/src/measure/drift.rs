@@ -10,22 +10,22 @@
 //! its integers loses them all, always in the same direction: it drifts further than that, unless the error is fed back.
 
 use super::power::Power;
+use super::reference::{self, Beside};
 use super::watch::Watched;
 use super::window::Sliding;
-use super::{Measure, reference, subject};
-use crate::corpus::Corpus;
+use super::{Measure, subject};
 use crate::error::{Error, Result};
 use crate::kernel::round::fake_state;
 use crate::layer::op::with_floats;
 use crate::layer::state::State;
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::record::{Conditions, Reading, Run, fingerprint};
+use crate::record::{Conditions, Reading};
 use crate::stats::{Kendall, kendall, quantile};
 use crate::threads::install;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -111,6 +111,14 @@ impl Drift {
         }
         Ok(rows)
     }
+}
+
+impl Beside for Drift {
+    const IS: (&'static str, u32) = ("drift", 1);
+
+    fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
 
     fn sliding(&self) -> Sliding<'_> {
         Sliding {
@@ -122,45 +130,23 @@ impl Drift {
         }
     }
 
-    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
-        let settings = json!({"samples": self.samples, "length": self.length});
-        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
-        fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &extra)
-    }
-}
-
-impl Measure for Drift {
-    const NAME: &'static str = "drift";
-    const VERSION: u32 = 1;
-
-    fn units(&self) -> Vec<Self> {
-        vec![self.clone()]
+    fn settings(&self) -> Value {
+        json!({"samples": self.samples, "length": self.length})
     }
 
-    fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
-    }
-
-    fn check(&self, model: &Model) -> Result<()> {
-        if self.samples == 0 || self.length < 2 {
-            return Err(Error::input("drift needs at least one piece of at least two tokens"));
+    fn sensible(&self, _model: &Model) -> Result<()> {
+        match self.samples == 0 || self.length < 2 {
+            true => Err(Error::input("drift needs at least one piece of at least two tokens")),
+            false => Ok(()),
         }
-        self.sliding().check()?;
-        alike(&reference::load(self.reference.as_deref(), model)?, model)
     }
 
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
+    fn alike(&self, reference: &Model, model: &Model) -> Result<()> {
+        alike(reference, model)
     }
 
-    // The reference is loaded once for all that has to be known of it.
-    fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        self.check(model)?;
-        let reference = reference::load(self.reference.as_deref(), model)?;
-        if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
-            run.record(&self.compare(&reference, model)?)?;
-        }
-        Ok(())
+    fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(reference, model)
     }
 }
 

@@ -1,14 +1,102 @@
 //! The model that another is compared with: at full precision, and of the same tokens.
 
-use super::subject;
+use super::window::Sliding;
+use super::{Measure, subject};
+use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::model::{Loading, Model};
-use crate::record::Reading;
+use crate::record::{Reading, Run, fingerprint};
 use candle_core::DType;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// A measurement of a model beside a reference on a text: all that such measurements have in common is done once, in the
+/// [`Measure`] below.
+pub(super) trait Beside: Serialize + Clone {
+    /// Name and version of the measurement.
+    const IS: (&'static str, u32);
+
+    /// The reference by name, if it is not what the model was loaded from.
+    fn reference(&self) -> Option<&str>;
+
+    /// The text, and how it is read.
+    fn sliding(&self) -> Sliding<'_>;
+
+    /// The settings that decide the readings.
+    fn settings(&self) -> Value;
+
+    /// What else decides them, beside the models and the text.
+    fn extra(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    /// As [`Measure::units`].
+    fn parts(&self) -> Vec<Self> {
+        vec![self.clone()]
+    }
+
+    /// Refuses settings that mean nothing.
+    fn sensible(&self, _model: &Model) -> Result<()> {
+        Ok(())
+    }
+
+    /// Refuses two models that cannot be compared.
+    fn alike(&self, reference: &Model, model: &Model) -> Result<()> {
+        comparable(reference, model)
+    }
+
+    /// Measures.
+    fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>>;
+
+    /// As [`Measure::fingerprint`].
+    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
+        let mut extra = self.extra();
+        let of = subject(reference);
+        extra.insert("corpus".into(), json!(corpus.sha256));
+        extra.insert("reference".into(), json!([of.model_hash, of.dtype, of.scheme]));
+        fingerprint(Self::IS.0, Self::IS.1, &self.settings(), &subject(model), &Value::Object(extra))
+    }
+}
+
+impl<T: Beside> Measure for T {
+    const NAME: &'static str = T::IS.0;
+    const VERSION: u32 = T::IS.1;
+
+    fn units(&self) -> Vec<Self> {
+        self.parts()
+    }
+
+    fn fingerprint(&self, model: &Model) -> Result<String> {
+        self.identity(&load(self.reference(), model)?, model, &self.sliding().text()?)
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        self.sensible(model)?;
+        self.sliding().check()?;
+        self.alike(&load(self.reference(), model)?, model)
+    }
+
+    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+        self.sensible(model)?;
+        self.against(&load(self.reference(), model)?, model)
+    }
+
+    // The reference is loaded once for all that has to be known of it.
+    fn record(&self, model: &Model, run: &Run) -> Result<()> {
+        self.sensible(model)?;
+        self.sliding().check()?;
+        let (reference, corpus) = (load(self.reference(), model)?, self.sliding().text()?);
+        for unit in self.parts() {
+            if !run.has(&unit.identity(&reference, model, &corpus)?) {
+                run.record(&unit.against(&reference, model)?)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Loads the reference in f32 from `source`; without one, from what `model` itself was loaded from.
-pub(super) fn load(source: Option<&str>, model: &Model) -> Result<Model> {
+fn load(source: Option<&str>, model: &Model) -> Result<Model> {
     let named = source.is_some();
     let revision = model.revision.clone().filter(|_| !named);
     let source = source.unwrap_or(&model.source);
@@ -41,12 +129,6 @@ pub(super) fn comparable(reference: &Model, model: &Model) -> Result<()> {
     Err(Error::input(what)
         .at(format!("{} against {}", model.name, reference.name))
         .hint("compare a model with what it was made of"))
-}
-
-/// What of a reference decides a comparison, for fingerprints.
-pub(super) fn identity(reference: &Model) -> Value {
-    let subject = subject(reference);
-    json!([subject.model_hash, subject.dtype, subject.scheme])
 }
 
 /// A reading with what it was compared with.

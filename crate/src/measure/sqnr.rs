@@ -5,20 +5,20 @@
 //! together, the recurrence included; at the head it tells of the whole model. 6 dB are one bit.
 
 use super::power::Power;
+use super::reference::{self, Beside};
 use super::watch::Watched;
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, reference, subject};
-use crate::corpus::Corpus;
+use super::{Measure, subject};
 use crate::error::{Error, Result};
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::record::{Reading, Run, fingerprint};
+use crate::record::Reading;
 use crate::stats::Mean;
 use crate::threads::install;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -101,6 +101,14 @@ impl Sqnr {
         rows.push(text.describe(reference::describe(reference, summary), runtime));
         Ok(rows)
     }
+}
+
+impl Beside for Sqnr {
+    const IS: (&'static str, u32) = ("sqnr", 1);
+
+    fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
 
     fn sliding(&self) -> Sliding<'_> {
         Sliding {
@@ -112,41 +120,16 @@ impl Sqnr {
         }
     }
 
-    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
-        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
-        fingerprint(Self::NAME, Self::VERSION, &self.sliding().identity(), &subject(model), &extra)
-    }
-}
-
-impl Measure for Sqnr {
-    const NAME: &'static str = "sqnr";
-    const VERSION: u32 = 1;
-
-    fn units(&self) -> Vec<Self> {
-        vec![self.clone()]
+    fn settings(&self) -> Value {
+        self.sliding().identity()
     }
 
-    fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
+    fn alike(&self, reference: &Model, model: &Model) -> Result<()> {
+        aligned(reference, model)
     }
 
-    fn check(&self, model: &Model) -> Result<()> {
-        self.sliding().check()?;
-        aligned(&reference::load(self.reference.as_deref(), model)?, model)
-    }
-
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
-    }
-
-    // The reference is loaded once for all that has to be known of it.
-    fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        self.sliding().check()?;
-        let reference = reference::load(self.reference.as_deref(), model)?;
-        if !run.has(&self.identity(&reference, model, &self.sliding().text()?)?) {
-            run.record(&self.compare(&reference, model)?)?;
-        }
-        Ok(())
+    fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(reference, model)
     }
 }
 

@@ -4,19 +4,19 @@
 //! the first token that differs the two go different ways. For each prompt: how many tokens agree until then, how much
 //! each repeats itself, and how unsure it is of its next token.
 
+use super::reference::{self, Beside};
 use super::window::Sliding;
-use super::{Measure, reference, subject};
-use crate::corpus::Corpus;
+use super::{Measure, subject};
 use crate::error::{Error, Result};
 use crate::kernel::softmax::{argmax, log_sum_exp};
 use crate::layer::op::with_floats;
 use crate::model::{Model, Positions};
 use crate::progress::{Progress, check_interrupt};
-use crate::record::{Conditions, Reading, Run, fingerprint};
+use crate::record::{Conditions, Reading};
 use crate::stats::{Bootstrap, Z95, quantile, wilson};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -184,33 +184,30 @@ impl Stability {
         }
         Ok(all)
     }
+}
+
+impl Beside for Stability {
+    const IS: (&'static str, u32) = ("stability", 1);
+
+    fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
 
     fn sliding(&self) -> Sliding<'_> {
         let split = self.split.as_deref();
         Sliding { corpus: &self.corpus, split, seq_len: 1, stride: 1, max_tokens: None }
     }
 
-    fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
+    fn settings(&self) -> Value {
         let Self { lengths, prompts, gen_len, ngram, .. } = self;
-        let settings = json!({"lengths": lengths, "prompts": prompts, "gen_len": gen_len, "ngram": ngram});
-        let extra = json!({"corpus": corpus.sha256, "reference": reference::identity(reference)});
-        fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &extra)
+        json!({"lengths": lengths, "prompts": prompts, "gen_len": gen_len, "ngram": ngram})
     }
-}
 
-impl Measure for Stability {
-    const NAME: &'static str = "stability";
-    const VERSION: u32 = 1;
-
-    fn units(&self) -> Vec<Self> {
+    fn parts(&self) -> Vec<Self> {
         self.lengths.iter().map(|length| Self { lengths: vec![*length], ..self.clone() }).collect()
     }
 
-    fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(&reference::load(self.reference.as_deref(), model)?, model, &self.sliding().text()?)
-    }
-
-    fn check(&self, model: &Model) -> Result<()> {
+    fn sensible(&self, _model: &Model) -> Result<()> {
         for (name, value) in [
             ("lengths", self.lengths.iter().copied().min().unwrap_or(0)),
             ("prompts", self.prompts),
@@ -221,26 +218,11 @@ impl Measure for Stability {
                 return Err(Error::input(format!("{name} must be at least 1, found 0 or none")));
             }
         }
-        self.sliding().check()?;
-        reference::load(self.reference.as_deref(), model).map(|_| ())
-    }
-
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.check(model)?;
-        self.compare(&reference::load(self.reference.as_deref(), model)?, model)
-    }
-
-    // The reference is loaded once for all that has to be known of it.
-    fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        self.check(model)?;
-        let reference = reference::load(self.reference.as_deref(), model)?;
-        let corpus = self.sliding().text()?;
-        for unit in self.units() {
-            if !run.has(&unit.identity(&reference, model, &corpus)?) {
-                run.record(&unit.compare(&reference, model)?)?;
-            }
-        }
         Ok(())
+    }
+
+    fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.compare(reference, model)
     }
 }
 
