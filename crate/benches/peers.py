@@ -121,10 +121,11 @@ def lowbit(model, threads, lengths, decoded):
         config = Path(folder, "cost.yaml")
         phase, prompts = ("prefill", lengths) if lengths else ("decode", [1])
         config.write_text(f"lengths: {prompts}\nphases: [{phase}]\ngen_len: {decoded}\nrepetitions: 2\n")
-        _, memory = run([LOWBIT, "-q", "cost", model, "--config", config, "--runs", folder, "--threads", threads], threads)
+        run([LOWBIT, "-q", "cost", model, "--config", config, "--runs", folder, "--threads", threads], threads)
         (records,) = Path(folder).glob("*/metrics.jsonl")
         rows = [json.loads(line) for line in records.read_text().splitlines()]
     speeds = ("tokens_per_s_min", "tokens_per_s_max")  # of two repetitions these are all
+    memory = max(row["peak_bytes"] for row in rows) / 1e6  # while it read: at its end the process draws figures
     key = {"prefill": lambda row: row["context_length"], "decode": lambda row: "decode"}[phase]
     return {key(row): [row[name] for name in speeds] for row in rows}, memory
 

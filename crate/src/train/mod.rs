@@ -226,7 +226,11 @@ impl Training {
         let len = self.mixture.seq_len;
         let total: f32 = batch.weights.iter().sum();
         let sequences = batch.inputs.par_chunks(len).zip(batch.targets.par_chunks(len));
-        let parts = sequences.zip(batch.weights.par_chunks(len)).map(|((inputs, targets), weights)| {
+        // A sequence in which nothing counts has no mean.
+        let counting = sequences
+            .zip(batch.weights.par_chunks(len))
+            .filter(|(_, weights)| weights.iter().any(|weight| *weight > 0.0));
+        let parts = counting.map(|((inputs, targets), weights)| {
             let tokens = Tensor::from_slice(inputs, (1, len), &Device::Cpu)?;
             let logits = network.logits(&network.hidden(&tokens, None)?)?;
             let share = weights.iter().sum::<f32>() / total;
@@ -235,7 +239,10 @@ impl Training {
         });
         let parts = parts.collect::<Vec<Result<_>>>().into_iter().collect::<Result<Vec<_>>>()?;
         let mut parts = parts.into_iter();
-        let (mut loss, mut sum) = parts.next().ok_or_else(|| Error::internal("a batch without sequences"))?;
+        let (mut loss, mut sum) = parts.next().ok_or_else(|| {
+            Error::input("no token of a batch has a weight: there is nothing to learn from it")
+                .hint("raise filler_weight, or lower the share of passkey prompts")
+        })?;
         for (part, grads) in parts {
             loss += part;
             for variable in optimizer.tensors().values() {
@@ -307,5 +314,39 @@ impl Log {
     fn write(&mut self, event: &serde_json::Value) -> Result<()> {
         let written = self.file.write_all(format!("{event}\n").as_bytes()).and_then(|()| self.file.flush());
         written.map_err(|error| Error::io(&self.path, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::mamba2;
+    use crate::train::data::Mixture;
+
+    #[test]
+    fn a_sequence_in_which_nothing_counts_changes_nothing() {
+        let mixture = Mixture { seq_len: 12, ..Mixture::default() };
+        let model = mamba2::Config {
+            hidden_size: 8,
+            num_hidden_layers: 1,
+            num_heads: 1,
+            head_dim: 16,
+            ..Default::default()
+        };
+        let training = Training { mixture, model: Config::Mamba2(model), ..Training::default() };
+        let optimizer =
+            adamw::Optimizer::new(training.optimizer.clone(), &[], &training.initial().unwrap()).unwrap();
+        let network = Network::new(&training.model, &optimizer.tensors(), &Default::default()).unwrap();
+        let of = |weights: &[f32]| {
+            let ids = |first: usize| (first..first + weights.len()).map(|i| (i * 7 % 251) as u32).collect();
+            let batch = data::Batch { inputs: ids(0), targets: ids(1), weights: weights.to_vec() };
+            let (loss, grads) = training.gradients(&network, &batch, &optimizer)?;
+            let grad = grads.get(&optimizer.tensors()["backbone.embeddings.weight"]).unwrap();
+            Ok::<_, Error>((loss, grad.flatten_all()?.to_vec1::<f32>()?))
+        };
+        let (one, two) = ([1.0; 12], [[1.0; 12], [0.0; 12]].concat());
+        assert_eq!(of(&one).unwrap(), of(&two).unwrap());
+        let error = of(&[0.0; 24]).unwrap_err().to_string();
+        assert!(error.contains("there is nothing to learn from it"), "{error}");
     }
 }
