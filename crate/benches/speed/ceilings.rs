@@ -214,6 +214,6 @@ mod x86 {
         };
     }
     // Of both signs: between 1 and 2 as bf16, all bytes as integers.
-    tiles!(tiles_bf16, "tdpbf16ps", |i| 0x3f80 | (i as u16 * 37 & 0x7f) | (i as u16 & 1) << 15);
+    tiles!(tiles_bf16, "tdpbf16ps", |i| 0x3f80 | ((i as u16 * 37) & 0x7f) | ((i as u16 & 1) << 15));
     tiles!(tiles_int8, "tdpbsud", |i| i as u16 * 40_503);
 }

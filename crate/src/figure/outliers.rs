@@ -18,10 +18,7 @@ pub fn outliers(frame: &Frame) -> Result<Figure> {
     Ok(figure
         .interval("persistence_q25", "persistence_q75")
         .title("Do the largest channels stay the largest?")
-        .subtitle(join(
-            &shared,
-            "1: the same channels, 0: as by chance; median of the layers, band between the quartiles",
-        ))
+        .subtitle(join(&shared, "median of the layers, band between the quartiles"))
         .x_label("distance of two tokens")
-        .y_label("common channels beyond chance"))
+        .y_label("common channels (0: as by chance, 1: all)"))
 }

@@ -12,6 +12,7 @@
 mod columns;
 mod comparison;
 mod load;
+mod subject;
 pub(crate) mod table;
 
 pub use comparison::{Compared, Comparison};

@@ -146,8 +146,6 @@ impl LongContext {
         Ok(rows)
     }
 
-    /// As the windows of other measurements tell it: the longest are `seq_len` tokens.
-
     /// The text in the model's tokens: at least one of the longest windows.
     fn tokens(&self, model: &Model) -> Result<(Vec<u32>, Corpus)> {
         let mut before = 0;
@@ -257,6 +255,7 @@ impl Beside for LongContext {
         self.reference.as_deref()
     }
 
+    /// As the windows of other measurements tell it: the longest are `seq_len` tokens.
     fn sliding(&self) -> Sliding<'_> {
         let longest = self.lengths.iter().copied().max().unwrap_or(1);
         Sliding {

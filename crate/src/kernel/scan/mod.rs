@@ -1,8 +1,8 @@
 //! The linear recurrence of Mamba2 (SSD): h_t = e^{Δ_t A} h_{t−1} + (Δ_t x_t) ⊗ B_t, y_t = h_t C_t + D x_t.
 //!
 //! [`recurrent`] is the definition, token by token. [`chunked()`] computes the same as matrix products within chunks
-//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit. With a = cumulative sum of ΔA in the
-//! chunk, u = Δx and L[t, s] = e^{a_t − a_s} for s ≤ t:
+//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit. With a =
+//! cumulative sum of ΔA in the chunk, u = Δx and L[t, s] = e^{a_t − a_s} for s ≤ t:
 //!
 //! - inside the chunk  Y = ((C Bᵀ) ∘ L) u,
 //! - from before it    Y += e^{a_t} C_t h,

@@ -1,0 +1,122 @@
+//! What the records of a frame say of each model in each scheme, for two of them to be compared.
+
+use super::Frame;
+use crate::error::{Error, Result};
+use crate::record::SUMMARY;
+use crate::stats::{Bootstrap, Estimate};
+use std::collections::BTreeMap;
+
+/// A model in a scheme.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Subject {
+    pub model: String,
+    pub hash: String,
+    pub scheme: String,
+}
+
+/// The losses of a text, window by window.
+pub(super) struct Score {
+    pub bits_per_byte: f64,
+    /// What makes two scores comparable: text and windows.
+    text: String,
+    nll: Vec<f64>,
+    tokens: Vec<f64>,
+    /// Nats per token → bits per byte.
+    bits: f64,
+}
+
+impl Score {
+    /// Bits per byte above another's, on the same windows.
+    pub fn above(&self, base: &Self, bootstrap: &Bootstrap) -> Result<Option<Estimate>> {
+        if self.text != base.text || self.nll.len() != base.nll.len() {
+            return Err(Error::input("the texts or the windows are not those of the baseline")
+                .hint("measure the perplexity of both with the same settings"));
+        }
+        Ok(bootstrap.of([&self.nll, &base.nll, &self.tokens], |[own, base, tokens]| {
+            self.bits * (own - base) / tokens
+        }))
+    }
+}
+
+/// The last perplexity of each subject.
+pub(super) fn scores(frame: &Frame) -> Result<BTreeMap<Subject, Score>> {
+    let rows = frame.rows_of("perplexity", SUMMARY)?;
+    if rows.height() == 0 {
+        return Ok(BTreeMap::new());
+    }
+    let numbers = |name: &str| rows.numbers(name);
+    let (bits, bytes, tokens) = (numbers("bits_per_byte")?, numbers("n_bytes")?, numbers("n_tokens")?);
+    let (nll, counts) = (rows.lists("window_nll")?, rows.lists("window_tokens")?);
+    let told = ["corpus_hash", "seq_len", "stride", "n_tokens"].map(|name| rows.texts(name));
+    let [corpus, seq_len, stride, scored] = told;
+    let (corpus, seq_len, stride, scored) = (corpus?, seq_len?, stride?, scored?);
+    let each = rows.each_subject()?.into_iter().enumerate().filter_map(|(i, subject)| {
+        let per_byte = tokens[i]? / bytes[i]?;
+        let score = Score {
+            bits_per_byte: bits[i]?,
+            text: format!("{:?}", [&corpus[i], &seq_len[i], &stride[i], &scored[i]]),
+            nll: nll[i].clone()?,
+            tokens: counts[i].clone()?,
+            bits: per_byte / std::f64::consts::LN_2,
+        };
+        Some((subject, score))
+    });
+    Ok(each.collect())
+}
+
+/// What a record tells of the distance from its reference.
+pub(super) struct Diverged {
+    pub kl: f64,
+    pub interval: Option<(f64, f64)>,
+    /// Bits per byte above the reference's.
+    pub delta: Option<Estimate>,
+}
+
+/// The last divergence of each subject.
+pub(super) fn divergences(frame: &Frame) -> Result<BTreeMap<Subject, Diverged>> {
+    let rows = frame.rows_of("divergence", SUMMARY)?;
+    // Records of before there were intervals lack columns.
+    let numbers = |name: &str| match rows.has(name) {
+        true => rows.numbers(name),
+        false => Ok(vec![None; rows.height()]),
+    };
+    let (kl, kl_low, kl_high) = (numbers("kl")?, numbers("kl_low")?, numbers("kl_high")?);
+    let (delta, p) = (numbers("delta_bits_per_byte")?, numbers("ln_ppl_ratio_p")?);
+    let (low, high) = (numbers("delta_bits_per_byte_low")?, numbers("delta_bits_per_byte_high")?);
+    let each = rows.each_subject()?.into_iter().enumerate().filter_map(|(i, subject)| {
+        let delta = || Some(Estimate { value: delta[i]?, low: low[i]?, high: high[i]?, p: p[i]? });
+        Some((subject, Diverged { kl: kl[i]?, interval: kl_low[i].zip(kl_high[i]), delta: delta() }))
+    });
+    Ok(each.collect())
+}
+
+/// Whether each prompt's key was recalled, by what makes a prompt the same prompt.
+pub(super) fn trials(frame: &Frame) -> Result<BTreeMap<Subject, BTreeMap<String, bool>>> {
+    let rows = frame.rows_of("passkey", "trial")?;
+    let mut all: BTreeMap<Subject, BTreeMap<String, bool>> = BTreeMap::new();
+    if rows.height() == 0 {
+        return Ok(all);
+    }
+    let told = ["context_length", "depth", "key", "seed", "trial"].map(|name| rows.texts(name));
+    let told = told.into_iter().collect::<Result<Vec<_>>>()?;
+    let correct = rows.numbers("correct")?;
+    for (i, subject) in rows.each_subject()?.into_iter().enumerate() {
+        let prompt = format!("{:?}", told.iter().map(|column| &column[i]).collect::<Vec<_>>());
+        all.entry(subject).or_default().insert(prompt, correct[i] == Some(1.0));
+    }
+    Ok(all)
+}
+
+impl Frame {
+    pub(super) fn rows_of(&self, measure: &str, row: &str) -> Result<Self> {
+        self.filter("measure", measure)?.filter("row", row)
+    }
+
+    pub(super) fn each_subject(&self) -> Result<Vec<Subject>> {
+        let text = |name: &str| -> Result<Vec<String>> {
+            Ok(self.texts(name)?.into_iter().map(Option::unwrap_or_default).collect())
+        };
+        let named = text("model")?.into_iter().zip(text("model_hash")?).zip(text("scheme")?);
+        Ok(named.map(|((model, hash), scheme)| Subject { model, hash, scheme }).collect())
+    }
+}
