@@ -31,9 +31,9 @@ impl RmsNorm {
         with_floats([&self.weight], |[w]| kernel::rms_norm(x, w, self.eps as f32, y))
     }
 
-    /// x += added, then [`Self::apply`].
-    pub(crate) fn apply_after(&self, added: &[f32], x: &mut [f32], y: &mut [f32]) -> Result<()> {
-        with_floats([&self.weight], |[w]| kernel::add_rms_norm(added, x, w, self.eps as f32, y))
+    /// x += y, then [`Self::apply`].
+    pub(crate) fn apply_after(&self, x: &mut [f32], y: &mut [f32]) -> Result<()> {
+        with_floats([&self.weight], |[w]| kernel::add_rms_norm(x, w, self.eps as f32, y))
     }
 
     /// Whether gradients are wanted.

@@ -159,20 +159,19 @@ impl Mamba2 {
         let pieces = all.chunks_mut(batch * piece * hidden);
         relay(pieces, &mut state.layers[blocks.clone()], &mut state.rooms, |stream, turn, room| {
             let time = stream.len() / (batch * hidden);
-            let (mut u, mut y) = (room.take(stream.len()), room.take(stream.len()));
+            let mut u = room.take(stream.len());
             for i in blocks.clone() {
                 let Block { norm, mixer } = &self.blocks[i];
                 match i == blocks.start {
                     true => norm.apply(stream, &mut u)?,
-                    false => norm.apply_after(&y, stream, &mut u)?,
+                    false => norm.apply_after(stream, &mut u)?,
                 }
-                turn.layer(|layer| mixer.apply(&u, (batch, time), layer, &mut y, room))?;
+                turn.layer(|layer| mixer.apply(&mut u, (batch, time), layer, room))?;
             }
             if !blocks.is_empty() {
-                add(&y, stream);
+                add(&u, stream);
             }
             room.give(u);
-            room.give(y);
             Ok(())
         })?;
         Tensor::from_vec(all, (batch, time, hidden), &Device::Cpu)

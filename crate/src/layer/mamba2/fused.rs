@@ -27,15 +27,17 @@ impl Core {
         if r.feedback() {
             state.keep_feedback()?;
         }
-        let mut between = Between::new(s, batch * time, |len| room.take(len));
+        let (mut xbc, mut dt) = (room.take(batch * time * s.channels()), room.take(batch * time * s.heads));
         with_floats([&self.packed], |[packed]| {
-            let Between { xbc, dt, y: scanned } = &mut between;
-            let between = Between { xbc: &mut **xbc, dt: &mut **dt, y: &mut **scanned };
+            let between = Between { xbc: &mut *xbc, dt: &mut *dt, y: &mut *y };
             let parts = slices(s, packed);
             state
-                .update(|conv, h, e| run(s, r, fine, (batch, time), zxbcdt, &parts, (conv, h, e), between, y))
+                .update(|conv, h, e| run(s, r, fine, (batch, time), zxbcdt, &parts, (conv, h, e), between))?;
+            gated_norm(s, zxbcdt, &parts, y);
+            Result::Ok(())
         })??;
-        [between.xbc, between.dt, between.y].into_iter().for_each(|buffer| room.give(buffer));
+        room.give(xbc);
+        room.give(dt);
         Ok(())
     }
 }
@@ -82,18 +84,7 @@ struct Between<T> {
     y: T,
 }
 
-impl<T> Between<T> {
-    /// Buffers for so many tokens from something that gives buffers.
-    fn new(s: Sizes, tokens: usize, mut buffer: impl FnMut(usize) -> T) -> Self {
-        Self {
-            xbc: buffer(tokens * s.channels()),
-            dt: buffer(tokens * s.heads),
-            y: buffer(tokens * s.inner()),
-        }
-    }
-}
-
-/// The fused forward pass into `out` [B, T, I], from a state of convolution, recurrence, and error of a quantized one.
+/// The fused forward pass up to the gated norm, from a state of convolution, recurrence, and error of a quantized one.
 fn run(
     s: Sizes,
     recurrence: Recurrence,
@@ -103,7 +94,6 @@ fn run(
     p: &Parts<&[f32]>,
     (conv, h, error): (&mut [f32], &mut [f32], Option<&mut [f32]>),
     Between { xbc, dt, y }: Between<&mut [f32]>,
-    out: &mut [f32],
 ) {
     let (rows, inner) = (s.rows(), s.inner());
     conv::conv_silu(s.conv(batch, time), &zxbcdt[inner..], p.conv_weight, p.conv_bias, conv, xbc);
@@ -117,7 +107,11 @@ fn run(
             round::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, error);
         }
     }
-    norm::gated_rms_norm(y, zxbcdt, rows, p.norm, inner / s.groups, s.eps, out);
+}
+
+/// The gated norm, in the place of y [B, T, I].
+fn gated_norm(s: Sizes, zxbcdt: &[f32], p: &Parts<&[f32]>, y: &mut [f32]) {
+    norm::gated_rms_norm(zxbcdt, s.rows(), p.norm, s.inner() / s.groups, s.eps, y);
 }
 
 /// [`Core`] from a zero state, with gradients.
@@ -144,10 +138,13 @@ impl CustomOp2 for Fused {
         let mut conv = vec![0.0; batch * s.channels() * s.conv_width];
         let mut h = vec![0.0; batch * s.inner() * s.state];
         let exact = Recurrence::default();
-        let mut saved = Between::new(s, batch * time, |len| vec![0.0; len]);
+        let zeros = |width: usize| vec![0.0; batch * time * width];
+        let mut saved = Between { xbc: zeros(s.channels()), dt: zeros(s.heads), y: zeros(s.inner()) };
         let between = Between { xbc: &mut *saved.xbc, dt: &mut *saved.dt, y: &mut *saved.y };
-        let (state, mut y) = ((&mut *conv, &mut *h, None), vec![0.0; batch * time * s.inner()]);
-        run(s, exact, self.fine, (batch, time), floats(s1, l1)?, &parts, state, between, &mut y);
+        let (zxbcdt, state) = (floats(s1, l1)?, (&mut *conv, &mut *h, None));
+        run(s, exact, self.fine, (batch, time), zxbcdt, &parts, state, between);
+        let mut y = saved.y.clone();
+        gated_norm(s, zxbcdt, &parts, &mut y);
         *self.saved.lock().map_err(|_| candle_core::Error::Msg("a forward pass panicked".into()))? =
             Some(saved);
         Ok((CpuStorage::F32(y), (batch, time, s.inner()).into()))

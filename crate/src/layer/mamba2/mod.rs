@@ -49,13 +49,12 @@ impl Mamba2 {
         self.out_proj.forward(&y)
     }
 
-    /// The same by the kernels on a CPU: u [B, T, hidden], `out` [B, T, hidden], overwritten.
+    /// The same by the kernels on a CPU, in the place of u [B, T, hidden].
     pub(crate) fn apply(
         &self,
-        u: &[f32],
+        u: &mut [f32],
         (batch, time): (usize, usize),
         state: &mut LayerState,
-        out: &mut [f32],
         room: &mut Room,
     ) -> Result<()> {
         let sizes = self.core.sizes;
@@ -63,7 +62,7 @@ impl Mamba2 {
         self.in_proj.apply(u, &mut zxbcdt, room)?;
         let mut y = room.take(batch * time * sizes.inner());
         self.core.apply(&zxbcdt, (batch, time), state, self.fine(), &mut y, room)?;
-        self.out_proj.apply(&y, out, room)?;
+        self.out_proj.apply(&y, u, room)?;
         room.give(zxbcdt);
         room.give(y);
         Ok(())
