@@ -33,10 +33,12 @@ const STAGES: [&str; 16] = [
     "ternary-rot-gptq",
 ];
 
-/// The schemes whose state is followed: weights, activations, and the state alone, with and without error feedback.
-const DRIFTING: [&str; 9] = [
+/// The schemes whose state is followed: weights and activations together, either alone, and the state alone, with and
+/// without error feedback.
+const DRIFTING: [&str; 10] = [
     "w8a8",
     "w4a16",
+    "w16a4",
     "w4a4",
     "w4a4-rot",
     "w16a16-h16-f32",
