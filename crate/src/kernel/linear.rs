@@ -8,6 +8,7 @@
 //! the matrix unit as `split` into bf16 terms; where there is none, and for gradients, they are the crate `gemm`'s, and
 //! narrow weights are widened a panel at a time.
 
+use super::round::fake_bf16;
 use super::simd::{Lanes, dispatch};
 use super::stream::{self, FEW_ROWS, Stored};
 use half::{bf16, f16};
@@ -51,8 +52,8 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
         _ => {
             let mut narrow = vec![];
             if matches!(w, Weight::Bf16(_)) {
-                narrow.resize(x.len(), 0.0);
-                to_bf16(x, &mut narrow);
+                narrow.extend(x);
+                fake_bf16(&mut narrow);
             }
             let x = if narrow.is_empty() { x } else { &narrow };
             let mut wide = vec![0.0; PANEL_ROWS.min(n) * k];
@@ -137,19 +138,6 @@ pub(super) fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
 
 dispatch! { fn widen_bf16(w: &[bf16], to: &mut [f32]) = widen_body; }
 dispatch! { fn widen_f16(w: &[f16], to: &mut [f32]) = widen_body; }
-
-dispatch! { fn to_bf16(x: &[f32], to: &mut [f32]) = to_bf16_body; }
-
-#[inline(always)]
-fn to_bf16_body<V: Lanes>(x: &[f32], to: &mut [f32]) {
-    let whole = to.len() / V::N * V::N;
-    for i in (0..whole).step_by(V::N) {
-        V::load(&x[i..]).to_bf16().store(&mut to[i..]);
-    }
-    for i in whole..to.len() {
-        to[i] = bf16::from_f32(x[i]).to_f32();
-    }
-}
 
 #[inline(always)]
 fn widen_body<V: Lanes>(w: &[impl Stored], to: &mut [f32]) {

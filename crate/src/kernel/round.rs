@@ -27,7 +27,7 @@ dispatch! {
 
 dispatch! {
     /// The nearest bf16 of each value.
-    fn fake_bf16(values: &mut [f32]) = fake_bf16_body;
+    pub(super) fn fake_bf16(values: &mut [f32]) = fake_bf16_body;
 }
 
 /// Rounds the values of a head's state: to bf16 if `bits` are 16, else [`fake_int`].
