@@ -10,10 +10,11 @@
 //! | f32, decoded | 3, 3 | those with i + j ≤ 2 | 2⁻²⁵ |
 //!
 //! A tile is 16 rows of 32 values. W is the left operand, as it is stored, so that bf16 weights are read in place; X is
-//! the right one, packed once; so tiles of Yᵀ come out, and are turned on their way to Y. A task takes as many weight
-//! rows as its cache holds past its tokens.
+//! the right one, packed once; so tiles of Yᵀ come out, and are turned on their way to Y. A task takes few weights past all
+//! of its tokens, and those of the next task come meanwhile.
 
 use super::Scatter;
+use super::amx::ahead::Ahead;
 use super::amx::product::{Left, Sums, keep, multiply};
 use super::amx::terms::{PANEL, ROWS, STEP, Tile, pack, transpose};
 use super::amx::{Config, Tiles};
@@ -21,9 +22,10 @@ use super::linear::{Weight, widen};
 use super::simd::prefetch;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-/// Bytes of W that stay in the second-level cache of a task.
-const GROUP: usize = 3 << 18;
+/// Weights of a task: few enough that the second-level cache holds them, the tokens and the weights of the next task.
+const GROUP: usize = 3 << 15;
 
 /// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
 ///
@@ -60,7 +62,7 @@ fn product<const A: usize, const B: usize>(
     let steps = k.div_ceil(STEP);
     let packed = pack::<B>(x, k, true);
     let panels = n.div_ceil(PANEL);
-    let group = (GROUP / (PANEL * steps * A * size_of::<Tile>() / ROWS)).clamp(1, panels);
+    let group = (GROUP / (PANEL * k)).clamp(1, panels);
     let (groups, pairs) = (panels.div_ceil(group), m.div_ceil(PANEL));
     // Few groups: the tokens are shared as well, neighbours with the same weights.
     let threads = rayon::current_num_threads();
@@ -76,17 +78,21 @@ fn product<const A: usize, const B: usize>(
             .collect();
         // SAFETY: this task alone has these weights and tokens; `has_bf16` implies the features.
         let store = |sums: &Sums, (token, row): (usize, usize)| unsafe { store(sums, token, m, row, n, out) };
-        let (mut sums, mut before) = ([[[0.0; ROWS]; ROWS]; 4], None);
+        let mut ahead =
+            ahead(w, first * PANEL * k..(last * PANEL).min(n) * k, part.len() * weights.len() * steps);
+        let (mut sums, mut before) = (Sums::ZERO, None);
         let tiles = Tiles::load(&Config::FULL);
         for pair in part {
             let x = &packed[2 * pair * steps..][..2 * steps];
             let next = packed.get(2 * (pair + 1) * steps..).unwrap_or_default();
-            let ahead = (2 * steps).div_ceil(weights.len());
+            let share = (2 * steps).div_ceil(weights.len());
             for (panel, w) in weights.iter().enumerate() {
                 // The tokens after these, a share beside each panel: otherwise the first panel would wait for them.
-                next.iter().skip(panel * ahead).take(ahead).for_each(near);
+                next.iter().skip(panel * share).take(share).for_each(near);
                 // SAFETY: a panel has as many steps.
-                unsafe { multiply::<A, B>(&tiles, w.left(), [&x[..steps], &x[steps..]], steps) };
+                unsafe {
+                    multiply::<A, B>(&tiles, w.left(), [&x[..steps], &x[steps..]], steps, ahead.as_mut())
+                };
                 // While tiles are multiplied, the vectors finish what was before.
                 if let Some(place) = before.replace((pair * PANEL, (first + panel) * PANEL)) {
                     store(&sums, place);
@@ -98,6 +104,16 @@ fn product<const A: usize, const B: usize>(
             store(&sums, place);
         }
     });
+}
+
+/// What comes behind this part of W, over `steps` steps.
+fn ahead(w: Weight<'_>, part: Range<usize>, steps: usize) -> Option<Ahead> {
+    match w {
+        Weight::F32(w) => Some(Ahead::behind(&w[part], steps)),
+        Weight::Bf16(w) => Some(Ahead::behind(&w[part], steps)),
+        Weight::F16(w) => Some(Ahead::behind(&w[part], steps)),
+        Weight::Decoded(_) => None,
+    }
 }
 
 /// 32 rows of W.
@@ -137,7 +153,7 @@ impl<'a, const A: usize> Panel<'a, A> {
 /// Nothing else writes there meanwhile.
 #[target_feature(enable = "avx512f")]
 unsafe fn store(sums: &Sums, token: usize, tokens: usize, first: usize, n: usize, y: Scatter<'_>) {
-    for (at, tile) in sums.iter().enumerate() {
+    for (at, tile) in sums.0.iter().enumerate() {
         let (token, first) = (token + at % 2 * ROWS, first + at / 2 * ROWS);
         let width = n.saturating_sub(first).min(ROWS);
         let mut rows = [_mm512_setzero_ps(); ROWS];

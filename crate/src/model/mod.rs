@@ -17,6 +17,7 @@ pub mod init;
 mod pickle;
 pub mod quantization;
 pub mod safetensors;
+mod side_by_side;
 pub mod tokenizer;
 
 use crate::error::{Error, Result};
@@ -227,6 +228,11 @@ impl Model {
                 }
                 *tensor = cast.to_device(&device)?.contiguous()?;
             }
+        }
+        if device.is_cpu() {
+            let matrices = specs.iter().filter(|spec| spec.matrix && tensors.contains_key(&spec.name));
+            let names: Vec<&str> = matrices.map(|spec| spec.name.as_str()).collect();
+            side_by_side::place(&mut tensors, &names, dtype)?;
         }
         let mut network = Network::new(&config, &tensors, &matrices)?;
         if let Some(quantization) = &quantization {

@@ -17,7 +17,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("format", &["error", "kernel"]),
     ("layer", &["error", "kernel", "format"]),
     ("family", &["error", "json", "threads", "kernel", "format", "layer"]),
-    ("model", &["error", "progress", "json", "threads", "kernel", "format", "layer", "family"]),
+    ("model", &["error", "progress", "json", "memory", "threads", "kernel", "format", "layer", "family"]),
     (
         "train",
         &[

@@ -3,6 +3,7 @@
 //! The shapes are a state of the thread that other libraries set too, and may remember as set: whoever uses the tiles
 //! holds a [`Tiles`] for that long, which puts back what it found.
 
+pub mod ahead;
 pub mod product;
 pub mod terms;
 

@@ -1,11 +1,19 @@
 //! Products of tiles of bf16 terms, summed in f32.
 
 use super::Tiles;
+use super::ahead::{Ahead, fetch};
 use super::terms::{ROWS, Tile};
 use std::arch::asm;
 
-/// Sums of 2 × 2 tiles: [left tile, right tile][row of the left][column of the right].
-pub type Sums = [[[f32; ROWS]; ROWS]; 4];
+/// Sums of 2 × 2 tiles: [left tile, right tile][row of the left][column of the right], each row a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Sums(pub [[[f32; ROWS]; ROWS]; 4]);
+
+impl Sums {
+    /// Nothing summed yet.
+    pub const ZERO: Self = Self([[[0.0; ROWS]; ROWS]; 4]);
+}
 
 /// Two rows of tiles of the left operand.
 #[derive(Clone, Copy)]
@@ -89,7 +97,7 @@ macro_rules! right {
     };
 }
 macro_rules! run {
-    ($left:expr, $right:expr, $steps:expr, $b:expr, $($pass:expr),*) => {
+    ($left:expr, $right:expr, $steps:expr, $b:expr, [$($pass:expr),*] $(, $ahead:ident)?) => {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
@@ -97,6 +105,7 @@ macro_rules! run {
             "tilezero tmm3",
             "2:",
             $($pass,)*
+            $(fetch!([$ahead]),)?
             "add {a0}, {a_step}",
             "add {a1}, {a_step}",
             "add {b0}, {b_step}",
@@ -106,6 +115,7 @@ macro_rules! run {
             a0 = inout(reg) $left.start[0] => _, a1 = inout(reg) $left.start[1] => _,
             b0 = inout(reg) $right[0].as_ptr() => _, b1 = inout(reg) $right[1].as_ptr() => _,
             left = inout(reg) $steps => _,
+            $(ahead = inout(reg) $ahead.at, fetched = in(reg) $ahead.step,)?
             a_row = in(reg) $left.row, b_row = in(reg) 64usize, a_step = in(reg) $left.step,
             b_step = const size_of::<Tile>() * $b,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -115,8 +125,36 @@ macro_rules! run {
     };
 }
 
+macro_rules! by_terms {
+    ($a:ident, $b:ident, $left:expr, $right:expr, $steps:expr $(, $ahead:ident)?) => {
+        match ($a, $b) {
+            (1, 1) => run!($left, $right, $steps, 1, [both!("0", "0")] $(, $ahead)?),
+            (2, 2) => {
+                run!($left, $right, $steps, 2, [both!("1024", "0"), left!("0"), right!("1024")] $(, $ahead)?)
+            }
+            (3, 3) => run!(
+                $left,
+                $right,
+                $steps,
+                3,
+                [
+                    both!("2048", "0"),
+                    left!("1024"),
+                    left!("0"),
+                    right!("1024"),
+                    left!("1024"),
+                    both!("0", "2048")
+                ]
+                $(, $ahead)?
+            ),
+            _ => unreachable!("no product of {} and {} terms", $a, $b),
+        }
+    };
+}
+
 /// The tiles 0 … 3 become the sums over `steps` tiles of `A` terms on the left and `B` on the right: all products of
-/// terms i and j with i + j < max(A, B), in an order that loads few tiles twice.
+/// terms i and j with i + j < max(A, B), in an order that loads few tiles twice. Meanwhile the next part
+/// of `ahead` is fetched.
 ///
 /// # Safety
 /// The left operand has `steps` tiles of A terms behind each of its starts.
@@ -129,26 +167,15 @@ pub unsafe fn multiply<const A: usize, const B: usize>(
     left: Left,
     right: [&[[Tile; B]]; 2],
     steps: usize,
+    ahead: Option<&mut Ahead>,
 ) {
     assert!(steps > 0 && right[0].len() >= steps && right[1].len() >= steps);
-    // SAFETY: in bounds by the assertion and the caller's promise; the shapes are set while there are `Tiles`.
+    // SAFETY: in bounds by the assertion and the caller's promise; the shapes are set while there are `Tiles`. What is
+    // asked for ahead may be anywhere.
     unsafe {
-        match (A, B) {
-            (1, 1) => run!(left, right, steps, 1, both!("0", "0")),
-            (2, 2) => run!(left, right, steps, 2, both!("1024", "0"), left!("0"), right!("1024")),
-            (3, 3) => run!(
-                left,
-                right,
-                steps,
-                3,
-                both!("2048", "0"),
-                left!("1024"),
-                left!("0"),
-                right!("1024"),
-                left!("1024"),
-                both!("0", "2048")
-            ),
-            _ => unreachable!("no product of {A} and {B} terms"),
+        match ahead {
+            Some(ahead) => by_terms!(A, B, left, right, steps, ahead),
+            None => by_terms!(A, B, left, right, steps),
         }
     }
 }
@@ -163,7 +190,7 @@ pub fn keep(_: &Tiles, sums: &mut Sums) {
             "tilestored [{to} + {row}*1 + 1024], tmm1",
             "tilestored [{to} + {row}*1 + 2048], tmm2",
             "tilestored [{to} + {row}*1 + 3072], tmm3",
-            to = in(reg) sums.as_mut_ptr(), row = in(reg) 64usize,
+            to = in(reg) sums.0.as_mut_ptr(), row = in(reg) 64usize,
             options(nostack, preserves_flags),
         );
     }

@@ -4,6 +4,7 @@
 use super::columns::{Columns, DEPTH};
 use super::product::Out;
 use super::{Line, PANEL, Packed};
+use crate::kernel::amx::ahead::{Ahead, fetch};
 use crate::kernel::amx::{self, Config};
 use crate::kernel::integer::{Integers, total};
 use rayon::prelude::*;
@@ -81,6 +82,8 @@ pub(super) fn product(w: &Packed, tiles: &Tiles<'_>, rows: Range<usize>, panels:
         sums: [[[Line([0; 64]); TILE]; 2]; 2],
         totals: [[[[0.0; PANEL]; TILE]; 2]; 2],
     };
+    let passes = rows.len().div_ceil(2 * TILE) * panels.len().div_ceil(2);
+    let mut ahead = Ahead::behind(part, passes * columns.groups * columns.pieces);
     let _tiles = amx::Tiles::load(&Config::for_depth(columns.depth));
     let mut before = None;
     // The activations of two tiles stay in the first cache, the weights of the task in the second.
@@ -93,7 +96,12 @@ pub(super) fn product(w: &Packed, tiles: &Tiles<'_>, rows: Range<usize>, panels:
                 // Where there is no second tile or panel, the first stands in for it.
                 let (tiles, panels) = (end - 1, panels.len() - 1);
                 let pieces = columns.pieces;
-                multiply([a(tile), a(tiles.min(tile + 1))], [b(panel), b(panels.min(panel + 1))], pieces);
+                multiply(
+                    [a(tile), a(tiles.min(tile + 1))],
+                    [b(panel), b(panels.min(panel + 1))],
+                    pieces,
+                    &mut ahead,
+                );
                 // While tiles are multiplied, the vectors finish what was before.
                 if let Some((tile, panel, g)) = before.replace((tile, panel, g)) {
                     task.finish(tile, panel, g);
@@ -196,9 +204,10 @@ fn vector(x: &[f32; PANEL]) -> __m512 {
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
-/// Tiles 0 … 3 become the products of two tiles with two panels over `pieces` pieces.
+/// Tiles 0 … 3 become the products of two tiles with two panels over `pieces` pieces. Meanwhile the next part of `ahead` is
+/// fetched.
 #[inline(always)]
-fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize) {
+fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize, ahead: &mut Ahead) {
     let (tile, panel) = (a[0].len() / pieces, b[0].len() / pieces);
     assert!(pieces > 0 && tile == TILE && a[1].len() == a[0].len() && b[1].len() == b[0].len());
     // SAFETY: the tiles are configured; every piece of `a` has 16 lines, and every one of `b` as many as the
@@ -218,6 +227,7 @@ fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize) {
             "tileloadd tmm5, [{a1} + {line}]",
             "tdpbsud tmm2, tmm5, tmm6",
             "tdpbsud tmm3, tmm5, tmm7",
+            fetch!(),
             "add {a0}, 1024",
             "add {a1}, 1024",
             "add {b0}, {step}",
@@ -229,6 +239,8 @@ fn multiply(a: [&[Line]; 2], b: [&[Line]; 2], pieces: usize) {
             b0 = inout(reg) b[0].as_ptr() => _,
             b1 = inout(reg) b[1].as_ptr() => _,
             pieces = inout(reg) pieces => _,
+            ahead = inout(reg) ahead.at,
+            fetched = in(reg) ahead.step,
             step = in(reg) 64 * panel,
             line = in(reg) 64usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,

@@ -147,17 +147,23 @@ impl<const T: usize> Shared<T> {
             }
         }
         let mut scores = vec![0.0; CHUNK * CHUNK];
-        let mut sums = [[[0.0; ROWS]; ROWS]; 4];
+        let mut sums = Sums::ZERO;
         let tiles = Tiles::load(&Config::FULL);
         for t in (0..len.div_ceil(ROWS)).step_by(2) {
             for s in (0..=t).step_by(2) {
                 let left = Left::packed([&c[t * steps..], &c[(t + 1) * steps..]]);
                 // SAFETY: `steps` tiles a band.
                 unsafe {
-                    multiply::<T, T>(&tiles, left, [&right[s * steps..], &right[(s + 1) * steps..]], steps);
+                    multiply::<T, T>(
+                        &tiles,
+                        left,
+                        [&right[s * steps..], &right[(s + 1) * steps..]],
+                        steps,
+                        None,
+                    );
                 }
                 keep(&tiles, &mut sums);
-                for (at, tile) in sums.iter().enumerate() {
+                for (at, tile) in sums.0.iter().enumerate() {
                     let (t, s) = ((t + at / 2) * ROWS, (s + at % 2) * ROWS);
                     for (i, row) in tile.iter().enumerate() {
                         scores[(t + i) * CHUNK + s..][..ROWS].copy_from_slice(row);
@@ -213,7 +219,7 @@ impl<const T: usize> Room<T> {
             cumulative: [0.0; CHUNK],
             from_start: [0.0; CHUNK],
             to_end: [0.0; CHUNK],
-            sums: [[[[0.0; ROWS]; ROWS]; 4]; 2],
+            sums: [Sums::ZERO; 2],
         }
     }
 
@@ -262,11 +268,11 @@ impl<const T: usize> Room<T> {
             for t in (0..len.div_ceil(ROWS)).step_by(2) {
                 let left = Left::packed([&shared.c[t * steps..], &shared.c[(t + 1) * steps..]]);
                 // SAFETY: `steps` tiles a band of C, STEPS a band of M.
-                unsafe { multiply::<T, T>(tiles, left, [&self.state[h0..], &self.state[h1..]], steps) };
+                unsafe { multiply::<T, T>(tiles, left, [&self.state[h0..], &self.state[h1..]], steps, None) };
                 keep(tiles, &mut self.sums[0]);
                 let left = Left::packed([&self.mixing[t * STEPS..], &self.mixing[(t + 1) * STEPS..]]);
                 // SAFETY: as above. M has nothing behind its diagonal.
-                unsafe { multiply::<T, T>(tiles, left, [&self.u[u0..], &self.u[u1..]], t / 2 + 1) };
+                unsafe { multiply::<T, T>(tiles, left, [&self.u[u0..], &self.u[u1..]], t / 2 + 1, None) };
                 keep(tiles, &mut self.sums[1]);
                 for at in 0..4 {
                     let (t, p0) = ((t + at / 2) * ROWS, (band + at % 2) * ROWS);
@@ -275,8 +281,8 @@ impl<const T: usize> Room<T> {
                     }
                     let count = ROWS.min(p - p0);
                     for (i, t) in (t..len.min(t + ROWS)).enumerate() {
-                        let before = load(&self.sums[0][at][i]);
-                        let inside = load(&self.sums[1][at][i]);
+                        let before = load(&self.sums[0].0[at][i]);
+                        let inside = load(&self.sums[1].0[at][i]);
                         let x = part(&x[t * head.shape.row() + p0..][..count]);
                         let y = before.fma(splat(self.from_start[t]), inside);
                         store_part(x.fma(splat(head.d), y), put(t, p0, count));
@@ -298,7 +304,7 @@ impl<const T: usize> Room<T> {
                 let next = (band + 1).min(bands - 1);
                 let right = [&self.decayed[band * STEPS..], &self.decayed[next * STEPS..]];
                 // SAFETY: STEPS tiles a row of Bᵀ.
-                unsafe { multiply::<T, T>(tiles, Left::packed(left), right, STEPS) };
+                unsafe { multiply::<T, T>(tiles, Left::packed(left), right, STEPS, None) };
                 keep(tiles, &mut self.sums[0]);
                 for at in 0..2 {
                     let band = band + at;
@@ -310,7 +316,7 @@ impl<const T: usize> Room<T> {
                         let mut new = [splat(0.0); 2];
                         for (half, new) in new.iter_mut().enumerate() {
                             let h = &mut self.h[(row + half * ROWS) * head_dim + band * ROWS..][..ROWS];
-                            *new = load(h).fma(splat(decay), load(&self.sums[0][2 * half + at][i]));
+                            *new = load(h).fma(splat(decay), load(&self.sums[0].0[2 * half + at][i]));
                             store_part(*new, h);
                         }
                         join(new, &mut self.state[band * steps + step], i);
