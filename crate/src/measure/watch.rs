@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A model that keeps what its linears read.
 pub(super) struct Watched {
     model: Model,
-    seen: Arc<Mutex<Vec<Option<Tensor>>>>,
+    /// By linear: the pieces of the text, which come in their order.
+    seen: Arc<Mutex<Vec<Vec<Tensor>>>>,
 }
 
 impl Watched {
     pub fn new(model: &Model) -> Self {
-        let seen = Arc::new(Mutex::new(vec![None; model.linears().len()]));
+        let seen = Arc::new(Mutex::new(vec![vec![]; model.linears().len()]));
         let model = model.tapped(|i| {
             let seen = seen.clone();
             move |x: &Tensor| {
-                seen.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(x.clone());
+                seen.lock().unwrap_or_else(PoisonError::into_inner)[i].push(x.clone());
                 Ok(())
             }
         });
@@ -27,8 +28,31 @@ impl Watched {
     /// The input [1, T, in] of each linear when these tokens are read from a state of zeros, in the order of the
     /// linears; none for one that reads no activations.
     pub fn inputs(&self, ids: &[u32]) -> Result<Vec<Option<Tensor>>> {
-        self.model.read(ids)?;
+        let read = self.model.read(ids);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(seen.iter_mut().map(Option::take).collect())
+        let seen = seen.iter_mut().map(std::mem::take).collect::<Vec<_>>();
+        read?;
+        let whole = |pieces: Vec<Tensor>| (!pieces.is_empty()).then(|| Tensor::cat(&pieces, 1)).transpose();
+        Ok(seen.into_iter().map(whole).collect::<candle_core::Result<_>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_seen_from_its_first_token_to_its_last() {
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let ids: Vec<u32> = (0..700).map(|i| i * 7 % 256).collect();
+        let watched = Watched::new(&model);
+        let (long, short) = (watched.inputs(&ids).unwrap(), watched.inputs(&ids[..100]).unwrap());
+        for (long, short) in long.iter().zip(&short) {
+            let (long, short) = (long.as_ref().unwrap(), short.as_ref().unwrap());
+            assert_eq!(long.dim(1).unwrap(), 700);
+            // What comes later changes nothing before it, but for the order of sums.
+            let apart = (long.narrow(1, 0, 100).unwrap() - short).unwrap().abs().unwrap();
+            assert!(apart.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-3);
+        }
     }
 }
