@@ -55,12 +55,19 @@ fn float_product(size: Size) -> impl FnMut() {
 fn bf16_product(size: Size) -> impl FnMut() {
     let (m, k, n) = size;
     let (x, mut y) = (noise(m * k, 1), vec![f32::NAN; m * n]);
-    let w: Vec<bf16> = noise(n * k, 2).into_iter().map(bf16::from_f32).collect();
-    linear::forward(m, k, n, &x, Weight::Bf16(&w), &mut y);
+    // As in a model, from a cache line on.
+    let mut room = vec![bf16::ZERO; n * k + 32];
+    let first = room.as_ptr().align_offset(64);
+    for (to, w) in room[first..].iter_mut().zip(noise(n * k, 2)) {
+        *to = bf16::from_f32(w);
+    }
+    let part = first..first + n * k;
+    let w = &room[part.clone()];
+    linear::forward(m, k, n, &x, Weight::Bf16(w), &mut y);
     let wide: Vec<f32> = w.iter().map(|w| w.to_f32()).collect();
     let narrow: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(); // as the product takes them
     hold_product(size, &narrow, &wide, &y, 1e-5);
-    move || linear::forward(m, k, n, &x, Weight::Bf16(&w), &mut y)
+    move || linear::forward(m, k, n, &x, Weight::Bf16(&room[part.clone()]), &mut y)
 }
 
 /// Panics if rows of the product are not those of sums in f64, within `slack` of the largest.
