@@ -54,16 +54,24 @@ const WIDTHS: [&str; 5] =
 
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 9] =
-        ["phase1", "staged", "drift", "outliers", "recall", "context", "sensitivity", "mixed", "cost"];
+    pub const NAMES: [&str; 10] = [
+        "phase1",
+        "first-look",
+        "staged",
+        "drift",
+        "outliers",
+        "recall",
+        "context",
+        "sensitivity",
+        "mixed",
+        "cost",
+    ];
 
     /// The studies that answer the questions of a phase, in the order in which they can be run; a study of that name
     /// alone, where it is no phase.
     pub fn parts(name: &str) -> Vec<&str> {
         match name {
-            "phase1" => {
-                vec!["phase1", "staged", "drift", "outliers", "recall", "context", "sensitivity", "mixed"]
-            }
+            "phase1" => Self::NAMES.into_iter().filter(|part| *part != "cost").collect(),
             name => vec![name],
         }
     }
@@ -83,6 +91,7 @@ impl Study {
     pub fn named_in(name: &str, root: impl AsRef<Path>) -> Result<Self> {
         match name {
             "phase1" => Ok(Self::phase1()),
+            "first-look" => Ok(Self::first_look()),
             "staged" => Ok(Self::staged()),
             "outliers" => Ok(Self::outliers()),
             "drift" => Ok(Self::drift()),
@@ -105,6 +114,15 @@ impl Study {
             .measure(Perplexity::default())
             .measure(Divergence::default())
             .measure(Passkey::default())
+    }
+
+    /// The first notebook's: full precision and four bits, prediction and passkeys.
+    pub fn first_look() -> Self {
+        Self::new("first-look")
+            .models([MODEL])
+            .schemes(["bf16", "w4a4-g64-rot-gptq"])
+            .measure(Perplexity { max_tokens: Some(65536), ..Perplexity::default() })
+            .measure(Passkey::lengths([256, 512, 1024, 1536, 2048, 3072, 4096]).trials(50).seed(7))
     }
 
     /// Where errors go: the default model's recurrent state against time, and its greedy words against full precision's.
