@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::layer::linear::Linear;
 use crate::layer::mamba2::Recurrence;
 use crate::layer::quantized::Quantized;
+use crate::layer::room::Room;
 use crate::layer::rotation::Rotation;
 use crate::layer::state::State;
 use candle_core::{Device, Tensor};
@@ -22,6 +23,9 @@ pub type Tensors = BTreeMap<String, Tensor>;
 
 /// Matrices in few bits by the name that their tensor would have.
 pub type Matrices = BTreeMap<String, Quantized>;
+
+/// The gradient of a loss with respect to every tensor of a checkpoint, by name, each in the order of its tensor.
+pub type Gradients = BTreeMap<String, Vec<f32>>;
 
 /// A tensor that a config calls for.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,6 +123,12 @@ impl Config {
         match self {
             Self::Mamba2(config) => config.tensors(),
         }
+    }
+
+    /// A place for the gradient of every tensor.
+    pub fn zero_gradients(&self) -> Gradients {
+        let place = |spec: TensorSpec| (spec.name, vec![0.0; spec.shape.iter().product()]);
+        self.tensors().into_iter().map(place).collect()
     }
 
     /// Every matrix that can be quantized, in forward order. A tied head is listed once, as the head.
@@ -260,6 +270,26 @@ impl Network {
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         match self {
             Self::Mamba2(network) => Ok(network.head.forward(hidden)?),
+        }
+    }
+
+    /// Reads `tokens` from a state of zeros, on a CPU, and returns what `loss` gives for their logits [T, vocabulary] in f32.
+    /// `loss` also writes its gradient with respect to them; from it come those of all tensors: `grads` has a place for
+    /// each, see [`Config::zero_gradients`], and all are overwritten.
+    ///
+    /// Products are as exact as those of training: see [`kernel::linear::trained`](crate::kernel::linear::trained).
+    ///
+    /// # Errors
+    /// If the network is rotated or anything of it is quantized or stored in less than f32.
+    pub(crate) fn gradients(
+        &self,
+        tokens: &[u32],
+        loss: impl FnOnce(&[f32], &mut [f32]) -> f32,
+        grads: &mut Gradients,
+        room: &mut Room,
+    ) -> Result<f32> {
+        match self {
+            Self::Mamba2(network) => Ok(network.gradients(tokens, loss, grads, room)?),
         }
     }
 

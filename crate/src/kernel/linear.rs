@@ -11,6 +11,7 @@
 use super::round::fake_bf16;
 use super::simd::{Lanes, dispatch};
 use super::stream::{self, FEW_ROWS, Stored};
+use super::tile::View;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -69,14 +70,33 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
     }
 }
 
+/// [`forward`] as training does it: on the matrix unit with an error of 2⁻¹⁷ of a product, as its gradients.
+pub fn trained(m: usize, k: usize, n: usize, x: &[f32], w: &[f32], y: &mut [f32]) {
+    by_terms(m, k, n, View::rows(x, k), View::rows(w, k), y);
+}
+
 /// dx = dy W: `dy` [m, n], `w` [n, k], `dx` [m, k], overwritten.
 pub fn input_grad(m: usize, k: usize, n: usize, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    product(m, n, k, dy, (n, 1), w, (k, 1), dx, k);
+    by_terms(m, n, k, View::rows(dy, n), View::transposed(w, k), dx);
 }
 
 /// dw = dyᵀ x: `dy` [m, n], `x` [m, k], `dw` [n, k], overwritten.
 pub fn weight_grad(m: usize, k: usize, n: usize, dy: &[f32], x: &[f32], dw: &mut [f32]) {
-    product(n, m, k, dy, (1, n), x, (k, 1), dw, k);
+    by_terms(n, m, k, View::transposed(dy, n), View::transposed(x, k), dw);
+}
+
+/// out[m, n] = a[m, k] b[n, k]ᵀ, overwritten.
+fn by_terms(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if super::amx::has_bf16() && m.min(k) >= MANY_ROWS {
+        return super::split::two_terms(m, k, n, a, b, out);
+    }
+    product(m, k, n, a.data, (a.row, a.col), b.data, (b.col, b.row), out, n);
+}
+
+/// xᵀ x of `x` [m, k], in f32: `out` [k, k], overwritten.
+pub fn gram(m: usize, k: usize, x: &[f32], out: &mut [f32]) {
+    product(k, m, k, x, (1, k), x, (k, 1), out, k);
 }
 
 /// out[m, n] = a[m, k] b[k, n]; `a` and `b` by (row, column) strides, rows of `out` `out_row` apart.

@@ -174,6 +174,11 @@ fn norm_rows_grad_body<V: Lanes>(
     }
 }
 
+dispatch! {
+    /// Σ a b.
+    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body;
+}
+
 #[inline(always)]
 fn dot_body<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
     let mut sum = V::splat(0.0);

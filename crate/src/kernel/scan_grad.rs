@@ -11,8 +11,10 @@
 //! The third line follows from every path through a_t passing once through y_t (forward decay) or u_t (backward).
 
 use super::Scatter;
+use super::norm::dot;
 use super::scan::chunked::{Chunk, Room, masked, next_state, scale_rows, score_block, scores};
 use super::scan::{CHUNK, Shape};
+use super::simd::{Lanes, dispatch};
 use super::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;
 
@@ -121,7 +123,9 @@ struct HeadWork {
     u_turned: Vec<f32>,
     dmixing: Vec<f32>,
     wide: Vec<f32>,
+    /// da; the part of dΔ that comes through u.
     da: Vec<f32>,
+    dt: Vec<f32>,
     ones: Vec<f32>,
     decays: Vec<f32>,
 }
@@ -141,6 +145,7 @@ impl HeadWork {
             dmixing: vec![0.0; CHUNK * CHUNK],
             wide: vec![0.0; CHUNK * n],
             da: vec![0.0; CHUNK],
+            dt: vec![0.0; CHUNK],
             ones: vec![1.0; CHUNK * CHUNK],
             decays: vec![0.0; CHUNK * CHUNK],
         }
@@ -201,21 +206,19 @@ impl HeadWork {
             matmul_upper(len, p, &room.mixing, &self.dy, du);
 
             // Σ_heads dM ∘ L
-            transpose(len, p, &room.u, p, &mut self.u_turned);
+            transpose(len, p, &room.u, p, &mut self.u_turned, len);
             self.dmixing.fill(0.0);
             matmul_add(len, p, len, View::rows(&self.dy, p), &self.u_turned, len, &mut self.dmixing, CHUNK);
             masked(len, &self.ones, &room.cumulative, &mut self.decays);
             let dscores = &mut dscores[chunk * CHUNK * CHUNK..][..len * CHUNK];
-            for ((sum, dm), l) in dscores.iter_mut().zip(&self.dmixing).zip(&self.decays) {
-                *sum += dm * l;
-            }
+            add_products(&self.dmixing, &self.decays, dscores);
 
             // dC += E ∘ (dY hᵀ), dB += W ∘ (u dhᵀ)
-            transpose(n, p, before, p, &mut self.turned);
+            transpose(n, p, before, p, &mut self.turned, n);
             self.wide.fill(0.0);
             matmul_add(len, p, n, View::rows(&self.dy, p), &self.turned, n, &mut self.wide, n);
             add_scaled_rows(len, n, &self.wide, &room.from_start, &mut dc[first * n..]);
-            transpose(n, p, &self.dh, p, &mut self.turned);
+            transpose(n, p, &self.dh, p, &mut self.turned, n);
             self.wide.fill(0.0);
             matmul_add(len, p, n, View::rows(&room.u, p), &self.turned, n, &mut self.wide, n);
             add_scaled_rows(len, n, &self.wide, &room.to_end, &mut db[first * n..]);
@@ -224,26 +227,25 @@ impl HeadWork {
             let mut later = dot(&self.dh, after);
             for t in 0..len {
                 let at = ((b * time + first + t) * heads + head) * p;
-                let (dy, y) = (&self.dy[t * p..][..p], &inputs.y[at..][..p]);
                 let x = &rows[t * row + shape.x_at(head)..][..p];
-                let skip = dot(dy, x);
+                let [skip, through, input] =
+                    dots(&self.dy[t * p..][..p], x, &inputs.y[at..][..p], &du[t * p..][..p]);
                 d_skip += skip;
-                self.da[t] = dot(dy, y) - d[head] * skip - dot(&room.u[t * p..][..p], &du[t * p..][..p]);
+                let step = dt[(b * time + first + t) * heads + head];
+                self.da[t] = through - d[head] * skip - step * input; // u = Δ x
+                self.dt[t] = input;
             }
             for t in (0..len).rev() {
                 later += self.da[t];
                 let token = b * time + first + t;
                 let step = dt[token * heads + head];
                 d_rate += later * step;
-                let x = &rows[t * row + shape.x_at(head)..][..p];
                 let du = &du[t * p..][..p];
                 // SAFETY: Δ and x of (b, t, head) belong to this head alone.
                 unsafe {
-                    ddt.slice(token * heads + head, 1)[0] = dot(x, du) + rate * later;
+                    ddt.slice(token * heads + head, 1)[0] = self.dt[t] + rate * later;
                     let dx = dxbc.slice(token * row + shape.x_at(head), p);
-                    for ((dx, du), dy) in dx.iter_mut().zip(du).zip(&self.dy[t * p..]) {
-                        *dx = step * du + d[head] * dy;
-                    }
+                    input_grad(step, du, d[head], &self.dy[t * p..][..p], dx);
                 }
             }
 
@@ -268,7 +270,14 @@ fn matmul_upper(len: usize, width: usize, mixing: &[f32], dy: &[f32], du: &mut [
     }
 }
 
-fn add_scaled_rows(len: usize, width: usize, from: &[f32], factor: &[f32], to: &mut [f32]) {
+dispatch! {
+    /// `to` += `from`, row t times `factor[t]`; both [len, width].
+    fn add_scaled_rows(len: usize, width: usize, from: &[f32], factor: &[f32], to: &mut [f32]) = add_scaled_rows_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn add_scaled_rows_body<V: Lanes>(len: usize, width: usize, from: &[f32], factor: &[f32], to: &mut [f32]) {
     for t in 0..len {
         for (to, from) in to[t * width..][..width].iter_mut().zip(&from[t * width..]) {
             *to += from * factor[t];
@@ -276,15 +285,53 @@ fn add_scaled_rows(len: usize, width: usize, from: &[f32], factor: &[f32], to: &
     }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // Eight sums, so that the compiler may use vectors.
-    let mut sums = [0.0; 8];
-    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for i in 0..8 {
-            sums[i] += a[i] * b[i];
-        }
+dispatch! {
+    /// dy · x, dy · y and x · du.
+    fn dots(dy: &[f32], x: &[f32], y: &[f32], du: &[f32]) -> [f32; 3] = dots_body;
+}
+
+#[inline(always)]
+fn dots_body<V: Lanes>(dy: &[f32], x: &[f32], y: &[f32], du: &[f32]) -> [f32; 3] {
+    let len = dy.len();
+    let (x, y, du, whole) = (&x[..len], &y[..len], &du[..len], len / V::N * V::N);
+    let mut sums = [V::splat(0.0); 3];
+    for i in (0..whole).step_by(V::N) {
+        let (dy, x) = (V::load(&dy[i..]), V::load(&x[i..]));
+        sums[0] = dy.fma(x, sums[0]);
+        sums[1] = dy.fma(V::load(&y[i..]), sums[1]);
+        sums[2] = x.fma(V::load(&du[i..]), sums[2]);
     }
-    sums.iter().sum::<f32>() + rest
+    let mut all = [sums[0].sum(), sums[1].sum(), sums[2].sum()];
+    for i in whole..len {
+        all[0] += dy[i] * x[i];
+        all[1] += dy[i] * y[i];
+        all[2] += x[i] * du[i];
+    }
+    all
+}
+
+dispatch! {
+    /// sum += a ∘ b.
+    fn add_products(a: &[f32], b: &[f32], sum: &mut [f32]) = add_products_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn add_products_body<V: Lanes>(a: &[f32], b: &[f32], sum: &mut [f32]) {
+    for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+        *sum += a * b;
+    }
+}
+
+dispatch! {
+    /// dx = step · du + d · dy.
+    fn input_grad(step: f32, du: &[f32], d: f32, dy: &[f32], dx: &mut [f32]) = input_grad_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn input_grad_body<V: Lanes>(step: f32, du: &[f32], d: f32, dy: &[f32], dx: &mut [f32]) {
+    for ((dx, du), dy) in dx.iter_mut().zip(du).zip(dy) {
+        *dx = step * du + d * dy;
+    }
 }

@@ -1,11 +1,12 @@
 //! A matrix of a model and its product: the one place where quantization enters.
 
-use super::op::{floats, gradients, with_floats};
+use super::op::with_floats;
 use super::quantized::{Activations, Quantized};
 use super::room::Room;
 use super::rotation::Rotation;
 use crate::kernel::linear as kernel;
-use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use crate::kernel::norm::add;
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -162,28 +163,71 @@ impl Linear {
                 with_weight(weight, |w| kernel::forward(m, inner, out, x, w, y))?;
             }
         }
-        if let Some(bias) = &self.bias {
-            with_floats([bias], |[bias]| {
-                y.chunks_mut(out).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
-            })?;
-        }
         if let Some(rotated) = rotated {
             room.give(rotated);
+        }
+        self.add_bias(out, y)
+    }
+
+    fn add_bias(&self, out: usize, y: &mut [f32]) -> Result<()> {
+        match &self.bias {
+            Some(bias) => with_floats([bias], |[bias]| y.chunks_mut(out).for_each(|y| add(bias, y))),
+            None => Ok(()),
+        }
+    }
+
+    /// The matrix that training moves.
+    fn trained(&self) -> Result<&Tensor> {
+        match self {
+            Self { weight: Weight::Dense(weight), rotation: None, activation: None, .. } => Ok(weight),
+            _ => bail!("a quantized layer has no gradient"),
+        }
+    }
+
+    /// [`Self::apply`] on the way to gradients, as exact as they are.
+    ///
+    /// # Errors
+    /// If the matrix is not plain f32: what is rounded has no gradient.
+    pub(crate) fn trace(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let weight = self.trained()?;
+        let (out, inner) = weight.dims2()?;
+        with_floats([weight], |[w]| kernel::trained(x.len() / inner, inner, out, x, w, y))?;
+        self.add_bias(out, y)
+    }
+
+    /// The gradients where [`Self::trace`] read `x` [m, in] and that of its output is `dy` [m, out]: `dx` [m, in], `dw`
+    /// [out, in] and, where there is a bias, `db` `[out]`, all overwritten.
+    ///
+    /// # Errors
+    /// If the matrix is not plain f32: what is rounded has no gradient.
+    pub(crate) fn backward(
+        &self,
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        dw: &mut [f32],
+        db: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let weight = self.trained()?;
+        let (out, inner) = weight.dims2()?;
+        let m = x.len() / inner;
+        with_floats([weight], |[w]| kernel::input_grad(m, inner, out, dy, w, dx))?;
+        kernel::weight_grad(m, inner, out, dy, x, dw);
+        if let Some(db) = db {
+            db.fill(0.0);
+            dy.chunks(out).for_each(|dy| add(dy, db));
         }
         Ok(())
     }
 
-    /// Whether gradients are wanted of the matrix.
+    /// Whether the graph of a differentiable definition is wanted.
     pub(crate) fn tracked(&self) -> bool {
         matches!(&self.weight, Weight::Dense(weight) if weight.track_op())
     }
 }
 
-/// x Wᵀ as stored, with gradients.
+/// x Wᵀ as stored, in tensor operations.
 fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        return x.contiguous()?.apply_op2(weight, Product);
-    }
     let (rows, (out, inner)) = (x.elem_count() / x.dim(x.rank() - 1)?, weight.dims2()?);
     let y = x.reshape((rows, inner))?.to_dtype(weight.dtype())?.matmul(&weight.t()?)?;
     let mut shape = x.dims().to_vec();
@@ -208,54 +252,5 @@ fn stored<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<kernel::Weight
         CpuStorage::BF16(w) => Ok(kernel::Weight::Bf16(&w[start..end])),
         CpuStorage::F16(w) => Ok(kernel::Weight::F16(&w[start..end])),
         _ => bail!("weights must be f32, bf16 or f16"),
-    }
-}
-
-/// x Wᵀ by the kernels, with its gradients.
-struct Product;
-
-impl CustomOp2 for Product {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = floats(s1, l1)?;
-        let (n, k) = l2.shape().dims2()?;
-        let mut dims = l1.dims().to_vec();
-        if dims.pop() != Some(k) {
-            bail!("a linear layer of shape [{n}, {k}] got an input of shape {:?}", l1.dims())
-        }
-        let m = x.len() / k;
-        let w = stored(s2, l2)?;
-        let mut y = vec![0.0; m * n];
-        kernel::forward(m, k, n, x, w, &mut y);
-        dims.push(n);
-        Ok((CpuStorage::F32(y), dims.into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (n, k) = w.dims2()?;
-        let (m, dy) = (x.elem_count() / k, &dy.contiguous()?);
-        let (mut dx, mut dw) = (None, None);
-        if x.track_op() {
-            [dx] = gradients([dy, w], [x], |[dy, w], [dx]| kernel::input_grad(m, k, n, dy, w, dx))?;
-        }
-        if w.track_op() {
-            [dw] = gradients([dy, x], [w], |[dy, x], [dw]| kernel::weight_grad(m, k, n, dy, x, dw))?;
-        }
-        Ok((dx, dw))
     }
 }

@@ -1,8 +1,8 @@
 //! RMSNorm over the last dimension.
 
-use super::op::{floats, gradients, with_floats};
+use super::op::with_floats;
 use crate::kernel::norm as kernel;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 
 /// y = x / √(mean x² + ε) · w.
 #[derive(Clone, Debug)]
@@ -19,11 +19,12 @@ impl RmsNorm {
 
     /// x [.., C] in f32 → [.., C].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if x.device().is_cpu() {
-            x.contiguous()?.apply_op2(&self.weight, Fused { eps: self.eps as f32 })
-        } else {
-            self.definition(x)
+        if !x.device().is_cpu() || x.track_op() || self.tracked() {
+            return self.definition(x);
         }
+        let mut y = vec![0.0; x.elem_count()];
+        with_floats([&x.contiguous()?], |[x]| self.apply(x, &mut y))??;
+        Tensor::from_vec(y, x.shape(), x.device())
     }
 
     /// The same by the kernels on a CPU: `x` and `y` are rows of C values.
@@ -36,7 +37,13 @@ impl RmsNorm {
         with_floats([&self.weight], |[w]| kernel::add_rms_norm(x, w, self.eps as f32, y))
     }
 
-    /// Whether gradients are wanted.
+    /// The gradients where [`Self::apply`] read `x` and that of its output is `dy`: `dx` and `dw` `[C]`, overwritten.
+    pub(crate) fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) -> Result<()> {
+        dw.fill(0.0);
+        with_floats([&self.weight], |[w]| kernel::rms_norm_grad(x, w, self.eps as f32, dy, dx, dw))
+    }
+
+    /// Whether the graph of a differentiable definition is wanted.
     pub(crate) fn tracked(&self) -> bool {
         self.weight.track_op()
     }
@@ -51,40 +58,4 @@ impl RmsNorm {
 pub(crate) fn rms_normalized(x: &Tensor, eps: f64) -> Result<Tensor> {
     let mean_square = x.sqr()?.mean_keepdim(candle_core::D::Minus1)?;
     x.broadcast_div(&(mean_square + eps)?.sqrt()?)
-}
-
-struct Fused {
-    eps: f32,
-}
-
-impl CustomOp2 for Fused {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (floats(s1, l1)?, floats(s2, l2)?);
-        let mut y = vec![0.0; x.len()];
-        kernel::rms_norm(x, w, self.eps, &mut y);
-        Ok((CpuStorage::F32(y), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw] = gradients([x, w, &dy.contiguous()?], [x, w], |[x, w, dy], [dx, dw]| {
-            kernel::rms_norm_grad(x, w, self.eps, dy, dx, dw);
-        })?;
-        Ok((dx, dw))
-    }
 }

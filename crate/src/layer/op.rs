@@ -27,22 +27,6 @@ pub(crate) fn with_floats<const N: usize, R>(
     Ok(f(values))
 }
 
-/// The gradients with respect to `of`, as `bwd` returns them: `f` gets the values of `from`, and for each gradient
-/// zeros to fill.
-pub(crate) fn gradients<const N: usize, const M: usize>(
-    from: [&Tensor; N],
-    of: [&Tensor; M],
-    f: impl FnOnce([&[f32]; N], [&mut [f32]; M]),
-) -> Result<[Option<Tensor>; M]> {
-    let mut values = of.map(|tensor| vec![0.0; tensor.elem_count()]);
-    with_floats(from, |from| f(from, values.each_mut().map(Vec::as_mut_slice)))?;
-    let mut grads = [const { None }; M];
-    for ((grad, values), of) in grads.iter_mut().zip(values).zip(of) {
-        *grad = Some(Tensor::from_vec(values, of.shape().clone(), of.device())?);
-    }
-    Ok(grads)
-}
-
 /// Lets `f` change the values of a contiguous f32 tensor on the CPU; every tensor that shares them sees it.
 pub(crate) fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
     let op = InPlace { f: RefCell::new(Some(f)), out: RefCell::new(None) };

@@ -5,7 +5,7 @@
 
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::kernel::linear::weight_grad;
+use crate::kernel::linear::gram;
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::model::init::stream;
@@ -215,7 +215,7 @@ pub fn observe(model: &Model, sample: &Sample, wanted: Wanted) -> Result<Vec<Inp
         }
         if wanted.gram {
             let mut product = vec![0.0; k * k];
-            weight_grad(x.len() / k, k, k, x, x, &mut product);
+            gram(x.len() / k, k, x, &mut product);
             into.gram.resize(k * k, 0.0);
             into.gram.par_iter_mut().zip(product).with_min_len(1 << 14).for_each(|(sum, part)| *sum += part);
         }

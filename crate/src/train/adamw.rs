@@ -1,9 +1,9 @@
 //! AdamW (Loshchilov & Hutter 2019) with parameter groups, and clipping by the global gradient norm.
 
 use crate::error::{Error, Result};
-use crate::family::Tensors;
-use crate::layer::op::{in_place, with_floats};
-use candle_core::{Tensor, Var, backprop::GradStore};
+use crate::family::{Gradients, Tensors};
+use crate::layer::op::in_place;
+use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub struct Group {
 
 /// A parameter with its moments.
 struct Parameter {
-    var: Var,
+    weights: Tensor,
     mean: Vec<f32>,
     square: Vec<f32>,
     lr: f64,
@@ -67,29 +67,28 @@ impl Optimizer {
             let decays = if tensor.rank() == 2 { 1.0 } else { 0.0 };
             let zeros = vec![0.0; tensor.elem_count()];
             let (lr, decay) = group.map_or((1.0, decays), |group| (group.lr, group.decay));
-            let parameter =
-                Parameter { var: Var::from_tensor(tensor)?, mean: zeros.clone(), square: zeros, lr, decay };
+            let weights = tensor.copy()?; // changed in place: nobody else's
+            let parameter = Parameter { weights, mean: zeros.clone(), square: zeros, lr, decay };
             Ok((name.clone(), parameter))
         });
         Ok(Self { settings, parameters: parameters.collect::<Result<_>>()?, steps: 0 })
     }
 
-    /// The parameters as tensors that track gradients.
+    /// The parameters as they are, and as later updates leave them.
     pub fn tensors(&self) -> Tensors {
-        self.parameters.iter().map(|(name, p)| (name.clone(), p.var.as_tensor().clone())).collect()
+        self.parameters.iter().map(|(name, p)| (name.clone(), p.weights.clone())).collect()
     }
 
     /// One update with learning rate `lr`; returns the gradients' global norm before clipping.
-    pub fn update(&mut self, grads: &GradStore, lr: f64) -> Result<f64> {
-        let mut found = Vec::with_capacity(self.parameters.len());
-        for (name, parameter) in &self.parameters {
-            let grad = grads.get(parameter.var.as_tensor());
-            let grad = grad.ok_or_else(|| Error::internal("no gradient reaches this parameter").at(name))?;
-            found.push(grad.contiguous()?);
-        }
+    pub fn update(&mut self, grads: &Gradients, lr: f64) -> Result<f64> {
         let mut square = 0.0;
-        for grad in &found {
-            square += with_floats([grad], |[g]| g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>())?;
+        for (name, parameter) in &self.parameters {
+            let grad = grads.get(name).filter(|grad| grad.len() == parameter.mean.len());
+            let grad = grad.ok_or_else(|| Error::internal("no gradient of this parameter").at(name))?;
+            // Sums of equal parts in their order, whatever the number of threads.
+            let parts =
+                grad.par_chunks(1 << 14).map(|g| g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>());
+            square += parts.collect::<Vec<f64>>().iter().sum::<f64>();
         }
         let norm = square.sqrt();
         if !norm.is_finite() {
@@ -102,23 +101,21 @@ impl Optimizer {
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (beta1, beta2) = (s.beta1 as f32, s.beta2 as f32);
         let root2 = correction(s.beta2).sqrt() as f32;
-        for (parameter, grad) in self.parameters.values_mut().zip(&found) {
-            let Parameter { var, mean, square, lr: factor, decay } = parameter;
+        for (name, parameter) in &mut self.parameters {
+            let (Parameter { weights, mean, square, lr: factor, decay }, grad) = (parameter, &grads[name]);
             let rate = (lr * *factor / correction(s.beta1)) as f32;
             let keep = (1.0 - lr * *factor * *decay * s.weight_decay) as f32;
             let eps = s.eps as f32;
-            with_floats([grad], |[grad]| {
-                in_place(var.as_tensor(), |weights| {
-                    let one = |(((w, g), m), v): (((&mut f32, &f32), &mut f32), &mut f32)| {
-                        let g = g * scale;
-                        *m += (1.0 - beta1) * (g - *m);
-                        *v += (1.0 - beta2) * (g * g - *v);
-                        *w = *w * keep - rate * *m / (v.sqrt() / root2 + eps);
-                    };
-                    let all = weights.par_iter_mut().zip(grad).zip(mean).zip(square);
-                    all.with_min_len(1 << 14).for_each(one);
-                })
-            })??;
+            in_place(weights, |weights| {
+                let one = |(((w, g), m), v): (((&mut f32, &f32), &mut f32), &mut f32)| {
+                    let g = g * scale;
+                    *m += (1.0 - beta1) * (g - *m);
+                    *v += (1.0 - beta2) * (g * g - *v);
+                    *w = *w * keep - rate * *m / (v.sqrt() / root2 + eps);
+                };
+                let all = weights.par_iter_mut().zip(grad).zip(mean).zip(square);
+                all.with_min_len(1 << 14).for_each(one);
+            })?;
         }
         Ok(norm)
     }
@@ -127,10 +124,10 @@ impl Optimizer {
     pub fn save(&self) -> Result<Tensors> {
         let mut tensors = Tensors::new();
         for (name, p) in &self.parameters {
-            let shape = p.var.shape();
-            tensors.insert(name.clone(), p.var.as_tensor().copy()?);
+            let shape = p.weights.shape();
+            tensors.insert(name.clone(), p.weights.copy()?);
             for (moment, values) in [("mean", &p.mean), ("square", &p.square)] {
-                let tensor = Tensor::from_slice(values, shape, p.var.device())?;
+                let tensor = Tensor::from_slice(values, shape, p.weights.device())?;
                 tensors.insert(format!("{moment}/{name}"), tensor);
             }
         }
@@ -139,8 +136,8 @@ impl Optimizer {
 
     /// Takes up what [`Optimizer::save`] gave after `steps` updates.
     pub fn restore(&mut self, tensors: &Tensors, steps: u64) -> Result<()> {
-        let get = |name: &str, like: &Var| match tensors.get(name) {
-            Some(tensor) if tensor.shape() == like.shape() => Ok(tensor.clone()),
+        let get = |name: &str, like: &Tensor| match tensors.get(name) {
+            Some(tensor) if tensor.shape() == like.shape() => Ok(tensor.copy()?),
             Some(tensor) => {
                 let (expected, found) = (like.dims(), tensor.dims());
                 Err(Error::input(format!("expected shape {expected:?}, found {found:?}")).at(name))
@@ -148,9 +145,9 @@ impl Optimizer {
             None => Err(Error::input("missing from the training checkpoint").at(name)),
         };
         for (name, p) in &mut self.parameters {
-            p.var.set(&get(name, &p.var)?)?;
-            p.mean = get(&format!("mean/{name}"), &p.var)?.flatten_all()?.to_vec1()?;
-            p.square = get(&format!("square/{name}"), &p.var)?.flatten_all()?.to_vec1()?;
+            p.weights = get(name, &p.weights)?;
+            p.mean = get(&format!("mean/{name}"), &p.weights)?.flatten_all()?.to_vec1()?;
+            p.square = get(&format!("square/{name}"), &p.weights)?.flatten_all()?.to_vec1()?;
         }
         self.steps = steps;
         Ok(())
@@ -171,9 +168,9 @@ mod tests {
         let mut optimizer = Optimizer::new(settings.clone(), &[], &tensors).unwrap();
         let (mut w, mut m, mut v) = (f64::from(start[0]), 0.0, 0.0);
         for t in 1..=3 {
-            let x = &optimizer.tensors()["a.weight"];
-            let loss = (x.powf(3.0).unwrap() / 3.0).unwrap().sum_all().unwrap();
-            optimizer.update(&loss.backward().unwrap(), 0.1).unwrap();
+            let x = optimizer.tensors()["a.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let grad = x.iter().map(|x| x * x).collect();
+            optimizer.update(&Gradients::from([("a.weight".to_string(), grad)]), 0.1).unwrap();
             let g = w * w;
             m = 0.9 * m + 0.1 * g;
             v = 0.95 * v + 0.05 * g * g;
@@ -190,9 +187,8 @@ mod tests {
         let tensors = Tensors::from([("a.slow".to_string(), one()), ("b".to_string(), one())]);
         let groups = [Group { suffix: "slow".into(), lr: 0.0, decay: 0.0 }];
         let mut optimizer = Optimizer::new(AdamW::default(), &groups, &tensors).unwrap();
-        let (a, b) = (optimizer.tensors()["a.slow"].clone(), optimizer.tensors()["b"].clone());
-        let loss = ((a * 30.0).unwrap() + (b * 40.0).unwrap()).unwrap().sum_all().unwrap();
-        let norm = optimizer.update(&loss.backward().unwrap(), 0.1).unwrap();
+        let grads = [("a.slow".to_string(), vec![30.0; 2]), ("b".to_string(), vec![40.0; 2])].into();
+        let norm = optimizer.update(&grads, 0.1).unwrap();
         assert!((norm - (2.0f64 * (900.0 + 1600.0)).sqrt()).abs() < 1e-4);
         assert_eq!(optimizer.tensors()["a.slow"].to_vec2::<f32>().unwrap(), [[1.0, 1.0]]);
         assert!(optimizer.tensors()["b"].to_vec2::<f32>().unwrap()[0][0] < 0.95);

@@ -16,7 +16,9 @@ mod validation;
 
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::family::{Config, Network, Tensors};
+use crate::family::{Config, Gradients, Network, Tensors};
+use crate::kernel::norm::add;
+use crate::layer::room::Room;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::init;
 use crate::model::safetensors::save_safetensors;
@@ -24,8 +26,7 @@ use crate::model::tokenizer::Tokenizer;
 use crate::model::{Loading, Model};
 use crate::progress::Progress;
 use crate::threads::install;
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -33,6 +34,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Everything that a training run depends on.
@@ -127,13 +129,13 @@ impl Training {
         let started = (Instant::now(), optimizer.steps);
         let progress = Progress::new("train", self.steps, "steps");
         progress.tick(optimizer.steps)?;
-        let mut bits = None;
+        let (mut bits, mut work) = (None, Work::default());
         while optimizer.steps < self.steps {
             let (step, clock) = (optimizer.steps, Instant::now());
             let rate = self.schedule.rate(step, self.steps);
             let network = Network::new(&self.model, &optimizer.tensors(), &Default::default())?;
-            let (loss, grads) = self.gradients(&network, &data.batch(step)?, &optimizer)?;
-            let norm = optimizer.update(&grads, rate)?;
+            let (loss, grads) = self.gradients(&network, &data.batch(step)?, &mut work)?;
+            let norm = optimizer.update(grads, rate)?;
             let done = optimizer.steps;
             let tokens = self.mixture.batch_size * self.mixture.seq_len;
             let speed = tokens as f64 / clock.elapsed().as_secs_f64();
@@ -217,45 +219,45 @@ impl Training {
 
     /// The loss of a batch and its gradients. Every sequence is walked forwards and backwards on its own, many at the
     /// same time; they are added up in their order, whatever the number of threads.
-    fn gradients(
+    fn gradients<'a>(
         &self,
         network: &Network,
         batch: &data::Batch,
-        optimizer: &adamw::Optimizer,
-    ) -> Result<(f32, GradStore)> {
+        work: &'a mut Work,
+    ) -> Result<(f32, &'a Gradients)> {
         let len = self.mixture.seq_len;
         let total: f32 = batch.weights.iter().sum();
-        let sequences = batch.inputs.par_chunks(len).zip(batch.targets.par_chunks(len));
-        // A sequence in which nothing counts has no mean.
-        let counting = sequences
-            .zip(batch.weights.par_chunks(len))
-            .filter(|(_, weights)| weights.iter().any(|weight| *weight > 0.0));
-        let parts = counting.map(|((inputs, targets), weights)| {
-            let tokens = Tensor::from_slice(inputs, (1, len), &Device::Cpu)?;
-            let logits = network.logits(&network.hidden(&tokens, None)?)?;
-            let share = weights.iter().sum::<f32>() / total;
-            let loss = (loss::cross_entropy(&logits, targets, weights)? * f64::from(share))?;
-            Ok((loss.to_scalar::<f32>()?, loss.backward()?))
-        });
-        let parts = parts.collect::<Vec<Result<_>>>().into_iter().collect::<Result<Vec<_>>>()?;
-        let mut parts = parts.into_iter();
-        let (mut loss, mut sum) = parts.next().ok_or_else(|| {
-            Error::input("no token of a batch has a weight: there is nothing to learn from it")
-                .hint("raise filler_weight, or lower the share of passkey prompts")
-        })?;
-        for (part, grads) in parts {
-            loss += part;
-            for variable in optimizer.tensors().values() {
-                if let Some(grad) = grads.get(variable) {
-                    let grad = match sum.get(variable) {
-                        Some(sum) => (sum + grad)?,
-                        None => grad.clone(),
-                    };
-                    sum.insert(variable, grad);
-                }
-            }
+        if total <= 0.0 {
+            return Err(Error::input("no token of a batch has a weight: there is nothing to learn from it")
+                .hint("raise filler_weight, or lower the share of passkey prompts"));
         }
-        Ok((loss, sum))
+        loss::check(&batch.targets, self.model.vocab_size())?;
+        let Work { sums, rooms } = work;
+        sums.resize_with(batch.inputs.len() / len, || self.model.zero_gradients());
+        let weights: Vec<f32> = batch.weights.iter().map(|weight| weight / total).collect();
+        let sequences = batch.inputs.par_chunks(len).zip(batch.targets.par_chunks(len));
+        let sequences = sequences.zip(weights.par_chunks(len)).zip(sums.par_iter_mut());
+        let losses = sequences.map(|(((inputs, targets), weights), sums)| {
+            let free = || rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut room = free().pop().unwrap_or_default();
+            let loss = |logits: &[f32], grad: &mut [f32]| loss::cross_entropy(logits, targets, weights, grad);
+            let loss = network.gradients(inputs, loss, sums, &mut room);
+            free().push(room);
+            loss
+        });
+        let losses = losses.collect::<Vec<Result<f32>>>().into_iter().collect::<Result<Vec<_>>>()?;
+        let [first, others @ ..] = sums.as_mut_slice() else {
+            return Err(Error::internal("a batch of no sequences"));
+        };
+        for (name, sum) in &mut *first {
+            let others: Vec<&[f32]> = others.iter().map(|other| other[name].as_slice()).collect();
+            sum.par_chunks_mut(1 << 14).enumerate().for_each(|(i, sum)| {
+                for other in &others {
+                    add(&other[i << 14..][..sum.len()], sum);
+                }
+            });
+        }
+        Ok((losses.iter().sum(), first))
     }
 
     /// Writes the settings, or refuses a folder that belongs to other settings. More steps are welcome: the run then
@@ -272,6 +274,15 @@ impl Training {
         }
         write_file(&path, &serde_saphyr::to_string(self).map_err(Error::internal)?)
     }
+}
+
+/// What steps use again and again.
+#[derive(Default)]
+struct Work {
+    /// The gradients of each sequence of a batch; the first ones become the sums.
+    sums: Vec<Gradients>,
+    /// Working memory that no sequence uses now.
+    rooms: Mutex<Vec<Room>>,
 }
 
 fn resume(optimizer: &mut adamw::Optimizer, path: &Path) -> Result<()> {
@@ -334,15 +345,14 @@ mod tests {
             ..Default::default()
         };
         let training = Training { mixture, model: Config::Mamba2(model), ..Training::default() };
-        let optimizer =
-            adamw::Optimizer::new(training.optimizer.clone(), &[], &training.initial().unwrap()).unwrap();
-        let network = Network::new(&training.model, &optimizer.tensors(), &Default::default()).unwrap();
+        let network = Network::new(&training.model, &training.initial().unwrap(), &Default::default());
+        let network = network.unwrap();
         let of = |weights: &[f32]| {
             let ids = |first: usize| (first..first + weights.len()).map(|i| (i * 7 % 251) as u32).collect();
             let batch = data::Batch { inputs: ids(0), targets: ids(1), weights: weights.to_vec() };
-            let (loss, grads) = training.gradients(&network, &batch, &optimizer)?;
-            let grad = grads.get(&optimizer.tensors()["backbone.embeddings.weight"]).unwrap();
-            Ok::<_, Error>((loss, grad.flatten_all()?.to_vec1::<f32>()?))
+            let mut work = Work::default();
+            let (loss, grads) = training.gradients(&network, &batch, &mut work)?;
+            Ok::<_, Error>((loss, grads.clone()))
         };
         let (one, two) = ([1.0; 12], [[1.0; 12], [0.0; 12]].concat());
         assert_eq!(of(&one).unwrap(), of(&two).unwrap());

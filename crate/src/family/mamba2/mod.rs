@@ -1,5 +1,6 @@
 //! Mamba2 (Dao & Gu 2024), in the Hugging Face checkpoint layout; original checkpoints are renamed on the way in.
 
+mod backward;
 mod config;
 mod inputs;
 mod resolve;

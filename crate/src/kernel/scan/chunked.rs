@@ -15,7 +15,7 @@ pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &
         let (b, head) = (index / heads, index % heads);
         let group = shape.group_of(head);
         let (mut room, mut carried) = (Room::new(shape), vec![0.0; state * head_dim]);
-        transpose(head_dim, state, h, state, &mut carried);
+        transpose(head_dim, state, h, state, &mut carried, head_dim);
         for first in (0..time).step_by(CHUNK) {
             let chunk = Chunk::read(shape, xbc, dt, a[head], b, head, first, &mut room);
             let Chunk { len, .. } = chunk;
@@ -60,7 +60,7 @@ pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &
                 }
             }
         }
-        transpose(state, head_dim, &carried, head_dim, h);
+        transpose(state, head_dim, &carried, head_dim, h, state);
     });
 }
 

@@ -8,9 +8,10 @@
 use super::{CHUNK, Shape};
 use crate::kernel::Scatter;
 use crate::kernel::amx::product::{Left, Sums, keep, multiply};
-use crate::kernel::amx::terms::{ROWS, STEP, Tile, transpose};
+use crate::kernel::amx::terms::{ROWS, STEP, Tile};
 use crate::kernel::amx::{Config, Tiles};
 use crate::kernel::simd::Lanes;
+use crate::kernel::tile::transpose;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 
@@ -127,7 +128,7 @@ impl<const T: usize> Shared<T> {
                 join([part(low), part(high)], &mut c[t / ROWS * steps + step], t % ROWS);
             }
         }
-        turn(CHUNK, n, &of_b, n, &mut turned, CHUNK);
+        transpose(CHUNK, n, &of_b, n, &mut turned, CHUNK);
         let mut b = vec![[Tile::ZERO; T]; n / ROWS * STEPS];
         for (row, from) in turned.chunks_exact(CHUNK).enumerate() {
             for step in 0..STEPS {
@@ -227,7 +228,7 @@ impl<const T: usize> Room<T> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn load(&mut self, h: &[f32], shape: Shape) {
         let Padded { head_dim, .. } = self.sizes;
-        turn(shape.head_dim, shape.state, h, shape.state, &mut self.h, head_dim);
+        transpose(shape.head_dim, shape.state, h, shape.state, &mut self.h, head_dim);
         let steps = self.sizes.steps();
         for (at, tile) in self.state.iter_mut().enumerate() {
             let (band, step) = (at / steps, at % steps);
@@ -241,7 +242,7 @@ impl<const T: usize> Room<T> {
     /// Gives the state back.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn store(&mut self, h: &mut [f32], shape: Shape) {
-        turn(shape.state, shape.head_dim, &self.h, self.sizes.head_dim, h, shape.state);
+        transpose(shape.state, shape.head_dim, &self.h, self.sizes.head_dim, h, shape.state);
     }
 
     /// Moves the state past the `len` tokens from `first` on; `put` gives the places of their results.
@@ -454,22 +455,5 @@ fn join<const T: usize>([mut low, mut high]: [__m512; 2], tiles: &mut [Tile; T],
         unsafe { _mm512_store_si512(rows[i].as_mut_ptr().cast(), pairs) };
         low = _mm512_sub_ps(low, _mm512_castsi512_ps(a));
         high = _mm512_sub_ps(high, _mm512_castsi512_ps(b));
-    }
-}
-
-/// Writes the transpose of `from` [rows, cols] to `to`, by the distances of their rows.
-#[target_feature(enable = "avx512f")]
-fn turn(rows: usize, cols: usize, from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
-    for r in (0..rows).step_by(ROWS) {
-        for c in (0..cols).step_by(ROWS) {
-            let (height, width) = (ROWS.min(rows - r), ROWS.min(cols - c));
-            let mut block = [splat(0.0); ROWS];
-            for (i, block) in block[..height].iter_mut().enumerate() {
-                *block = part(&from[(r + i) * from_row + c..][..width]);
-            }
-            for (i, row) in transpose(block)[..width].iter().enumerate() {
-                store_part(*row, &mut to[(c + i) * to_row + r..][..height]);
-            }
-        }
     }
 }

@@ -1,18 +1,12 @@
-//! The mixer's core by the kernels, on a CPU: from a state, or from zero with gradients.
+//! The mixer's core by the kernels, on a CPU: from a state, or from zero and back again with gradients.
 
-use super::super::op::{floats, gradients, with_floats};
+use super::super::op::with_floats;
 use super::{Core, LayerState, Parts, Recurrence, Sizes};
 use crate::kernel::{conv, norm, round, scan, scan_grad, softplus};
-use crate::layer::room::Room;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use std::sync::Mutex;
+use crate::layer::room::{Buffer, Room};
+use candle_core::{Result, bail};
 
 impl Core {
-    /// From a zero state, with gradients.
-    pub(super) fn fused(&self, zxbcdt: &Tensor, fine: bool) -> Result<Tensor> {
-        zxbcdt.apply_op2(&self.packed, Fused { sizes: self.sizes, fine, saved: Mutex::new(None) })
-    }
-
     /// From `state`, which is changed in place: zxbcdt [B, T, R] → y [B, T, I], overwritten.
     pub(super) fn apply(
         &self,
@@ -56,14 +50,6 @@ impl Sizes {
 fn slices(s: Sizes, mut packed: &[f32]) -> Parts<&[f32]> {
     Parts::cut(s, |len| {
         let (part, rest) = packed.split_at(len);
-        packed = rest;
-        part
-    })
-}
-
-fn slices_mut(s: Sizes, mut packed: &mut [f32]) -> Parts<&mut [f32]> {
-    Parts::cut(s, |len| {
-        let (part, rest) = std::mem::take(&mut packed).split_at_mut(len);
         packed = rest;
         part
     })
@@ -114,111 +100,118 @@ fn gated_norm(s: Sizes, zxbcdt: &[f32], p: &Parts<&[f32]>, y: &mut [f32]) {
     norm::gated_rms_norm(zxbcdt, s.rows(), p.norm, s.inner() / s.groups, s.eps, y);
 }
 
-/// [`Core`] from a zero state, with gradients.
-struct Fused {
-    sizes: Sizes,
-    fine: bool,
-    saved: Mutex<Option<Between<Vec<f32>>>>,
-}
+/// What the way back needs of the way there.
+pub(super) struct Trace(Between<Buffer>);
 
-impl CustomOp2 for Fused {
-    fn name(&self) -> &'static str {
-        "mamba2-core"
-    }
-
-    fn cpu_fwd(
+impl Core {
+    /// From a zero state: zxbcdt [B, T, R] → y [B, T, I], overwritten.
+    pub(super) fn trace(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (s, (batch, time, _)) = (self.sizes, l1.shape().dims3()?);
-        let parts = slices(s, floats(s2, l2)?);
-        let mut conv = vec![0.0; batch * s.channels() * s.conv_width];
-        let mut h = vec![0.0; batch * s.inner() * s.state];
-        let exact = Recurrence::default();
-        let zeros = |width: usize| vec![0.0; batch * time * width];
-        let mut saved = Between { xbc: zeros(s.channels()), dt: zeros(s.heads), y: zeros(s.inner()) };
-        let between = Between { xbc: &mut *saved.xbc, dt: &mut *saved.dt, y: &mut *saved.y };
-        let (zxbcdt, state) = (floats(s1, l1)?, (&mut *conv, &mut *h, None));
-        run(s, exact, self.fine, (batch, time), zxbcdt, &parts, state, between);
-        let mut y = saved.y.clone();
-        gated_norm(s, zxbcdt, &parts, &mut y);
-        *self.saved.lock().map_err(|_| candle_core::Error::Msg("a forward pass panicked".into()))? =
-            Some(saved);
-        Ok((CpuStorage::F32(y), (batch, time, s.inner()).into()))
-    }
-
-    fn bwd(
-        &self,
-        zxbcdt: &Tensor,
-        packed: &Tensor,
-        _y: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let saved = self.saved.lock().ok().and_then(|mut saved| saved.take());
-        let Some(saved) = saved else { bail!("a graph can be walked backwards only once") };
-        let (dims, dout) = (zxbcdt.dims3()?, &dout.contiguous()?);
-        let [dzxbcdt, dpacked] =
-            gradients([zxbcdt, packed, dout], [zxbcdt, packed], |[x, p, dout], [dx, dp]| {
-                self.gradients(dims, x, &slices(self.sizes, p), saved, dout, dx, slices_mut(self.sizes, dp));
-            })?;
-        Ok((dzxbcdt, dpacked))
-    }
-}
-
-impl Fused {
-    /// Norm, scan, Δ and conv, walked backwards.
-    #[allow(clippy::too_many_arguments)]
-    fn gradients(
-        &self,
-        (batch, time, rows): (usize, usize, usize),
         zxbcdt: &[f32],
-        p: &Parts<&[f32]>,
-        saved: Between<Vec<f32>>,
+        (batch, time): (usize, usize),
+        y: &mut [f32],
+        room: &mut Room,
+    ) -> Result<Trace> {
+        if self.rounds() {
+            bail!("a quantized recurrence has no gradients")
+        }
+        let s = self.sizes;
+        let mut take = |width: usize| room.take(batch * time * width);
+        let mut kept = Between { xbc: take(s.channels()), dt: take(s.heads), y: take(s.inner()) };
+        let mut zeros = |len: usize| {
+            let mut zeros = room.take(batch * len);
+            zeros.fill(0.0);
+            zeros
+        };
+        let (mut conv, mut h) = (zeros(s.channels() * s.conv_width), zeros(s.inner() * s.state));
+        with_floats([&self.packed], |[packed]| {
+            let parts = slices(s, packed);
+            let between = Between { xbc: &mut *kept.xbc, dt: &mut *kept.dt, y: &mut *kept.y };
+            let state = (&mut *conv, &mut *h, None);
+            // Finely: the gradient of a decay is a small difference of products of y.
+            run(s, self.recurrence, true, (batch, time), zxbcdt, &parts, state, between);
+            y.copy_from_slice(&kept.y);
+            gated_norm(s, zxbcdt, &parts, y);
+        })?;
+        room.give(conv);
+        room.give(h);
+        Ok(Trace(kept))
+    }
+
+    /// The gradients where [`trace`](Self::trace) read `zxbcdt` and that of its y is `dout`: `dzxbcdt` and the parts `dp`
+    /// are overwritten.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn backward(
+        &self,
+        zxbcdt: &[f32],
+        Trace(Between { xbc, dt, y }): Trace,
+        (batch, time): (usize, usize),
         dout: &[f32],
         dzxbcdt: &mut [f32],
-        dp: Parts<&mut [f32]>,
-    ) {
-        let s = self.sizes;
-        let (inner, channels, heads) = (s.inner(), s.channels(), s.heads);
-        let Between { xbc, dt, y } = saved;
-        let mut dy = vec![0.0; y.len()];
-        let group = inner / s.groups;
-        norm::gated_rms_norm_grad(&y, zxbcdt, rows, p.norm, group, s.eps, dout, &mut dy, dzxbcdt, dp.norm);
-
-        let (mut dxbc, mut ddt) = (vec![0.0; xbc.len()], vec![0.0; dt.len()]);
-        let rates = rates(p.a_log);
-        let grads = scan_grad::Gradients { xbc: &mut dxbc, dt: &mut ddt, a: &mut *dp.a_log, d: dp.d };
-        scan_grad::scan_grad(s.scan(batch, time), &xbc, &dt, &rates, p.d, &y, &dy, grads);
-        for (da_log, rate) in dp.a_log.iter_mut().zip(&rates) {
-            *da_log *= rate; // dA/dA_log = A
+        mut dp: Parts<&mut [f32]>,
+        room: &mut Room,
+    ) -> Result<()> {
+        dp.each_mut().into_iter().for_each(|part| part.fill(0.0));
+        let [mut dy, mut dxbc, mut ddt] = [&y, &xbc, &dt].map(|like| room.take(like.len()));
+        with_floats([&self.packed], |[packed]| {
+            let between = Between { xbc: &*xbc, dt: &*dt, y: &*y };
+            let grads = Between { xbc: &mut *dxbc, dt: &mut *ddt, y: &mut *dy };
+            let parts = slices(self.sizes, packed);
+            gradients(self.sizes, (batch, time), zxbcdt, &parts, between, dout, dzxbcdt, grads, dp);
+        })?;
+        for buffer in [xbc, dt, y, dy, dxbc, ddt] {
+            room.give(buffer);
         }
-
-        // Softplus and clamp: no gradient where the limit holds.
-        for ((row, ddt), (drow, dt)) in
-            zxbcdt.chunks(rows).zip(ddt.chunks(heads)).zip(dzxbcdt.chunks_mut(rows).zip(dt.chunks(heads)))
-        {
-            for head in 0..heads {
-                let raw = row[inner + channels + head] + p.dt_bias[head];
-                let free = dt[head] > s.dt_limit.0 && dt[head] < s.dt_limit.1;
-                let grad = if free { ddt[head] / (1.0 + (-raw).exp()) } else { 0.0 };
-                drow[inner + channels + head] = grad;
-                dp.dt_bias[head] += grad;
-            }
-        }
-
-        let (x, dx) = (&zxbcdt[inner..], &mut dzxbcdt[inner..]);
-        conv::conv_silu_grad(
-            s.conv(batch, time),
-            x,
-            p.conv_weight,
-            p.conv_bias,
-            &dxbc,
-            dx,
-            dp.conv_weight,
-            dp.conv_bias,
-        );
+        Ok(())
     }
+}
+
+/// Norm, scan, Δ and conv, walked backwards.
+#[allow(clippy::too_many_arguments)]
+fn gradients(
+    s: Sizes,
+    (batch, time): (usize, usize),
+    zxbcdt: &[f32],
+    p: &Parts<&[f32]>,
+    Between { xbc, dt, y }: Between<&[f32]>,
+    dout: &[f32],
+    dzxbcdt: &mut [f32],
+    Between { xbc: dxbc, dt: ddt, y: dy }: Between<&mut [f32]>,
+    dp: Parts<&mut [f32]>,
+) {
+    let (rows, inner, channels, heads) = (s.rows(), s.inner(), s.channels(), s.heads);
+    let group = inner / s.groups;
+    norm::gated_rms_norm_grad(y, zxbcdt, rows, p.norm, group, s.eps, dout, dy, dzxbcdt, dp.norm);
+
+    let rates = rates(p.a_log);
+    let grads = scan_grad::Gradients { xbc: &mut *dxbc, dt: &mut *ddt, a: &mut *dp.a_log, d: dp.d };
+    scan_grad::scan_grad(s.scan(batch, time), xbc, dt, &rates, p.d, y, dy, grads);
+    for (da_log, rate) in dp.a_log.iter_mut().zip(&rates) {
+        *da_log *= rate; // dA/dA_log = A
+    }
+
+    // Softplus and clamp: no gradient where the limit holds.
+    for ((row, ddt), (drow, dt)) in
+        zxbcdt.chunks(rows).zip(ddt.chunks(heads)).zip(dzxbcdt.chunks_mut(rows).zip(dt.chunks(heads)))
+    {
+        for head in 0..heads {
+            let raw = row[inner + channels + head] + p.dt_bias[head];
+            let free = dt[head] > s.dt_limit.0 && dt[head] < s.dt_limit.1;
+            let grad = if free { ddt[head] / (1.0 + (-raw).exp()) } else { 0.0 };
+            drow[inner + channels + head] = grad;
+            dp.dt_bias[head] += grad;
+        }
+    }
+
+    let (x, dx) = (&zxbcdt[inner..], &mut dzxbcdt[inner..]);
+    conv::conv_silu_grad(
+        s.conv(batch, time),
+        x,
+        p.conv_weight,
+        p.conv_bias,
+        dxbc,
+        dx,
+        dp.conv_weight,
+        dp.conv_bias,
+    );
 }

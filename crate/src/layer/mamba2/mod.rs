@@ -1,7 +1,7 @@
 //! Mamba2's mixer (Dao & Gu 2024): in_proj → causal conv + SiLU → recurrence → gated norm → out_proj.
 //!
 //! Between the projections there are two forms of one computation: `definition.rs`, in differentiable tensor
-//! operations on any device, and `fused.rs`, the kernels on a CPU, with and without gradients. `precision.rs` rounds
+//! operations on any device, and `fused.rs`, the kernels on a CPU, forward and back. `precision.rs` rounds
 //! what goes through the recurrence to few bits, in the fused form alone.
 //!
 //! | letter | meaning |
@@ -20,7 +20,7 @@ mod tests;
 
 use super::linear::{Linear, Weight};
 use super::op::with_floats;
-use super::room::Room;
+use super::room::{Buffer, Room};
 use super::state::LayerState;
 use candle_core::{DType, Device, Result, Tensor, bail};
 pub use precision::{Recurrence, StateBits};
@@ -68,6 +68,40 @@ impl Mamba2 {
         Ok(())
     }
 
+    /// [`apply`](Self::apply) from a zero state, keeping what [`backward`](Self::backward) needs: u and y [T, hidden] of one
+    /// sequence, y overwritten.
+    pub(crate) fn trace(&self, u: &[f32], y: &mut [f32], room: &mut Room) -> Result<Trace> {
+        let sizes = self.core.sizes;
+        let time = u.len() / self.in_proj.weight.shape()?.1;
+        let mut zxbcdt = room.take(time * sizes.rows());
+        self.in_proj.trace(u, &mut zxbcdt)?;
+        let mut out = room.take(time * sizes.inner());
+        let core = self.core.trace(&zxbcdt, (1, time), &mut out, room)?;
+        self.out_proj.trace(&out, y)?;
+        Ok(Trace { zxbcdt, core, out, time })
+    }
+
+    /// The gradients where `trace` is from reading `u` and that of its output is `dy`: `du` [T, hidden] and all of `grads`
+    /// are overwritten.
+    pub(crate) fn backward(
+        &self,
+        u: &[f32],
+        Trace { zxbcdt, core, out, time }: Trace,
+        dy: &[f32],
+        du: &mut [f32],
+        grads: Gradients<'_>,
+        room: &mut Room,
+    ) -> Result<()> {
+        let [mut dout, mut dzxbcdt] = [&out, &zxbcdt].map(|like| room.take(like.len()));
+        self.out_proj.backward(&out, dy, &mut dout, grads.out_proj, grads.out_bias)?;
+        self.core.backward(&zxbcdt, core, (1, time), &dout, &mut dzxbcdt, grads.parts, room)?;
+        self.in_proj.backward(u, &dzxbcdt, du, grads.in_proj, grads.in_bias)?;
+        for buffer in [zxbcdt, out, dout, dzxbcdt] {
+            room.give(buffer);
+        }
+        Ok(())
+    }
+
     /// Products of the scan are as exact as those with the weights.
     fn fine(&self) -> bool {
         matches!(&self.in_proj.weight, Weight::Dense(weight) if weight.dtype() == DType::F32)
@@ -77,6 +111,25 @@ impl Mamba2 {
     pub fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
         self.core.zero_state(batch, device)
     }
+}
+
+/// What the way back through a mixer needs of the way there.
+pub(crate) struct Trace {
+    /// [T, R].
+    zxbcdt: Buffer,
+    core: fused::Trace,
+    /// [T, I].
+    out: Buffer,
+    time: usize,
+}
+
+/// Where [`Mamba2::backward`] leaves the gradients of the parameters, each as long as its parameter.
+pub(crate) struct Gradients<'a> {
+    pub in_proj: &'a mut [f32],
+    pub in_bias: Option<&'a mut [f32]>,
+    pub parts: Parts<&'a mut [f32]>,
+    pub out_proj: &'a mut [f32],
+    pub out_bias: Option<&'a mut [f32]>,
 }
 
 /// Everything between the projections: z|x|B|C|dt [B, T, R] → y [B, T, I].
@@ -99,18 +152,14 @@ impl Core {
     pub fn forward(&self, zxbcdt: &Tensor, state: Option<&mut LayerState>, fine: bool) -> Result<Tensor> {
         let cpu = zxbcdt.device().is_cpu();
         let tracked = zxbcdt.track_op() || self.packed.track_op();
-        if self.rounds() {
-            return match state {
-                _ if !cpu || tracked => {
-                    bail!("a quantized recurrence has no gradients and runs on a CPU only")
-                }
-                Some(state) => self.advance(zxbcdt, state, fine),
-                None => self.advance(zxbcdt, &mut self.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?, fine),
-            };
+        if self.rounds() && (!cpu || tracked) {
+            bail!("a quantized recurrence has no gradients and runs on a CPU only")
         }
         match state {
-            None if cpu => self.fused(zxbcdt, fine),
             Some(state) if cpu && !tracked => self.advance(zxbcdt, state, fine),
+            None if cpu && !tracked => {
+                self.advance(zxbcdt, &mut self.zero_state(zxbcdt.dim(0)?, zxbcdt.device())?, fine)
+            }
             Some(state) => {
                 let (y, next) = self.definition(zxbcdt, state)?;
                 *state = next;
@@ -200,6 +249,12 @@ pub struct Parts<T = Tensor> {
 }
 
 impl<T> Parts<T> {
+    /// All of them, in the order in which `Core` packs them.
+    pub(crate) fn each_mut(&mut self) -> [&mut T; 6] {
+        let Self { conv_weight, conv_bias, dt_bias, a_log, d, norm } = self;
+        [conv_weight, conv_bias, dt_bias, a_log, d, norm]
+    }
+
     /// Cuts the parts, in the order in which `Core` packs them, from something that gives the next so many values.
     fn cut(s: Sizes, mut next: impl FnMut(usize) -> T) -> Self {
         Self {

@@ -1,13 +1,14 @@
 //! What the gradient says of a change of weights before anything is evaluated.
 
 use crate::error::Result;
-use crate::family::{Matrices, Network, Tensors};
+use crate::family::{Gradients as Sums, Matrices, Network, Tensors};
+use crate::layer::room::Room;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::quantize::calibrate::Sample;
 use crate::threads::install;
-use crate::train::loss::cross_entropy;
-use candle_core::{DType, Tensor, Var};
+use crate::train::loss;
+use candle_core::{DType, Device, Tensor};
 
 /// The gradients of a text's mean NLL (nats a token) with respect to every matrix.
 pub(super) struct Gradients {
@@ -27,39 +28,38 @@ impl Gradients {
         if model.quantization.as_ref().is_some_and(|q| q.rotation.is_some()) {
             return Ok(None);
         }
-        let (mut tensors, mut vars) = (model.tensors().clone(), vec![]);
-        let mut names: Vec<String> = model.config.sites().into_iter().map(|site| site.weight).collect();
-        names.dedup();
-        for name in names {
-            let var = Var::from_tensor(&tensors[&name].to_dtype(DType::F32)?)?;
-            tensors.insert(name.clone(), var.as_tensor().clone());
-            vars.push((name, var));
-        }
+        let wide = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.to_dtype(DType::F32)?));
+        let tensors = model.tensors().iter().map(wide).collect::<Result<Tensors>>()?;
         let network = Network::new(&model.config, &tensors, &Matrices::new())?;
-        let zeros =
-            || vars.iter().map(|(name, var)| Ok((name.clone(), var.as_tensor().zeros_like()?.detach())));
-        let (mut mean, mut fisher) =
-            (zeros().collect::<Result<Tensors>>()?, zeros().collect::<Result<Tensors>>()?);
-        let (share, length) = (1.0 / sample.windows.len() as f64, sample.about.length);
+        let [mut mean, mut fisher, mut grads] = [(); 3].map(|()| model.config.zero_gradients());
+        let (share, length) = (1.0 / sample.windows.len() as f32, sample.about.length);
         let progress = Progress::new("gradients", (sample.windows.len() * length) as u64, "tokens");
         let mut windows: Vec<_> = sample.windows.iter().collect();
         windows.sort();
+        let mut room = Room::default();
         for (_, ids) in windows {
-            let grads = install(|| {
-                let hidden = network.hidden(&model.tokens(&ids[..ids.len() - 1])?, None)?;
-                let weights = vec![1.0; ids.len() - 1];
-                cross_entropy(&network.logits(&hidden)?, &ids[1..], &weights)?.backward().map_err(Into::into)
-            });
-            let grads: candle_core::backprop::GradStore =
-                grads.map_err(|error: crate::error::Error| error)?;
-            for (name, var) in &vars {
-                let Some(grad) = grads.get(var) else { continue };
-                add(&mut mean, name, &(grad * share)?)?;
-                add(&mut fisher, name, &(grad.sqr()? * (share * (length - 1) as f64))?)?;
+            let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
+            loss::check(ids, model.config.vocab_size())?;
+            let weights = vec![1.0 / inputs.len() as f32; inputs.len()];
+            let loss =
+                |logits: &[f32], grad: &mut [f32]| loss::cross_entropy(logits, targets, &weights, grad);
+            install(|| network.gradients(inputs, loss, &mut grads, &mut room))?;
+            for ((mean, fisher), grad) in mean.values_mut().zip(fisher.values_mut()).zip(grads.values()) {
+                for ((mean, fisher), grad) in mean.iter_mut().zip(fisher).zip(grad) {
+                    *mean += grad * share;
+                    *fisher += grad * grad * share * (length - 1) as f32;
+                }
             }
             progress.tick(ids.len() as u64)?;
         }
-        Ok(Some(Self { mean, fisher }))
+        let as_tensors = |sums: Sums| {
+            let one = |(name, sum)| {
+                let shape = tensors[&name].shape();
+                Ok((name, Tensor::from_vec(sum, shape, &Device::Cpu)?))
+            };
+            sums.into_iter().map(one).collect::<Result<Tensors>>()
+        };
+        Ok(Some(Self { mean: as_tensors(mean)?, fisher: as_tensors(fisher)? }))
     }
 
     /// The change of the mean NLL that ΔW of some rows predicts: to first order, Σ g ΔW, and to second order with the
@@ -76,13 +76,6 @@ impl Gradients {
         }
         Ok((first, second))
     }
-}
-
-fn add(all: &mut Tensors, name: &str, more: &Tensor) -> Result<()> {
-    if let Some(sum) = all.get_mut(name) {
-        *sum = (&*sum + more)?.detach();
-    }
-    Ok(())
 }
 
 fn sum(values: &Tensor) -> Result<f64> {
