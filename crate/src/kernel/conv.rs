@@ -225,11 +225,11 @@ fn four_taps_down<V: Lanes>(
             ds = [zero, ds[0], ds[1], ds[2]];
         }
     }
-    for j in 0..4 {
-        at.store(dw[j], dtaps, j, channels);
+    for (j, dw) in dw.into_iter().enumerate() {
+        at.store(dw, dtaps, j, channels);
     }
-    for j in 0..3 {
-        at.store(ds[j + 1], recent, j, channels);
+    for (j, ds) in ds[1..].iter().enumerate() {
+        at.store(*ds, recent, j, channels);
     }
     at.store(sum, db, 0, channels);
 }

@@ -59,6 +59,15 @@ impl<'a> Scatter<'a> {
         Self { start: data.as_mut_ptr(), len: data.len(), owner: std::marker::PhantomData }
     }
 
+    /// Asks for the cache line of a place, to be written.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn prefetch(self, offset: usize) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a hint that never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.start.wrapping_add(offset).cast()) };
+    }
+
     /// The `len` values from `offset` on.
     ///
     /// # Safety

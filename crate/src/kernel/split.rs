@@ -61,8 +61,9 @@ pub fn two_terms(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &m
         Panel::Packed(pack::<2>(View { data: &a.data[first * a.row..], ..a }, count, k, false))
     };
     // SAFETY: one task alone has these rows and columns; `has_bf16` implies the features.
-    let store = |sums: &Sums, col, row| unsafe { store(sums, (row, m), (col, n), out) };
-    product::<2, 2>(m, k, n, b, of, |_, _| None, store);
+    let store = |sums: &Sums, col, row| unsafe { store::<false>(sums, (row, m), (col, n), out) };
+    let soon = |col, row| soon((row, m), (col, n), out);
+    product::<2, 2>(m, k, n, b, of, |_, _| None, soon, store);
 }
 
 /// y = x Wᵀ with `A` terms of W and `B` of X.
@@ -79,8 +80,9 @@ fn weighted<const A: usize, const B: usize>(
     let of = |rows: Range<usize>| Panel::new(w, k, rows);
     let ahead = |rows: Range<usize>, steps| ahead(w, rows.start * k..rows.end * k, steps);
     // SAFETY: one task alone has these weights and tokens; `has_bf16` implies the features.
-    let store = |sums: &Sums, token, row| unsafe { store_turned(sums, (token, m), (row, n), out) };
-    product::<A, B>(n, k, m, View::rows(x, k), of, ahead, store);
+    let store = |sums: &Sums, token, row| unsafe { store::<true>(sums, (token, m), (row, n), out) };
+    // Its buffers are used again and again: they are near.
+    product::<A, B>(n, k, m, View::rows(x, k), of, ahead, |_, _| {}, store);
 }
 
 /// The products of `rows` rows of a left operand, `A` terms of which `left` makes a panel, with the rows of `x` [columns, k],
@@ -92,6 +94,7 @@ fn product<'a, const A: usize, const B: usize>(
     x: View<'_>,
     left: impl Fn(Range<usize>) -> Panel<'a, A> + Sync,
     ahead: impl Fn(Range<usize>, usize) -> Option<Ahead> + Sync,
+    soon: impl Fn(usize, usize) + Sync,
     store: impl Fn(&Sums, usize, usize) + Sync,
 ) {
     assert!(super::amx::has_bf16());
@@ -120,6 +123,7 @@ fn product<'a, const A: usize, const B: usize>(
             for (panel, left) in group.iter().enumerate() {
                 // The columns after these, a share beside each panel: otherwise the first panel would wait for them.
                 next.iter().skip(panel * share).take(share).for_each(near);
+                soon(pair * PANEL, (first + panel) * PANEL);
                 // SAFETY: a panel has as many steps.
                 unsafe {
                     multiply::<A, B>(&tiles, left.left(), [&x[..steps], &x[steps..]], steps, ahead.as_mut())
@@ -179,66 +183,46 @@ impl<'a, const A: usize> Panel<'a, A> {
     }
 }
 
-/// Writes sums, turned back, to `y` [tokens, n] from token and row of W on, as far as both reach.
+/// Asks for the places of 32 × 32 sums: they are written one product later, and a line that is not there has to be read
+/// before a part of it can be written.
+fn soon((row, m): (usize, usize), (col, n): (usize, usize), out: Scatter<'_>) {
+    for row in row..m.min(row + PANEL) {
+        for col in [col, col + ROWS, (col + PANEL).min(n) - 1] {
+            out.prefetch(row * n + col);
+        }
+    }
+}
+
+/// Writes sums to `out` [m, n] from row and column on, as far as both reach; `TURNED` where the rows of the right operand are
+/// the rows of `out`.
 ///
 /// # Safety
 /// Nothing else writes there meanwhile.
 #[target_feature(enable = "avx512f")]
-unsafe fn store_turned(
+unsafe fn store<const TURNED: bool>(
     sums: &Sums,
-    (token, tokens): (usize, usize),
-    (first, n): (usize, usize),
-    y: Scatter<'_>,
-) {
-    for (at, tile) in sums.0.iter().enumerate() {
-        let (token, first) = (token + at % 2 * ROWS, first + at / 2 * ROWS);
-        // SAFETY: the caller's promise.
-        unsafe { store_rows(transposed_16(vectors(tile)), (token, tokens), (first, n), y) };
-    }
-}
-
-/// Writes sums to `out` [m, n] from row and column on, as far as both reach.
-///
-/// # Safety
-/// Nothing else writes there meanwhile.
-#[target_feature(enable = "avx512f")]
-unsafe fn store(sums: &Sums, (row, m): (usize, usize), (col, n): (usize, usize), out: Scatter<'_>) {
-    for (at, tile) in sums.0.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { store_rows(vectors(tile), (row + at / 2 * ROWS, m), (col + at % 2 * ROWS, n), out) };
-    }
-}
-
-/// The rows of a tile of sums.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn vectors(tile: &[[f32; ROWS]; ROWS]) -> [__m512; ROWS] {
-    let mut rows = [_mm512_setzero_ps(); ROWS];
-    for (row, values) in rows.iter_mut().zip(tile) {
-        // SAFETY: 16 values.
-        *row = unsafe { _mm512_loadu_ps(values.as_ptr()) };
-    }
-    rows
-}
-
-/// Writes the part of a tile that lies within `out` [m, n].
-///
-/// # Safety
-/// Nothing else writes there meanwhile.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn store_rows(
-    tile: [__m512; ROWS],
     (row, m): (usize, usize),
     (col, n): (usize, usize),
     out: Scatter<'_>,
 ) {
-    let width = n.saturating_sub(col).min(ROWS);
-    for (values, row) in tile.into_iter().zip(row..m) {
-        // SAFETY: the caller's promise; the mask ends with the slice.
-        unsafe {
-            let out = out.slice(row * n + col.min(n), width);
-            _mm512_mask_storeu_ps(out.as_mut_ptr(), ((1u32 << width) - 1) as u16, values);
+    for (at, tile) in sums.0.iter().enumerate() {
+        let (down, across) = if TURNED { (at % 2, at / 2) } else { (at / 2, at % 2) };
+        let (row, col) = (row + down * ROWS, col + across * ROWS);
+        let width = n.saturating_sub(col).min(ROWS);
+        let mut rows = [_mm512_setzero_ps(); ROWS];
+        for (row, values) in rows.iter_mut().zip(tile) {
+            // SAFETY: 16 values.
+            *row = unsafe { _mm512_loadu_ps(values.as_ptr()) };
+        }
+        if TURNED {
+            rows = transposed_16(rows);
+        }
+        for (values, row) in rows.into_iter().zip(row..m) {
+            // SAFETY: the caller's promise; the mask ends with the slice.
+            unsafe {
+                let out = out.slice(row * n + col.min(n), width);
+                _mm512_mask_storeu_ps(out.as_mut_ptr(), ((1u32 << width) - 1) as u16, values);
+            }
         }
     }
 }

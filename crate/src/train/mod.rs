@@ -233,6 +233,7 @@ impl Training {
         }
         loss::check(&batch.targets, self.model.vocab_size())?;
         let Work { sums, rooms } = work;
+        let rooms = &*rooms;
         sums.resize_with(batch.inputs.len() / len, || self.model.zero_gradients());
         let weights: Vec<f32> = batch.weights.iter().map(|weight| weight / total).collect();
         let sequences = batch.inputs.par_chunks(len).zip(batch.targets.par_chunks(len));

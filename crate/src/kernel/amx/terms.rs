@@ -83,8 +83,6 @@ unsafe fn split<const T: usize>(
                 left[0] = _mm512_maskz_loadu_ps(mask as u16, at);
                 left[1] = _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16));
             }
-            prefetch(x.data, (row + r) * x.row + col + 4 * STEP);
-            prefetch(x.data, (row + r) * x.row + col + 4 * STEP + 16);
         }
     } else {
         let mask = ((1u32 << rows) - 1) as u16;
