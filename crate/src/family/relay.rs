@@ -72,6 +72,7 @@ pub(super) fn relay<P: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::op::Values;
     use crate::threads::with_threads;
     use candle_core::Device;
 
@@ -89,7 +90,11 @@ mod tests {
                         if failing == Some(piece) {
                             bail!("piece {piece} is bad")
                         }
-                        state.update(|_, h, _| h[0] = h[0] * 10.0 + piece as f32)
+                        state.update(|_, h, _| {
+                            if let Values::F32(h) = h {
+                                h[0] = h[0] * 10.0 + piece as f32;
+                            }
+                        })
                     })?;
                 }
                 Ok(())

@@ -1,4 +1,4 @@
-//! Values rounded to symmetric n-bit integers (or to bf16) and back, and the recurrence that keeps its state in them.
+//! Values rounded to symmetric n-bit integers (or to bf16) and back, and the recurrence that keeps its state in the first.
 //!
 //! With scale s = max |x| / (2^{n−1} − 1): x ← s · round(x / s), ties to even. The integers lie within
 //! ± (2^{n−1} − 1) by construction, so nothing is ever cut off.
@@ -30,13 +30,13 @@ dispatch! {
     pub(super) fn fake_bf16(values: &mut [f32]) = fake_bf16_body;
 }
 
-/// Rounds the values of a head's state: to bf16 if `bits` are 16, else [`fake_int`].
+/// Rounds the values of a head's state once: to bf16 if `bits` are 16, else [`fake_int`].
 pub fn fake_state(values: &mut [f32], bits: u8) {
     if bits == 16 { fake_bf16(values) } else { fake_int(values, bits) }
 }
 
-/// [`scan::recurrent`](super::scan::recurrent) with the state rounded after every token: to bf16 if `bits` are 16, else to
-/// integers, with one scale for each (sequence, head). The next token reads the rounded state; y_t reads h_t as it is before rounding.
+/// [`scan::recurrent`](super::scan::recurrent) with the state rounded to integers after every token, with one scale for each
+/// (sequence, head). The next token reads the rounded state; y_t reads h_t as it is before rounding.
 ///
 /// `error` [B, H, P, N], if given, is the error feedback of integers: before the first token and, on return, after the last.
 pub fn recurrent_rounded(
@@ -52,7 +52,7 @@ pub fn recurrent_rounded(
 ) {
     let size = shape.head_dim * shape.state;
     match error.map(Scatter::new) {
-        None => each_token(shape, xbc, dt, a, d, h, y, |_, h| fake_state(h, bits)),
+        None => each_token(shape, xbc, dt, a, d, h, y, |_, h| fake_int(h, bits)),
         Some(error) => each_token(shape, xbc, dt, a, d, h, y, |index, h| {
             // SAFETY: every (sequence, head) has its own P·N values.
             fake_int_feedback(h, unsafe { error.slice(index * size, size) }, bits);

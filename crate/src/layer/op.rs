@@ -1,6 +1,7 @@
 //! The way from tensors to the slices of the kernels, and back: shared by every operation that has a fused form.
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+use half::bf16;
 use std::cell::RefCell;
 
 /// The values of a contiguous f32 argument of an operation of ours.
@@ -27,11 +28,25 @@ pub(crate) fn with_floats<const N: usize, R>(
     Ok(f(values))
 }
 
-/// Lets `f` change the values of a contiguous f32 tensor on the CPU; every tensor that shares them sees it.
-pub(crate) fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+/// The values of a tensor, to be changed.
+pub(crate) enum Values<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+}
+
+/// Lets `f` change the values of a contiguous f32 or bf16 tensor on the CPU; every tensor that shares them sees it.
+pub(crate) fn values_in_place<R>(tensor: &Tensor, f: impl FnOnce(Values<'_>) -> R) -> Result<R> {
     let op = InPlace { f: RefCell::new(Some(f)), out: RefCell::new(None) };
     tensor.inplace_op1(&op)?;
     op.out.into_inner().ok_or_else(|| candle_core::Error::Msg("the tensor was not changed".into()))
+}
+
+/// [`values_in_place`] of an f32 tensor.
+pub(crate) fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    values_in_place(tensor, |values| match values {
+        Values::F32(values) => Ok(f(values)),
+        Values::Bf16(_) => bail!("expected an f32 tensor"),
+    })?
 }
 
 struct InPlace<F, R> {
@@ -39,18 +54,21 @@ struct InPlace<F, R> {
     out: RefCell<Option<R>>,
 }
 
-impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for InPlace<F, R> {
+impl<R, F: FnOnce(Values<'_>) -> R> InplaceOp1 for InPlace<F, R> {
     fn name(&self) -> &'static str {
         "in-place"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        match (storage, layout.contiguous_offsets(), self.f.borrow_mut().take()) {
-            (CpuStorage::F32(values), Some((start, end)), Some(f)) => {
-                *self.out.borrow_mut() = Some(f(&mut values[start..end]));
-                Ok(())
-            }
-            _ => bail!("only a contiguous f32 tensor can be changed in place"),
-        }
+        let (Some((start, end)), Some(f)) = (layout.contiguous_offsets(), self.f.borrow_mut().take()) else {
+            bail!("only a contiguous tensor can be changed in place")
+        };
+        let values = match storage {
+            CpuStorage::F32(values) => Values::F32(&mut values[start..end]),
+            CpuStorage::BF16(values) => Values::Bf16(&mut values[start..end]),
+            _ => bail!("only values in f32 or bf16 can be changed in place"),
+        };
+        *self.out.borrow_mut() = Some(f(values));
+        Ok(())
     }
 }

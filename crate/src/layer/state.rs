@@ -1,6 +1,6 @@
 //! What a recurrent model carries from token to token.
 
-use super::op::in_place;
+use super::op::{Values, in_place, values_in_place};
 use super::room::Room;
 use candle_core::{DType, Device, Result, Tensor};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 pub struct LayerState {
     /// The last K inputs of the convolution, oldest first: [batch, channel, K].
     pub conv: Tensor,
-    /// The recurrent state h: [batch, head, P, N].
+    /// The recurrent state h: [batch, head, P, N], in f32 or bf16.
     pub recurrent: Tensor,
     /// What the last rounding took from a quantized state that is given it back: [batch, head, P, N].
     pub feedback: Option<Tensor>,
@@ -38,13 +38,21 @@ impl LayerState {
         Ok(())
     }
 
+    /// From here on h is stored so.
+    pub(crate) fn store_as(&mut self, dtype: DType) -> Result<()> {
+        if self.recurrent.dtype() != dtype {
+            self.recurrent = self.recurrent.to_dtype(dtype)?;
+        }
+        Ok(())
+    }
+
     /// Lets `f` change the values of (conv, recurrent, feedback) in place.
     pub(crate) fn update<R>(
         &mut self,
-        f: impl FnOnce(&mut [f32], &mut [f32], Option<&mut [f32]>) -> R,
+        f: impl FnOnce(&mut [f32], Values<'_>, Option<&mut [f32]>) -> R,
     ) -> Result<R> {
         in_place(&self.conv, |conv| {
-            in_place(&self.recurrent, |recurrent| match &self.feedback {
+            values_in_place(&self.recurrent, |recurrent| match &self.feedback {
                 Some(feedback) => in_place(feedback, |feedback| f(conv, recurrent, Some(feedback))),
                 None => Ok(f(conv, recurrent, None)),
             })
@@ -140,15 +148,16 @@ impl State {
     pub fn bytes(&self) -> usize {
         let tensors =
             self.layers.iter().flat_map(|l| [Some(&l.conv), Some(&l.recurrent), l.feedback.as_ref()]);
-        tensors.flatten().map(|tensor| 4 * tensor.elem_count()).sum()
+        tensors.flatten().map(|tensor| tensor.dtype().size_in_bytes() * tensor.elem_count()).sum()
     }
 
     /// ‖h − h'‖ / ‖h'‖ over the recurrent states of all layers: how far this state is from `reference`.
     pub fn distance(&self, reference: &Self) -> Result<f64> {
         let (mut difference, mut norm) = (0.0, 0.0);
         for (a, b) in self.layers.iter().zip(&reference.layers) {
-            difference += f64::from((&a.recurrent - &b.recurrent)?.sqr()?.sum_all()?.to_scalar::<f32>()?);
-            norm += f64::from(b.recurrent.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            let (a, b) = (a.recurrent.to_dtype(DType::F32)?, b.recurrent.to_dtype(DType::F32)?);
+            difference += f64::from((a - &b)?.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            norm += f64::from(b.sqr()?.sum_all()?.to_scalar::<f32>()?);
         }
         Ok(if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() })
     }

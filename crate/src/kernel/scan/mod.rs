@@ -22,6 +22,7 @@ use super::Scatter;
 use super::amx;
 use super::simd::{Lanes, dispatch};
 pub use chunked::chunked;
+use half::bf16;
 use rayon::prelude::*;
 
 /// Tokens of a chunk. 64 keeps a head's operands in the first two cache levels.
@@ -98,26 +99,35 @@ pub fn scan(
     chunked(shape, xbc, dt, a, d, h, y);
 }
 
-/// The recurrence, one token after the other. Arguments as in [`scan`].
-pub fn recurrent(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
-    each_token(shape, xbc, dt, a, d, h, y, |_, _| {});
-}
-
-/// [`recurrent`], where `after` each token gets the number of (sequence, head) and its state [P, N].
-pub(super) fn each_token(
+/// The recurrence, one token after the other. Arguments as in [`scan`]; a state in bf16 is rounded to the nearest after every
+/// token, and y_t reads h_t as it is before.
+pub fn recurrent<H: Held>(
     shape: Shape,
     xbc: &[f32],
     dt: &[f32],
     a: &[f32],
     d: &[f32],
-    h: &mut [f32],
+    h: &mut [H],
     y: &mut [f32],
-    after: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    each_token(shape, xbc, dt, a, d, h, y, |_, _| {});
+}
+
+/// [`recurrent`], where `after` each token gets the number of (sequence, head) and its state [P, N].
+pub(super) fn each_token<H: Held>(
+    shape: Shape,
+    xbc: &[f32],
+    dt: &[f32],
+    a: &[f32],
+    d: &[f32],
+    h: &mut [H],
+    y: &mut [f32],
+    after: impl Fn(usize, &mut [H]) + Sync,
 ) {
     let Shape { time, heads, head_dim, state, .. } = shape;
     let out = Scatter::new(y);
     let size = head_dim * state;
-    let head_work = |(index, h): (usize, &mut [f32])| {
+    let head_work = |(index, h): (usize, &mut [H])| {
         let (b, head) = (index / heads, index % heads);
         let group = shape.group_of(head);
         for t in 0..time {
@@ -126,16 +136,8 @@ pub(super) fn each_token(
             // SAFETY: every (b, t, head) has its own P values.
             let y = unsafe { out.slice(((b * time + t) * heads + head) * head_dim, head_dim) };
             let x = &row[shape.x_at(head)..][..head_dim];
-            step(
-                (dt * a[head]).exp(),
-                dt,
-                d[head],
-                x,
-                &row[shape.b_at(group)..],
-                &row[shape.c_at(group)..],
-                h,
-                y,
-            );
+            let (b, c) = (&row[shape.b_at(group)..][..state], &row[shape.c_at(group)..][..state]);
+            H::step((dt * a[head]).exp(), dt, d[head], x, b, c, h, y);
             after(index, h);
         }
     };
@@ -146,10 +148,59 @@ pub(super) fn each_token(
     }
 }
 
-dispatch! {
+/// How the values of a state are stored: f32 or bf16.
+pub trait Held: Copy + Send + Sync {
     /// One token of one head: h [P, N] ← decay · h + (dt · x) ⊗ b, y = h c + d · x.
-    fn step(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [f32], y: &mut [f32]) = step_body;
+    fn step(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [Self], y: &mut [f32]);
+    #[doc(hidden)]
+    fn vector<V: Lanes>(from: &[Self]) -> V;
+    #[doc(hidden)]
+    fn keep<V: Lanes>(values: V, to: &mut [Self]);
+    #[doc(hidden)]
+    fn one(self) -> f32;
+    #[doc(hidden)]
+    fn nearest(x: f32) -> Self;
 }
+
+macro_rules! held {
+    ($ty:ty, $step:ident, $load:ident, $store:ident, $one:expr, $nearest:expr) => {
+        impl Held for $ty {
+            fn step(
+                decay: f32,
+                dt: f32,
+                d: f32,
+                x: &[f32],
+                b: &[f32],
+                c: &[f32],
+                h: &mut [Self],
+                y: &mut [f32],
+            ) {
+                $step(decay, dt, d, x, b, c, h, y);
+            }
+            #[inline(always)]
+            fn vector<V: Lanes>(from: &[Self]) -> V {
+                V::$load(from)
+            }
+            #[inline(always)]
+            fn keep<V: Lanes>(values: V, to: &mut [Self]) {
+                values.$store(to);
+            }
+            #[inline(always)]
+            fn one(self) -> f32 {
+                $one(self)
+            }
+            #[inline(always)]
+            fn nearest(x: f32) -> Self {
+                $nearest(x)
+            }
+        }
+    };
+}
+held!(f32, step_f32, load, store, |x| x, |x| x);
+held!(bf16, step_bf16, load_bf16, store_bf16, bf16::to_f32, bf16::from_f32);
+
+dispatch! { fn step_f32(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [f32], y: &mut [f32]) = step_body; }
+dispatch! { fn step_bf16(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [bf16], y: &mut [f32]) = step_body; }
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
@@ -160,7 +211,7 @@ fn step_body<V: Lanes>(
     x: &[f32],
     b: &[f32],
     c: &[f32],
-    h: &mut [f32],
+    h: &mut [impl Held],
     y: &mut [f32],
 ) {
     let state = h.len() / x.len();
@@ -170,14 +221,15 @@ fn step_body<V: Lanes>(
     for ((h, x), y) in h.chunks_exact_mut(state).zip(x).zip(y) {
         let (u, mut dots) = (dt * x, V::splat(0.0));
         for n in (0..whole).step_by(V::N) {
-            let new = keep.fma(V::load(&h[n..]), V::splat(u).mul(V::load(&b[n..])));
-            new.store(&mut h[n..]);
+            let new = keep.fma(Held::vector(&h[n..]), V::splat(u).mul(V::load(&b[n..])));
+            Held::keep(new, &mut h[n..]);
             dots = new.fma(V::load(&c[n..]), dots);
         }
         let mut dot = dots.sum();
         for n in whole..state {
-            h[n] = decay * h[n] + u * b[n];
-            dot += h[n] * c[n];
+            let new = decay * h[n].one() + u * b[n];
+            h[n] = Held::nearest(new);
+            dot += new * c[n];
         }
         *y = dot + d * x;
     }
@@ -186,6 +238,7 @@ fn step_body<V: Lanes>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::round::fake_bf16;
 
     /// The recurrence in f64: y, then the state.
     fn definition(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &[f32]) -> Vec<f64> {
@@ -214,6 +267,29 @@ mod tests {
         }
         y.extend(h);
         y
+    }
+
+    #[test]
+    fn a_state_in_bf16_is_one_that_is_rounded_after_every_token() {
+        for (batch, time, heads, head_dim, groups, state) in
+            [(1, 1, 1, 1, 1, 1), (2, 5, 4, 16, 2, 33), (1, 30, 5, 40, 1, 50), (1, 3, 24, 64, 1, 128)]
+        {
+            let shape = Shape { batch, time, heads, head_dim, groups, state };
+            let noise = |n: usize, seed: usize| -> Vec<f32> {
+                (0..n).map(|i| (((i + seed) * 7919 + 13) % 10007) as f32 / 5003.0 - 1.0).collect()
+            };
+            let (xbc, d) = (noise(batch * time * shape.row(), 1), noise(heads, 3));
+            let dt: Vec<f32> = noise(batch * time * heads, 2).iter().map(|x| x.exp()).collect();
+            let a: Vec<f32> = (0..heads).map(|head| -0.1 * head as f32 - 0.01).collect();
+            let mut narrow: Vec<bf16> =
+                noise(batch * heads * head_dim * state, 4).into_iter().map(bf16::from_f32).collect();
+            let mut wide: Vec<f32> = narrow.iter().map(|h| h.to_f32()).collect();
+            let [mut y, mut expected] = [(); 2].map(|()| vec![f32::NAN; batch * time * heads * head_dim]);
+            recurrent(shape, &xbc, &dt, &a, &d, &mut narrow, &mut y);
+            each_token(shape, &xbc, &dt, &a, &d, &mut wide, &mut expected, |_, h| fake_bf16(h));
+            assert_eq!(y, expected);
+            assert_eq!(narrow.iter().map(|h| h.to_f32()).collect::<Vec<_>>(), wide);
+        }
     }
 
     #[test]

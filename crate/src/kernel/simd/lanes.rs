@@ -44,6 +44,9 @@ pub trait Lanes: Copy {
     /// `N` f16 values, widened.
     fn load_f16(from: &[half::f16]) -> Self;
 
+    /// Writes the nearest bf16 of each lane, ties to even, to the first `N` of `to`.
+    fn store_bf16(self, to: &mut [half::bf16]);
+
     /// Lane-wise |x|.
     #[inline(always)]
     fn abs(self) -> Self {
@@ -179,6 +182,10 @@ impl Lanes for [f32; 8] {
     #[inline(always)]
     fn to_bf16(self) -> Self {
         self.map(|x| half::bf16::from_f32(x).to_f32())
+    }
+    #[inline(always)]
+    fn store_bf16(self, to: &mut [half::bf16]) {
+        to[..8].copy_from_slice(&self.map(half::bf16::from_f32));
     }
     #[inline(always)]
     fn load_f16(from: &[half::f16]) -> Self {

@@ -9,7 +9,7 @@ macro_rules! lanes {
     ($ty:ty, $n:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident,
      $fma:ident, $max:ident, $min:ident, |$r:ident| $round:expr, |$p:ident, $k:ident| $scale2:expr,
      |$v:ident| $recip:expr, |$s:ident| $sum:expr, |$b:ident| $bf16:expr, |$w:ident| $to_bf16:expr,
-     |$h:ident| $f16:expr) => {
+     |$n16:ident, $to:ident| $store_bf16:expr, |$h:ident| $f16:expr) => {
         impl Lanes for $ty {
             const N: usize = $n;
             #[inline(always)]
@@ -89,6 +89,11 @@ macro_rules! lanes {
                 unsafe { $to_bf16 }
             }
             #[inline(always)]
+            fn store_bf16(self, to: &mut [half::bf16]) {
+                let ($n16, $to) = (self.to_bf16(), to[..$n].as_mut_ptr());
+                unsafe { $store_bf16 }
+            }
+            #[inline(always)]
             fn load_f16(from: &[half::f16]) -> Self {
                 let $h = from[..$n].as_ptr();
                 unsafe { $f16 }
@@ -126,6 +131,10 @@ lanes!(
         let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
         _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
     },
+    |x, to| {
+        let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(x)));
+        _mm256_storeu_si256(to.cast(), high);
+    },
     |p| _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
 );
 
@@ -159,6 +168,12 @@ lanes!(
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
         let up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
         _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
+    },
+    |x, to| {
+        let high = _mm256_srli_epi32::<16>(_mm256_castps_si256(x));
+        // The halves of the register are packed apart: the first quarter of each holds its values.
+        let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(high, high));
+        _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
     },
     |p| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
 );

@@ -1,6 +1,6 @@
 //! The mixer's core by the kernels, on a CPU: from a state, or from zero and back again with gradients.
 
-use super::super::op::with_floats;
+use super::super::op::{Values, with_floats};
 use super::{Core, LayerState, Parts, Recurrence, Sizes};
 use crate::kernel::{conv, norm, round, scan, scan_grad, softplus};
 use crate::layer::room::{Buffer, Room};
@@ -18,9 +18,7 @@ impl Core {
         room: &mut Room,
     ) -> Result<()> {
         let (s, r) = (self.sizes, self.recurrence);
-        if r.feedback() {
-            state.keep_feedback()?;
-        }
+        r.shape(state)?;
         let (mut xbc, mut dt) = (room.take(batch * time * s.channels()), room.take(batch * time * s.heads));
         with_floats([&self.packed], |[packed]| {
             let between = Between { xbc: &mut *xbc, dt: &mut *dt, y: &mut *y };
@@ -78,7 +76,7 @@ fn run(
     (batch, time): (usize, usize),
     zxbcdt: &[f32],
     p: &Parts<&[f32]>,
-    (conv, h, error): (&mut [f32], &mut [f32], Option<&mut [f32]>),
+    (conv, h, error): (&mut [f32], Values<'_>, Option<&mut [f32]>),
     Between { xbc, dt, y }: Between<&mut [f32]>,
 ) {
     let (rows, inner) = (s.rows(), s.inner());
@@ -86,9 +84,10 @@ fn run(
     recurrence.round_inputs(s, xbc);
     softplus::step_sizes(zxbcdt, rows, p.dt_bias, s.dt_limit, dt);
     let (shape, rates) = (s.scan(batch, time), rates(p.a_log));
-    match recurrence.state {
-        None => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
-        Some(state) => {
+    match (h, recurrence.state) {
+        (Values::Bf16(h), _) => scan::recurrent(shape, xbc, dt, &rates, p.d, h, y),
+        (Values::F32(h), None) => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
+        (Values::F32(h), Some(state)) => {
             let error = error.filter(|_| state.feedback);
             round::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, error);
         }
@@ -127,7 +126,7 @@ impl Core {
         with_floats([&self.packed], |[packed]| {
             let parts = slices(s, packed);
             let between = Between { xbc: &mut *kept.xbc, dt: &mut *kept.dt, y: &mut *kept.y };
-            let state = (&mut *conv, &mut *h, None);
+            let state = (&mut *conv, Values::F32(&mut h), None);
             // Finely: the gradient of a decay is a small difference of products of y.
             run(s, self.recurrence, true, (batch, time), zxbcdt, &parts, state, between);
             y.copy_from_slice(&kept.y);

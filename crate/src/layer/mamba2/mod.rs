@@ -183,9 +183,7 @@ impl Core {
 
     fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
         let mut state = self.sizes.zero_state(batch, device)?;
-        if self.recurrence.feedback() {
-            state.keep_feedback()?;
-        }
+        self.recurrence.shape(&mut state)?;
         Ok(state)
     }
 }

@@ -1,7 +1,7 @@
 //! How many bits go through the recurrence: its inputs x, B and C, and its state.
 //!
 //! The recurrence is where Mamba loses most when it is quantized (Quamba2, Chiang et al. 2025), so each of the three has
-//! a switch of its own. All are symmetric integers (the state may be bf16 too), simulated: values are rounded and stay f32.
+//! a switch of its own. All are symmetric integers, simulated: values are rounded and stay f32. A state in bf16 is stored as such.
 //!
 //! | | what shares a scale | when |
 //! |---|---|---|
@@ -12,6 +12,8 @@
 use super::{Core, Mamba2, Sizes};
 use crate::error::{Error, Result};
 use crate::kernel::round::fake_int;
+use crate::layer::state::LayerState;
+use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -55,9 +57,15 @@ impl Recurrence {
         Ok(())
     }
 
-    /// Whether the state carries the error of its last rounding.
-    pub(super) fn feedback(&self) -> bool {
-        self.state.is_some_and(|state| state.feedback)
+    /// Gives a state the form that this recurrence keeps it in: bf16 as such, integers simulated in f32, with the error of
+    /// their last rounding if it is fed back.
+    pub(super) fn shape(&self, state: &mut LayerState) -> candle_core::Result<()> {
+        let bits = self.state.map(|state| state.bits);
+        state.store_as(if bits == Some(16) { DType::BF16 } else { DType::F32 })?;
+        match self.state {
+            Some(StateBits { feedback: true, .. }) => state.keep_feedback(),
+            _ => Ok(()),
+        }
     }
 
     /// Rounds x, B and C in rows of `xbc` [B·T, C], as they come from the convolution.
@@ -104,7 +112,7 @@ mod tests {
     use super::super::tests::{cases, far, in_pieces, noise, parts};
     use super::*;
     use crate::layer::linear::{Linear, Weight};
-    use crate::layer::state::{LayerState, State};
+    use crate::layer::state::State;
     use candle_core::{Device, Tensor, Var};
 
     const CPU: &Device = &Device::Cpu;

@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::record::Reading;
 use crate::stats::{Kendall, kendall, quantile};
 use crate::threads::install;
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 /// One head of one layer.
 struct Head {
@@ -98,7 +98,7 @@ impl Seen {
 
     fn compare(&mut self, exact: &State, found: &State, at: usize, bits: Option<u8>) -> Result<()> {
         for (layer, (exact, found)) in exact.layers.iter().zip(&found.layers).enumerate() {
-            let host = |state: &Tensor| state.to_device(&candle_core::Device::Cpu);
+            let host = |state: &Tensor| state.to_device(&Device::Cpu)?.to_dtype(DType::F32);
             let (exact, found) = (host(&exact.recurrent)?, host(&found.recurrent)?); // [1, H, P, N]
             let size = exact.elem_count() / exact.dim(1)?;
             let heads = self.heads.iter_mut().filter(|head| head.layer == layer);
