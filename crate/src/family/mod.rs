@@ -273,6 +273,20 @@ impl Network {
         }
     }
 
+    /// Reads at least one token of one sequence, on a CPU, moving `state` on; `logits` `[vocabulary]`, if given, are
+    /// overwritten with those after the last token. The steps of [`stream`](Self::stream) in buffers of the state: once
+    /// they are there, a step allocates none.
+    ///
+    /// # Errors
+    /// If a tensor is on another device.
+    pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
+        match self {
+            Self::Mamba2(network) => network.read(tokens, state, logits)?,
+        }
+        state.position += tokens.len();
+        Ok(())
+    }
+
     /// Reads `tokens` from a state of zeros, on a CPU, and returns what `loss` gives for their logits [T, vocabulary] in f32.
     /// `loss` also writes its gradient with respect to them; from it come those of all tensors: `grads` has a place for
     /// each, see [`Config::zero_gradients`], and all are overwritten.

@@ -8,23 +8,31 @@ use crate::layer::room::Room;
 use crate::layer::state::LayerState;
 use crate::threads::{side_by_side, threads};
 use candle_core::{Result, bail};
+use std::slice::IterMut;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 /// The states of the layers as one piece gets them, in order.
-pub(super) struct Turn<'a> {
-    before: Receiver<&'a mut LayerState>,
-    after: Sender<&'a mut LayerState>,
+pub(super) enum Turn<'a> {
+    /// From the piece before, to the piece after.
+    Between(Receiver<&'a mut LayerState>, Sender<&'a mut LayerState>),
+    /// Of a piece that no other is under way with.
+    Alone(IterMut<'a, LayerState>),
 }
 
 impl Turn<'_> {
     /// Lets `work` move the state of the next layer on, and hands it to the next piece.
     pub fn layer(&mut self, work: impl FnOnce(&mut LayerState) -> Result<()>) -> Result<()> {
-        let Ok(state) = self.before.recv() else { bail!("the piece of text before this one failed") };
-        work(state)?;
-        // Behind the last piece there is none, behind a failure nobody who listens.
-        let _ = self.after.send(state);
-        Ok(())
+        match self {
+            Self::Alone(layers) => layers.next().map_or(Ok(()), work),
+            Self::Between(before, after) => {
+                let Ok(state) = before.recv() else { bail!("the piece of text before this one failed") };
+                work(state)?;
+                // Behind the last piece there is none, behind a failure nobody who listens.
+                let _ = after.send(state);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -34,13 +42,16 @@ impl Turn<'_> {
 /// # Errors
 /// The first of `work`.
 pub(super) fn relay<P: Send>(
-    pieces: impl ExactSizeIterator<Item = P> + Send,
+    mut pieces: impl ExactSizeIterator<Item = P> + Send,
     layers: &mut [LayerState],
     rooms: &mut Vec<Room>,
     work: impl Fn(P, &mut Turn<'_>, &mut Room) -> Result<()> + Sync,
 ) -> Result<()> {
     let lanes = threads().min(pieces.len()).max(1);
     rooms.resize_with(lanes.max(rooms.len()), Room::default);
+    if lanes == 1 {
+        return pieces.try_for_each(|piece| work(piece, &mut Turn::Alone(layers.iter_mut()), &mut rooms[0]));
+    }
     let (first, before) = channel();
     layers
         .iter_mut()
@@ -52,7 +63,7 @@ pub(super) fn relay<P: Send>(
         let (pieces, next) = &mut *queue.lock().unwrap_or_else(PoisonError::into_inner);
         let piece = pieces.next()?;
         let (after, before) = channel();
-        Some((piece, Turn { before: std::mem::replace(next, before), after }))
+        Some((piece, Turn::Between(std::mem::replace(next, before), after)))
     };
     side_by_side(&mut rooms[..lanes], |room| {
         while let Some((piece, mut turn)) = take() {

@@ -145,8 +145,8 @@ fn product(
     }
 }
 
-/// The values of the rows from `first` on.
-pub(super) fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
+/// The values of the rows from `first` on, as many as `to` has room for.
+pub fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
     let part = first * k..first * k + to.len();
     match w {
         Weight::F32(w) => to.copy_from_slice(&w[part]),

@@ -47,13 +47,30 @@ impl Weight {
 
     /// Its rows of these numbers (u32, any shape), [.., in] in f32.
     pub fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
+        let mut dims = ids.dims().to_vec();
+        dims.push(self.shape()?.1);
         match self {
-            Self::Dense(weight) => {
-                let mut dims = ids.dims().to_vec();
-                dims.push(weight.dim(1)?);
+            Self::Dense(weight) if weight.track_op() || !weight.device().is_cpu() => {
                 weight.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?.reshape(dims)
             }
-            Self::Quantized(weight) => weight.lookup(ids),
+            _ => {
+                let mut rows = vec![0.0; dims.iter().product()];
+                self.rows(&ids.flatten_all()?.to_vec1()?, &mut rows)?;
+                Tensor::from_vec(rows, dims, &Device::Cpu)
+            }
+        }
+    }
+
+    /// The same on a CPU: `to` [ids, in], overwritten.
+    pub(crate) fn rows(&self, ids: &[u32], to: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Dense(weight) => with_weight(weight, |w| {
+                let inner = to.len() / ids.len().max(1);
+                for (id, to) in ids.iter().zip(to.chunks_mut(inner.max(1))) {
+                    kernel::widen(w, *id as usize, inner, to);
+                }
+            }),
+            Self::Quantized(weight) => weight.lookup(ids, to),
         }
     }
 }

@@ -31,6 +31,11 @@ impl Rotation {
         self.0.apply(values);
     }
 
+    /// Rᵀ x for every vector of `values`, in place.
+    pub(crate) fn apply_transposed(&self, values: &mut [f32]) {
+        self.0.apply_transposed(values);
+    }
+
     /// R x for every vector of x [.., len].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.mapped(x, |values| self.0.apply(values))

@@ -74,7 +74,7 @@ impl Passkey {
     /// Reads the prompt once; from there continues greedily and, on a copy of the state, scores the right answer.
     fn ask(&self, model: &Model, prompt: &PasskeyPrompt) -> Result<Outcome> {
         let mut state = model.state(1)?;
-        let logits = model.prefill(&model.tokenizer.encode(&prompt.text)?, &mut state)?;
+        let mut logits = model.prefill(&model.tokenizer.encode(&prompt.text)?, &mut state)?;
 
         let answer = model.tokenizer.encode(&prompt.answer())?;
         let mut nll = f64::from(softmax::nll(&logits, logits.len(), &answer[..1])[0]);
@@ -89,7 +89,8 @@ impl Passkey {
         let mut generated = vec![argmax(&logits)];
         while generated.len() < self.digits + EXTRA_TOKENS {
             let last = generated[generated.len() - 1];
-            generated.push(argmax(&model.step(last, &mut state)?));
+            model.step_into(last, &mut state, &mut logits)?;
+            generated.push(argmax(&logits));
         }
         let answer = first_number(&model.tokenizer.decode(&generated)?);
         Ok(Outcome { correct: answer.as_deref() == Some(prompt.key.as_str()), answer, key_logprob: -nll })

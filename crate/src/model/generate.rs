@@ -19,6 +19,11 @@ const LOGIT_VALUES: usize = 1 << 24;
 impl Model {
     /// Token ids as a tensor [1, T], held to the vocabulary.
     pub fn tokens(&self, ids: &[u32]) -> Result<Tensor> {
+        self.check(ids)?;
+        Ok(Tensor::from_slice(ids, (1, ids.len()), self.device())?)
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<()> {
         let vocab = self.config.vocab_size();
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::input(format!("token {id} lies outside the model's vocabulary of {vocab}"))
@@ -27,25 +32,49 @@ impl Model {
         if ids.is_empty() {
             return Err(Error::input("there are no tokens to read"));
         }
-        Ok(Tensor::from_slice(ids, (1, ids.len()), self.device())?)
+        Ok(())
     }
 
     /// Reads a prompt, moving `state` on, and returns the logits after its last token.
     pub fn prefill(&self, ids: &[u32], state: &mut State) -> Result<Vec<f32>> {
-        let mut pieces = self.tokens(ids)?;
-        install(|| {
-            while pieces.dim(1)? > PIECE {
-                self.network.stream(&pieces.narrow(1, 0, PIECE)?, Some(state))?;
-                pieces = pieces.narrow(1, PIECE, pieces.dim(1)? - PIECE)?;
-                check_interrupt()?;
-            }
-            Ok(self.forward(&pieces, Some(state), Positions::Last)?.flatten_all()?.to_vec1()?)
-        })
+        let mut logits = vec![];
+        self.read_into(ids, state, &mut logits)?;
+        Ok(logits)
     }
 
     /// Reads one token and returns the logits after it.
     pub fn step(&self, id: u32, state: &mut State) -> Result<Vec<f32>> {
         self.prefill(&[id], state)
+    }
+
+    /// [`step`](Self::step) with the logits in the place of those before: on a CPU no buffer is allocated from the second
+    /// step on.
+    pub fn step_into(&self, id: u32, state: &mut State, logits: &mut Vec<f32>) -> Result<()> {
+        self.read_into(&[id], state, logits)
+    }
+
+    fn read_into(&self, ids: &[u32], state: &mut State, logits: &mut Vec<f32>) -> Result<()> {
+        self.check(ids)?;
+        if state.batch() != 1 {
+            let found = state.batch();
+            return Err(Error::input(format!("a prompt moves the state of one sequence on, not of {found}")));
+        }
+        let cpu = self.device().is_cpu();
+        let mut pieces = ids.chunks(PIECE).peekable();
+        while let Some(piece) = pieces.next() {
+            let last = pieces.peek().is_none();
+            if cpu {
+                logits.resize(self.config.vocab_size(), 0.0);
+                install(|| self.network.read(piece, state, last.then_some(&mut *logits)))?;
+            } else if last {
+                let found = self.forward(&self.tokens(piece)?, Some(state), Positions::Last)?;
+                *logits = found.flatten_all()?.to_vec1()?;
+            } else {
+                self.network.stream(&self.tokens(piece)?, Some(state))?;
+            }
+            check_interrupt()?;
+        }
+        Ok(())
     }
 
     /// The `count` most likely tokens after `ids`, each fed back in; ties go to the lowest id.
@@ -57,7 +86,7 @@ impl Model {
             let best = argmax(&logits);
             out.push(best);
             if out.len() < count {
-                logits = self.step(best, &mut state)?;
+                self.step_into(best, &mut state, &mut logits)?;
             }
             check_interrupt()?;
         }

@@ -150,11 +150,43 @@ impl Mamba2 {
         }
     }
 
-    /// [`Self::through`] by the kernels on a CPU: the same steps in buffers of the state.
+    /// Reads tokens of one sequence, moving `state` on; see [`super::Network::read`].
+    pub fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
+        let hidden = self.head.weight.shape()?.1;
+        let mut stream = state.room().take(tokens.len() * hidden);
+        self.embedding.as_ref().unwrap_or(&self.head).weight.rows(tokens, &mut stream)?;
+        if let Some(rotation) = &self.rotation {
+            rotation.apply(&mut stream);
+        }
+        self.walk(&mut stream, 1, 0..self.blocks.len(), state)?;
+        if let Some(logits) = logits {
+            let room = state.room();
+            let mut closed = room.take(hidden);
+            let last = &mut stream[(tokens.len() - 1) * hidden..];
+            if let Some(rotation) = &self.rotation {
+                rotation.apply_transposed(last);
+            }
+            self.norm.apply(last, &mut closed)?;
+            self.head.apply(&closed, logits, room)?;
+            room.give(closed);
+        }
+        state.room().give(stream);
+        Ok(())
+    }
+
+    /// [`Self::through`] by the kernels on a CPU.
     fn apply(&self, x: Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
         let (batch, time, hidden) = x.dims3()?;
         let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
         drop(x);
+        self.walk(&mut all, batch, blocks, state)?;
+        Tensor::from_vec(all, (batch, time, hidden), &Device::Cpu)
+    }
+
+    /// The steps of [`Self::through`] in buffers of the state, and in the place of the stream [B, T, hidden].
+    fn walk(&self, all: &mut [f32], batch: usize, blocks: Range<usize>, state: &mut State) -> Result<()> {
+        let hidden = self.head.weight.shape()?.1;
+        let time = all.len() / (batch * hidden);
         // The tokens of one sequence follow one another.
         let piece = if batch == 1 { piece(time) } else { time };
         let pieces = all.chunks_mut(batch * piece * hidden);
@@ -174,8 +206,7 @@ impl Mamba2 {
             }
             room.give(u);
             Ok(())
-        })?;
-        Tensor::from_vec(all, (batch, time, hidden), &Device::Cpu)
+        })
     }
 
     /// A state before the first token.

@@ -8,6 +8,7 @@ use super::{amx, avx2, vnni};
 use crate::kernel::Scatter;
 use crate::kernel::integer::{Integers, total};
 use rayon::prelude::*;
+use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -71,6 +72,9 @@ fn tasks(m: usize, w: &Packed, f: impl Fn(Range<usize>, Range<usize>) + Sync) {
     if alone { (0..count).for_each(task) } else { (0..count).into_par_iter().for_each(task) }
 }
 
+/// Sums of groups: those of a single row, if they are few, without memory of their own.
+type Sums = SmallVec<[i32; 64]>;
+
 /// Activations whose columns lie as those of a packed matrix do.
 pub(super) struct Rows<'a> {
     /// [m, padded], zeros where columns are filled up.
@@ -78,9 +82,9 @@ pub(super) struct Rows<'a> {
     /// Distance of rows.
     pub padded: usize,
     /// [groups, m]: the sum of a row's group.
-    pub sums: Vec<i32>,
+    pub sums: Sums,
     /// [groups, m]: that times the offset of the stored integers.
-    pub moved: Vec<i32>,
+    pub moved: Sums,
     /// `[m]`.
     pub scales: &'a [f32],
     pub columns: Columns,
@@ -90,13 +94,13 @@ impl<'a> Rows<'a> {
     fn new(x: &'a Integers, w: &Packed) -> Self {
         let (m, k, columns) = (x.scales.len(), x.k, w.columns);
         let (groups, padded) = (columns.groups, columns.padded());
-        let mut by_row = vec![0; m * groups];
+        let mut by_row: Sums = smallvec![0; m * groups];
         by_row.par_chunks_mut(groups).zip(x.codes.par_chunks(k)).with_min_len(64).for_each(|(sums, row)| {
             for (g, sum) in sums.iter_mut().enumerate() {
                 *sum = total(&row[columns.of(g)]);
             }
         });
-        let sums: Vec<i32> = (0..groups * m).map(|at| by_row[at % m * groups + at / m]).collect();
+        let sums: Sums = (0..groups * m).map(|at| by_row[at % m * groups + at / m]).collect();
         let moved = sums.iter().map(|sum| sum.wrapping_mul(w.offset)).collect();
         let codes = if padded == k {
             Cow::Borrowed(&*x.codes)

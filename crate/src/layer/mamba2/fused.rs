@@ -5,6 +5,7 @@ use super::{Core, LayerState, Parts, Recurrence, Sizes};
 use crate::kernel::{conv, norm, round, scan, scan_grad, softplus};
 use crate::layer::room::{Buffer, Room};
 use candle_core::{Result, bail};
+use smallvec::SmallVec;
 
 impl Core {
     /// From `state`, which is changed in place: zxbcdt [B, T, R] → y [B, T, I], overwritten.
@@ -54,7 +55,7 @@ fn slices(s: Sizes, mut packed: &[f32]) -> Parts<&[f32]> {
 }
 
 /// A of every head.
-fn rates(a_log: &[f32]) -> Vec<f32> {
+fn rates(a_log: &[f32]) -> SmallVec<[f32; 64]> {
     a_log.iter().map(|a| -a.exp()).collect()
 }
 
