@@ -134,13 +134,6 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-// Own operations run inside candle's backpropagation, which speaks candle's error.
-impl From<Error> for candle_core::Error {
-    fn from(error: Error) -> Self {
-        candle_core::Error::Msg(error.to_string())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

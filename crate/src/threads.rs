@@ -92,7 +92,7 @@ fn pool() -> Option<Arc<ThreadPool>> {
 }
 
 fn build(count: usize) -> Result<Arc<ThreadPool>> {
-    // Backpropagation walks the graph by recursion: the stack of a main thread, not the 2 MiB of others.
+    // Candle walks the graph of a definition by recursion: the stack of a main thread, not the 2 MiB of others.
     let pool = ThreadPoolBuilder::new().num_threads(count).stack_size(16 << 20);
     let built = pool.thread_name(|i| format!("lowbit-{i}")).build();
     built.map(Arc::new).map_err(|error| Error::unavailable(format!("cannot start {count} threads: {error}")))

@@ -7,7 +7,7 @@
 //! | [`rotation`] | orthonormal rotation of activations |
 //! | [`norm`] | RMSNorm |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
-//! | `room` | buffers that inference uses again and again |
+//! | `room` | buffers that inference and training use again and again |
 //! | [`state`] | what a recurrent model carries from token to token |
 //!
 //! Activations are f32 throughout; a weight's dtype says how it is stored.

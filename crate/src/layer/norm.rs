@@ -3,6 +3,7 @@
 use super::op::with_floats;
 use crate::kernel::norm as kernel;
 use candle_core::{Result, Tensor};
+use candle_nn::ops::rms_norm_slow;
 
 /// y = x / √(mean x² + ε) · w.
 #[derive(Clone, Debug)]
@@ -50,12 +51,6 @@ impl RmsNorm {
 
     /// The same in tensor operations.
     pub fn definition(&self, x: &Tensor) -> Result<Tensor> {
-        rms_normalized(x, self.eps)?.broadcast_mul(&self.weight)
+        rms_norm_slow(x, &self.weight, self.eps as f32)
     }
-}
-
-/// x / √(mean x² + ε) over the last dimension, in tensor operations.
-pub(crate) fn rms_normalized(x: &Tensor, eps: f64) -> Result<Tensor> {
-    let mean_square = x.sqr()?.mean_keepdim(candle_core::D::Minus1)?;
-    x.broadcast_div(&(mean_square + eps)?.sqrt()?)
 }

@@ -1,4 +1,4 @@
-//! Working memory of inference: buffers that a state keeps from call to call, so that the layers of a model and the
+//! Working memory: buffers that a state, or a training run, keeps from call to call, so that the layers of a model and the
 //! tokens of a text share a few of them instead of asking the system for pages again and again.
 
 use crate::kernel::integer::Integers;

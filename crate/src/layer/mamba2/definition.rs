@@ -1,9 +1,9 @@
 //! The mixer's core in tensor operations: the definition, differentiable on any device.
 
-use super::super::norm::rms_normalized;
 use super::{Core, LayerState, Parts, Sizes};
 use crate::kernel::scan::CHUNK;
 use candle_core::{D, DType, Result, Tensor};
+use candle_nn::ops::rms_norm_slow;
 
 impl Core {
     /// The definition, in tensor operations. Chunked, because a graph with a node per token is too deep to walk.
@@ -54,8 +54,9 @@ impl Core {
         let y = (y + x.broadcast_mul(&p.d?.unsqueeze(1)?)?)?.reshape((batch, time, inner))?;
 
         let gated = (y * z.silu()?)?.reshape((batch, time, s.groups, inner / s.groups))?;
-        let y = rms_normalized(&gated, f64::from(s.eps))?.reshape((batch, time, inner))?;
-        Ok((y.broadcast_mul(&p.norm?)?, LayerState { conv, recurrent: h, feedback: None }))
+        let norm = p.norm?.reshape((s.groups, inner / s.groups))?;
+        let y = rms_norm_slow(&gated, &norm, s.eps)?.reshape((batch, time, inner))?;
+        Ok((y, LayerState { conv, recurrent: h, feedback: None }))
     }
 }
 
