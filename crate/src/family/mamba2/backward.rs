@@ -23,7 +23,7 @@ const EMBEDDING: &str = "backbone.embeddings.weight";
 
 impl Mamba2 {
     /// See [`crate::family::Network::gradients`].
-    pub fn gradients(
+    pub(crate) fn gradients(
         &self,
         tokens: &[u32],
         loss: impl FnOnce(&[f32], &mut [f32]) -> f32,

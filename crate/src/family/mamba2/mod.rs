@@ -151,7 +151,7 @@ impl Mamba2 {
     }
 
     /// Reads tokens of one sequence, moving `state` on; see [`super::Network::read`].
-    pub fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
+    pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
         let hidden = self.head.weight.shape()?.1;
         let mut stream = state.room().take(tokens.len() * hidden);
         self.embedding.as_ref().unwrap_or(&self.head).weight.rows(tokens, &mut stream)?;
