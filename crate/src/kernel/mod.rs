@@ -9,6 +9,7 @@
 //! | [`levels`] | codes of up to 8 bits → values |
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
 //! | [`conv`] | causal depthwise convolution with SiLU |
+//! | [`conv_grad`] | its gradients |
 //! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
 //! | [`scan_grad`] | its gradient |
 //! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
@@ -24,6 +25,7 @@
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
 pub mod conv;
+pub mod conv_grad;
 pub mod hadamard;
 pub mod integer;
 pub mod levels;

@@ -2,7 +2,7 @@
 
 use super::super::op::{Values, with_floats};
 use super::{Core, LayerState, Parts, Recurrence, Sizes};
-use crate::kernel::{conv, norm, round, scan, scan_grad, softplus};
+use crate::kernel::{conv, conv_grad, norm, round, scan, scan_grad, softplus};
 use crate::layer::room::{Buffer, Room};
 use candle_core::{Result, bail};
 use smallvec::SmallVec;
@@ -204,7 +204,7 @@ fn gradients(
     }
 
     let (x, dx) = (&zxbcdt[inner..], &mut dzxbcdt[inner..]);
-    conv::conv_silu_grad(
+    conv_grad::conv_silu_grad(
         s.conv(batch, time),
         x,
         p.conv_weight,
