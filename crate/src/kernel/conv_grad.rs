@@ -9,7 +9,8 @@ use std::ops::Range;
 /// Tokens whose gradients are made together: each is a stream that the processor fetches ahead.
 const BLOCK: usize = 16;
 
-/// The gradients of [`conv_silu`](super::conv::conv_silu) from a zero state: `dx` (rows `row` apart, overwritten), `dweight` and `dbias` (added to).
+/// The gradients of [`conv_silu`](super::conv::conv_silu) from a zero state: `dx` (rows `row` apart, overwritten), `dweight`
+/// and `dbias` (added to).
 pub fn conv_silu_grad(
     shape: Shape,
     x: &[f32],

@@ -75,9 +75,11 @@ unsafe fn range(
     }
 }
 
-/// A storage type of weights.
-pub(super) trait Stored: Copy {
+/// A storage type of weights and states.
+pub trait Stored: Copy {
+    /// The value.
     fn one(self) -> f32;
+    /// The first values of `from`, as many as a vector has.
     fn vector<V: Lanes>(from: &[Self]) -> V;
     /// What such a weight is multiplied with.
     fn factor<V: Lanes>(x: V) -> V;

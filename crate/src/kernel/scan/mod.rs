@@ -21,6 +21,7 @@ use super::Scatter;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::simd::{Lanes, dispatch};
+use super::stream::Stored;
 pub use chunked::chunked;
 use half::bf16;
 use rayon::prelude::*;
@@ -149,21 +150,17 @@ pub(super) fn each_token<H: Held>(
 }
 
 /// How the values of a state are stored: f32 or bf16.
-pub trait Held: Copy + Send + Sync {
+pub trait Held: Stored + Send + Sync {
     /// One token of one head: h [P, N] ← decay · h + (dt · x) ⊗ b, y = h c + d · x.
     fn step(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [Self], y: &mut [f32]);
-    #[doc(hidden)]
-    fn vector<V: Lanes>(from: &[Self]) -> V;
-    #[doc(hidden)]
+    /// Writes a vector, each value the nearest.
     fn keep<V: Lanes>(values: V, to: &mut [Self]);
-    #[doc(hidden)]
-    fn one(self) -> f32;
-    #[doc(hidden)]
+    /// The nearest of one value.
     fn nearest(x: f32) -> Self;
 }
 
 macro_rules! held {
-    ($ty:ty, $step:ident, $load:ident, $store:ident, $one:expr, $nearest:expr) => {
+    ($ty:ty, $step:ident, $store:ident, $nearest:expr) => {
         impl Held for $ty {
             fn step(
                 decay: f32,
@@ -178,16 +175,8 @@ macro_rules! held {
                 $step(decay, dt, d, x, b, c, h, y);
             }
             #[inline(always)]
-            fn vector<V: Lanes>(from: &[Self]) -> V {
-                V::$load(from)
-            }
-            #[inline(always)]
             fn keep<V: Lanes>(values: V, to: &mut [Self]) {
                 values.$store(to);
-            }
-            #[inline(always)]
-            fn one(self) -> f32 {
-                $one(self)
             }
             #[inline(always)]
             fn nearest(x: f32) -> Self {
@@ -196,8 +185,8 @@ macro_rules! held {
         }
     };
 }
-held!(f32, step_f32, load, store, |x| x, |x| x);
-held!(bf16, step_bf16, load_bf16, store_bf16, bf16::to_f32, bf16::from_f32);
+held!(f32, step_f32, store, |x| x);
+held!(bf16, step_bf16, store_bf16, bf16::from_f32);
 
 dispatch! { fn step_f32(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [f32], y: &mut [f32]) = step_body; }
 dispatch! { fn step_bf16(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [bf16], y: &mut [f32]) = step_body; }
@@ -221,7 +210,7 @@ fn step_body<V: Lanes>(
     for ((h, x), y) in h.chunks_exact_mut(state).zip(x).zip(y) {
         let (u, mut dots) = (dt * x, V::splat(0.0));
         for n in (0..whole).step_by(V::N) {
-            let new = keep.fma(Held::vector(&h[n..]), V::splat(u).mul(V::load(&b[n..])));
+            let new = keep.fma(Stored::vector(&h[n..]), V::splat(u).mul(V::load(&b[n..])));
             Held::keep(new, &mut h[n..]);
             dots = new.fma(V::load(&c[n..]), dots);
         }
