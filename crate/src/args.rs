@@ -1,5 +1,8 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
+use crate::flags::{
+    Context, Cost, Divergence, Drift, Outliers, Passkey, Sensitivity, Sqnr, Stability, Windows,
+};
 use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lowbit::measure::{
     context, cost, divergence, drift, outliers, passkey, perplexity, sensitivity, sqnr, stability,
@@ -72,25 +75,25 @@ pub enum Command {
     /// same command is given again.
     Reproduce(Reproduce),
     /// Perplexity and bits per byte of a text.
-    Ppl(Ppl),
+    Ppl(Measuring<Windows>),
     /// How far predictions are from a reference's: KL divergence, agreement on the likeliest token.
-    Divergence(Divergence),
+    Divergence(Measuring<Divergence>),
     /// Which matrices lose precision: the signal-to-quantization-noise ratio of each, in decibel.
-    Sqnr(Sqnr),
+    Sqnr(Measuring<Sqnr>),
     /// How far the recurrent state is from a reference's after the same tokens, head by head against time.
-    Drift(Drift),
+    Drift(Measuring<Drift>),
     /// How large activations get, and whether large values stay in their channels from token to token.
-    Outliers(Outliers),
+    Outliers(Measuring<Outliers>),
     /// When greedy continuations part from a reference's, how they repeat themselves and how unsure they are.
-    Stability(Stability),
+    Stability(Measuring<Stability>),
     /// Which parts break first: each layer, matrix or segment rounded alone, and what would have told it beforehand.
-    Sensitivity(Sensitivity),
+    Sensitivity(Measuring<Sensitivity>),
     /// Prediction against what was read before, and where a model parts from its reference.
-    Context(Context),
+    Context(Measuring<Context>),
     /// Passkey retrieval against context length.
-    Passkey(Passkey),
+    Passkey(Measuring<Passkey>),
     /// Prefill and decode speed, and peak memory, against length.
-    Cost(Cost),
+    Cost(Measuring<Cost>),
     /// Quantize a model and save it, packed; tells what became of each matrix.
     Quantize {
         #[command(flatten)]
@@ -170,6 +173,17 @@ pub struct Source {
     pub simulate: bool,
 }
 
+/// One measurement of one model.
+#[derive(Flags)]
+pub struct Measuring<S: Flags> {
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+    #[command(flatten)]
+    pub settings: S,
+}
+
 /// Where settings come from and readings go.
 #[derive(Flags)]
 pub struct Recording {
@@ -209,236 +223,6 @@ pub struct Reproduce {
     pub recording: Recording,
 }
 
-/// Which text is scored, and in which windows.
-#[derive(Flags)]
-pub struct Windows {
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    #[arg(long, value_name = "PATH")]
-    pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits; the default holds for the default corpus.
-    #[arg(long)]
-    pub split: Option<String>,
-    /// Most tokens that a prediction is conditioned on.
-    #[arg(long)]
-    pub seq_len: Option<usize>,
-    /// Tokens that a window adds.
-    #[arg(long)]
-    pub stride: Option<usize>,
-    /// Score only the first tokens.
-    #[arg(long)]
-    pub max_tokens: Option<usize>,
-}
-
-#[derive(Flags)]
-pub struct Ppl {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    #[command(flatten)]
-    pub windows: Windows,
-}
-
-#[derive(Flags)]
-pub struct Divergence {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
-    #[arg(long, value_name = "MODEL")]
-    pub reference: Option<String>,
-    #[command(flatten)]
-    pub windows: Windows,
-}
-
-#[derive(Flags)]
-pub struct Sqnr {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
-    #[arg(long, value_name = "MODEL")]
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    #[arg(long, value_name = "PATH")]
-    pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits; the default holds for the default corpus.
-    #[arg(long)]
-    pub split: Option<String>,
-    /// Tokens of a window, each read from a state of zeros.
-    #[arg(long)]
-    pub seq_len: Option<usize>,
-    /// Read only the first tokens.
-    #[arg(long)]
-    pub max_tokens: Option<usize>,
-}
-
-#[derive(Flags)]
-pub struct Drift {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
-    #[arg(long, value_name = "MODEL")]
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    #[arg(long, value_name = "PATH")]
-    pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits; the default holds for the default corpus.
-    #[arg(long)]
-    pub split: Option<String>,
-    /// Pieces of the text, each read from a state of zeros.
-    #[arg(long)]
-    pub samples: Option<usize>,
-    /// Tokens of a piece.
-    #[arg(long)]
-    pub length: Option<usize>,
-}
-
-#[derive(Flags)]
-pub struct Outliers {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    #[arg(long, value_name = "PATH")]
-    pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits; the default holds for the default corpus.
-    #[arg(long)]
-    pub split: Option<String>,
-    /// Tokens of a window, each read from a state of zeros.
-    #[arg(long)]
-    pub seq_len: Option<usize>,
-    /// Read only the first tokens.
-    #[arg(long)]
-    pub max_tokens: Option<usize>,
-    /// Share of the channels that count as a token's largest.
-    #[arg(long)]
-    pub top_share: Option<f64>,
-}
-
-#[derive(Flags)]
-pub struct Stability {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
-    #[arg(long, value_name = "MODEL")]
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    #[arg(long, value_name = "PATH")]
-    pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits; the default holds for the default corpus.
-    #[arg(long)]
-    pub split: Option<String>,
-    /// Prompt lengths in tokens.
-    #[arg(long, value_delimiter = ',')]
-    pub lengths: Option<Vec<usize>>,
-    /// Prompts of each length.
-    #[arg(long)]
-    pub prompts: Option<usize>,
-    /// Tokens generated after each.
-    #[arg(long)]
-    pub gen_len: Option<usize>,
-}
-
-#[derive(Flags)]
-pub struct Sensitivity {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// Schemes of which one part at a time is applied.
-    #[arg(long, value_delimiter = ',')]
-    pub schemes: Option<Vec<String>>,
-    /// How finely the model is taken apart: layer, matrix or segment.
-    #[arg(long)]
-    pub grain: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    #[arg(long, value_name = "PATH")]
-    pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits; the default holds for the default corpus.
-    #[arg(long)]
-    pub split: Option<String>,
-    /// Tokens of a window, each read from a state of zeros.
-    #[arg(long)]
-    pub seq_len: Option<usize>,
-    /// Read only the first tokens.
-    #[arg(long)]
-    pub max_tokens: Option<usize>,
-}
-
-#[derive(Flags)]
-pub struct Context {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// The model to compare with: a folder, a file, a hub id or random:SHAPE [default: the model itself in f32].
-    #[arg(long, value_name = "MODEL")]
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    #[arg(long, value_name = "PATH")]
-    pub corpus: Option<PathBuf>,
-    /// The split of a folder of splits; the default holds for the default corpus.
-    #[arg(long)]
-    pub split: Option<String>,
-    /// Tokens of the windows, rising powers of two.
-    #[arg(long, value_delimiter = ',')]
-    pub lengths: Option<Vec<usize>>,
-    /// Read only the first tokens.
-    #[arg(long)]
-    pub max_tokens: Option<usize>,
-}
-
-#[derive(Flags)]
-pub struct Passkey {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// Prompt lengths in tokens.
-    #[arg(long, value_delimiter = ',')]
-    pub lengths: Option<Vec<usize>>,
-    /// Prompts of each length.
-    #[arg(long)]
-    pub trials: Option<usize>,
-    /// Depths of the key, taken in turn.
-    #[arg(long)]
-    pub depths: Option<usize>,
-    /// Digits of a key.
-    #[arg(long)]
-    pub digits: Option<usize>,
-    /// Seed of the keys.
-    #[arg(long)]
-    pub seed: Option<u64>,
-}
-
-#[derive(Flags)]
-pub struct Cost {
-    #[command(flatten)]
-    pub source: Source,
-    #[command(flatten)]
-    pub recording: Recording,
-    /// Prompt lengths in tokens.
-    #[arg(long, value_delimiter = ',')]
-    pub lengths: Option<Vec<usize>>,
-    /// Tokens decoded in a repetition.
-    #[arg(long)]
-    pub gen_len: Option<usize>,
-    /// Timed repetitions.
-    #[arg(long)]
-    pub repetitions: Option<usize>,
-    /// Seed of the prompts.
-    #[arg(long)]
-    pub seed: Option<u64>,
-}
-
 #[derive(Flags)]
 pub struct Train {
     /// The folder of the run: settings, log, checkpoint and, at the end, the model.
@@ -447,6 +231,9 @@ pub struct Train {
     /// Settings in YAML; flags win over it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Threads of the kernels [default: all processors].
+    #[arg(long)]
+    pub threads: Option<usize>,
     /// Folder with the splits train and valid.
     #[arg(long, value_name = "FOLDER")]
     pub corpus: Option<PathBuf>,
@@ -456,9 +243,6 @@ pub struct Train {
     /// Seed of weights and batches.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Threads of the kernels [default: all processors].
-    #[arg(long)]
-    pub threads: Option<usize>,
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! What each command does: settings from file and flags, then one verb of the library.
 
-use crate::args::{self, Args, Command, Recording, Source};
+use crate::args::{self, Args, Command, Measuring, Recording, Source};
+use crate::flags::over;
+use crate::report::{comparison, report};
+use clap::Args as Flags;
 use lowbit::error::{Error, Result};
 use lowbit::figure;
-use lowbit::frame::{Comparison, Frame};
+use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
 use lowbit::measure::{
     Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
@@ -23,86 +26,19 @@ pub fn run(args: Args) -> Result<()> {
     lowbit::progress::set_quiet(args.quiet);
     match args.command {
         Command::Reproduce(flags) => reproduce(&flags),
-        Command::Ppl(flags) => {
-            let mut m: Perplexity = settings(flags.recording.config.as_deref())?;
-            let places = (&mut m.corpus, &mut m.split, &mut m.seq_len, &mut m.stride, &mut m.max_tokens);
-            windows(flags.windows, places);
-            record("ppl", &m, &flags.source, &flags.recording)
-        }
-        Command::Divergence(flags) => {
-            let mut m: Divergence = settings(flags.recording.config.as_deref())?;
-            let places = (&mut m.corpus, &mut m.split, &mut m.seq_len, &mut m.stride, &mut m.max_tokens);
-            windows(flags.windows, places);
-            m.reference = flags.reference.or(m.reference);
-            record("divergence", &m, &flags.source, &flags.recording)
-        }
-        Command::Sqnr(flags) => {
-            let mut m: Sqnr = settings(flags.recording.config.as_deref())?;
-            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
-            set(&mut m.seq_len, flags.seq_len);
-            m.max_tokens = flags.max_tokens.or(m.max_tokens);
-            m.reference = flags.reference.or(m.reference);
-            record("sqnr", &m, &flags.source, &flags.recording)
-        }
-        Command::Drift(flags) => {
-            let mut m: Drift = settings(flags.recording.config.as_deref())?;
-            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
-            set(&mut m.samples, flags.samples);
-            set(&mut m.length, flags.length);
-            m.reference = flags.reference.or(m.reference);
-            record("drift", &m, &flags.source, &flags.recording)
-        }
-        Command::Outliers(flags) => {
-            let mut m: Outliers = settings(flags.recording.config.as_deref())?;
-            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
-            set(&mut m.seq_len, flags.seq_len);
-            set(&mut m.top_share, flags.top_share);
-            m.max_tokens = flags.max_tokens.or(m.max_tokens);
-            record("outliers", &m, &flags.source, &flags.recording)
-        }
-        Command::Stability(flags) => {
-            let mut m: Stability = settings(flags.recording.config.as_deref())?;
-            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
-            set(&mut m.lengths, flags.lengths);
-            set(&mut m.prompts, flags.prompts);
-            set(&mut m.gen_len, flags.gen_len);
-            m.reference = flags.reference.or(m.reference);
-            record("stability", &m, &flags.source, &flags.recording)
-        }
-        Command::Sensitivity(flags) => {
-            let mut m: Sensitivity = settings(flags.recording.config.as_deref())?;
-            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
-            set(&mut m.schemes, flags.schemes);
-            set(&mut m.grain, flags.grain.map(|name| name.parse()).transpose()?);
-            set(&mut m.seq_len, flags.seq_len);
-            m.max_tokens = flags.max_tokens.or(m.max_tokens);
-            record("sensitivity", &m, &flags.source, &flags.recording)
-        }
-        Command::Context(flags) => {
-            let mut m: LongContext = settings(flags.recording.config.as_deref())?;
-            corpus(flags.corpus, flags.split, &mut m.corpus, &mut m.split);
-            set(&mut m.lengths, flags.lengths);
-            m.max_tokens = flags.max_tokens.or(m.max_tokens);
-            m.reference = flags.reference.or(m.reference);
-            record("context", &m, &flags.source, &flags.recording)
-        }
-        Command::Passkey(flags) => {
-            let mut measure: Passkey = settings(flags.recording.config.as_deref())?;
-            set(&mut measure.lengths, flags.lengths);
-            set(&mut measure.trials, flags.trials);
-            set(&mut measure.depths, flags.depths);
-            set(&mut measure.digits, flags.digits);
-            set(&mut measure.seed, flags.seed);
-            record("passkey", &measure, &flags.source, &flags.recording)
-        }
+        Command::Ppl(flags) => record("ppl", &set::<Perplexity>(&flags)?, &flags),
+        Command::Divergence(flags) => record("divergence", &set::<Divergence>(&flags)?, &flags),
+        Command::Sqnr(flags) => record("sqnr", &set::<Sqnr>(&flags)?, &flags),
+        Command::Drift(flags) => record("drift", &set::<Drift>(&flags)?, &flags),
+        Command::Outliers(flags) => record("outliers", &set::<Outliers>(&flags)?, &flags),
+        Command::Stability(flags) => record("stability", &set::<Stability>(&flags)?, &flags),
+        Command::Sensitivity(flags) => record("sensitivity", &set::<Sensitivity>(&flags)?, &flags),
+        Command::Context(flags) => record("context", &set::<LongContext>(&flags)?, &flags),
+        Command::Passkey(flags) => record("passkey", &set::<Passkey>(&flags)?, &flags),
         Command::Cost(flags) => {
-            let mut measure: Cost = settings(flags.recording.config.as_deref())?;
-            set(&mut measure.lengths, flags.lengths);
-            set(&mut measure.gen_len, flags.gen_len);
-            set(&mut measure.repetitions, flags.repetitions);
-            set(&mut measure.seed, flags.seed);
-            measure.threads = flags.recording.threads.or(measure.threads);
-            record("cost", &measure, &flags.source, &flags.recording)
+            let mut cost: Cost = set(&flags)?;
+            cost.threads = flags.recording.threads.or(cost.threads);
+            record("cost", &cost, &flags)
         }
         Command::Quantize { model, out } => quantize(&model, &out),
         Command::Schemes => {
@@ -126,38 +62,13 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-fn set<T>(value: &mut T, flag: Option<T>) {
-    if let Some(flag) = flag {
-        *value = flag;
-    }
-}
-
-/// Where a measurement over a text keeps what the flags say of its windows.
-type Places<'a> =
-    (&'a mut PathBuf, &'a mut Option<String>, &'a mut usize, &'a mut usize, &'a mut Option<usize>);
-
-fn windows(flags: args::Windows, (path, split, seq_len, stride, max_tokens): Places) {
-    corpus(flags.corpus, flags.split, path, split);
-    set(seq_len, flags.seq_len);
-    set(stride, flags.stride.or(flags.seq_len.map(|len| len.div_ceil(2))));
-    *max_tokens = flags.max_tokens.or(*max_tokens);
-}
-
-fn corpus(
-    given: Option<PathBuf>,
-    given_split: Option<String>,
-    path: &mut PathBuf,
-    split: &mut Option<String>,
-) {
-    if let Some(given) = given {
-        // The default split belongs to the default corpus.
-        (*path, *split) = (given, None);
-    }
-    *split = given_split.or(split.take());
-}
-
 fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
     path.map_or_else(|| Ok(T::default()), lowbit::settings::read)
+}
+
+/// The settings of a measurement: defaults, the file's, those of the flags.
+fn set<M: Default + Serialize + DeserializeOwned>(flags: &Measuring<impl Flags + Serialize>) -> Result<M> {
+    over(&settings(flags.recording.config.as_deref())?, &flags.settings)
 }
 
 fn threads(count: Option<usize>) -> Result<()> {
@@ -177,8 +88,8 @@ fn load(source: &Source) -> Result<Model> {
 
 fn quantizing(source: &Source) -> Quantizing {
     let mut calibration = source.calibration.as_ref().map_or_else(Calibration::default, Calibration::of);
-    set(&mut calibration.samples, source.calibration_samples);
-    set(&mut calibration.length, source.calibration_length);
+    calibration.samples = source.calibration_samples.unwrap_or(calibration.samples);
+    calibration.length = source.calibration_length.unwrap_or(calibration.length);
     Quantizing { calibration, backend: if source.simulate { Backend::Fake } else { Backend::Packed } }
 }
 
@@ -214,7 +125,8 @@ struct Resolved<'a, M> {
     measure: &'a M,
 }
 
-fn record<M: Measure>(name: &str, measure: &M, source: &Source, recording: &Recording) -> Result<()> {
+fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) -> Result<()> {
+    let (source, recording) = (&flags.source, &flags.recording);
     threads(recording.threads)?;
     let model = load(source)?;
     measure.check(&model)?;
@@ -280,9 +192,9 @@ fn check(run: &Path) -> Result<()> {
 fn train(flags: &args::Train) -> Result<()> {
     threads(flags.threads)?;
     let mut training: Training = settings(flags.config.as_deref())?;
-    set(&mut training.corpus, flags.corpus.clone());
-    set(&mut training.steps, flags.steps);
-    set(&mut training.seed, flags.seed);
+    training.corpus = flags.corpus.clone().unwrap_or(training.corpus);
+    training.steps = flags.steps.unwrap_or(training.steps);
+    training.seed = flags.seed.unwrap_or(training.seed);
     let outcome = training.run(&flags.out)?;
     println!(
         "{} steps, {:.3} bits/byte on held-out text, {:.0} tokens/s; model in {}",
@@ -308,15 +220,6 @@ fn plots(run: &str) -> Result<()> {
     Ok(())
 }
 
-/// The schemes of the records beside a baseline: the one named, or the first that was recorded.
-fn comparison(frame: &Frame, baseline: Option<&str>) -> Result<Comparison> {
-    let first = || -> Result<_> { Ok(frame.texts("scheme")?.into_iter().flatten().next()) };
-    match baseline {
-        Some(baseline) => frame.compare(baseline),
-        None => frame.compare(&first()?.ok_or_else(|| Error::input("the records name no scheme"))?),
-    }
-}
-
 fn info(source: &Source, linears: bool) -> Result<()> {
     let model = load(source)?;
     println!("{model}");
@@ -330,156 +233,5 @@ fn info(source: &Source, linears: bool) -> Result<()> {
             println!("  {path:<44} [{out}, {inner}]  {stored}  {} bytes", linear.weight.bytes());
         }
     }
-    Ok(())
-}
-
-/// The columns of each measurement's table.
-const TABLES: [(&str, &[&str]); 11] = [
-    (
-        "perplexity",
-        &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
-    ),
-    (
-        "divergence",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "kl",
-            "kl_low",
-            "kl_high",
-            "kl_q99",
-            "same_top",
-            "delta_bits_per_byte",
-        ],
-    ),
-    ("sqnr", &["model", "scheme", "reference", "sqnr_db", "worst_layer", "worst_sqnr_db", "input_sqnr_db"]),
-    (
-        "drift",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "drift_median",
-            "drift_max",
-            "worst_layer",
-            "worst_head",
-            "drift_to_predicted",
-            "tau_measured",
-            "tau_measured_low",
-            "tau_measured_high",
-        ],
-    ),
-    (
-        "outliers",
-        &[
-            "model",
-            "scheme",
-            "role",
-            "kurtosis",
-            "crest",
-            "channel_ratio",
-            "persistence_near",
-            "persistence_far",
-            "persistence_fixed",
-        ],
-    ),
-    (
-        "stability",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "context_length",
-            "together_median",
-            "never_parted",
-            "repetition",
-            "reference_repetition",
-            "delta_entropy",
-            "delta_entropy_low",
-            "delta_entropy_high",
-        ],
-    ),
-    (
-        "sensitivity",
-        &[
-            "model",
-            "probe",
-            "unit",
-            "delta_nll",
-            "delta_nll_low",
-            "delta_nll_high",
-            "kl",
-            "hessian",
-            "fisher",
-        ],
-    ),
-    (
-        "ranking",
-        &[
-            "model",
-            "probe",
-            "units",
-            "predictor",
-            "tau",
-            "tau_low",
-            "tau_high",
-            "blocks_read",
-            "blocks_whole",
-        ],
-    ),
-    (
-        "context",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "parts_at",
-            "widens_at",
-            "widening",
-            "widening_low",
-            "widening_high",
-        ],
-    ),
-    (
-        "passkey",
-        &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
-    ),
-    (
-        "cost",
-        &[
-            "model",
-            "scheme",
-            "threads",
-            "phase",
-            "context_length",
-            "tokens_per_s",
-            "first_call_s",
-            "peak_bytes",
-        ],
-    ),
-];
-
-/// Tables and figures of a finished run.
-fn report(run: &Run) -> Result<()> {
-    let frame = Frame::load(run.path())?;
-    for (measure, columns) in TABLES {
-        // Of outliers the roles say more than the summary.
-        let kind = if measure == "outliers" { "role" } else { "summary" };
-        let rows = frame.filter("measure", measure)?.filter("row", kind)?;
-        if rows.height() > 0 {
-            println!("\n{measure}\n{}", rows.select(columns.iter().copied())?);
-        }
-    }
-    // Where there is nothing to compare, or not with one baseline, the tables above are all.
-    if let Some(comparison) = comparison(&frame, None).ok().filter(|comparison| comparison.rows.len() > 1) {
-        println!("\nschemes\n{comparison}");
-    }
-    for warning in frame.filter("row", "summary")?.texts("warning").unwrap_or_default().into_iter().flatten()
-    {
-        eprintln!("lowbit: warning: {warning}");
-    }
-    let figures = figure::draw_all(&frame, &run.plots_dir()?)?;
-    println!("\n{} figures and all readings in {}", figures.len(), run.path().display());
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 mod args;
 mod commands;
+mod flags;
+mod report;
 
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use lowbit::error::Kind;
