@@ -26,7 +26,7 @@ pub struct Ceilings {
     pub memory: f64,
     /// Operations of the widest vectors of f32.
     pub float: f64,
-    /// Operations on bf16 operands: tiles where there are some, else vectors of f32.
+    /// Operations on bf16 operands: tiles where there are some, else vectors of pairs, else of f32.
     pub bf16: f64,
     /// Operations on integers of 8 bits.
     pub int8: f64,
@@ -56,12 +56,14 @@ impl Ceilings {
         let (mut bf16, mut int8) = (float, float);
         #[cfg(target_arch = "x86_64")]
         {
-            use lowbit::kernel::amx;
+            use lowbit::kernel::{amx, vectors};
             let rounds = ROUNDS / 20;
             // SAFETY: in each case the condition says that the processor has the instructions, and tiles are permitted.
             unsafe {
                 if amx::has_bf16() {
                     bf16 = best(pool, rounds * 4 * 16 * 16 * 32 * 2, |_| x86::tiles_bf16(rounds));
+                } else if vectors::have_pairs() {
+                    bf16 = best(pool, ROUNDS * 16 * 32 * 2, |_| x86::pairs(ROUNDS));
                 }
                 match path() {
                     Path::Portable => {}
@@ -173,6 +175,18 @@ mod x86 {
     products!(vnni, "avx512f,avx512vnni", 16, _mm512_setzero_si512(), _mm512_set1_epi8(1), |sum, a| {
         _mm512_dpbusd_epi32(sum, a, a)
     });
+    products!(
+        pairs,
+        "avx512f,avx512bf16",
+        16,
+        _mm512_setzero_ps(),
+        _mm512_set1_epi32(0x3f40_3f40),
+        |sum, a| {
+            // SAFETY: vectors of equal size, of any bits.
+            let a = unsafe { std::mem::transmute::<__m512i, __m512bh>(a) };
+            _mm512_dpbf16_ps(sum, a, a)
+        }
+    );
     products!(madd, "avx2", 8, _mm256_setzero_si256(), _mm256_set1_epi16(1), |sum, a| {
         _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_xor_si256(sum, a), a))
     });

@@ -5,8 +5,8 @@
 //! models and in the instructions themselves.
 //!
 //! Few rows (decoding) read every weight once, as fast as memory gives them: `stream`. Many rows (prefill, training) go to
-//! the matrix unit as `split` into bf16 terms; where there is none, and for gradients, they are the crate `gemm`'s, and
-//! narrow weights are widened a panel at a time.
+//! the matrix unit as `split` into bf16 terms; where there is none, to `vectors` of AVX-512. The rest are the crate `gemm`'s,
+//! and narrow weights are widened a panel at a time.
 
 use super::round::fake_bf16;
 use super::simd::{Lanes, dispatch};
@@ -18,6 +18,9 @@ use rayon::prelude::*;
 /// From this many rows on it pays to split weights that are not bf16 into terms.
 #[cfg(target_arch = "x86_64")]
 const MANY_ROWS: usize = 64;
+/// From this many rows on blocks of 32 are filled well enough.
+#[cfg(target_arch = "x86_64")]
+const SOME_ROWS: usize = 24;
 /// Weight rows widened at a time.
 const PANEL_ROWS: usize = 1024;
 /// Weight rows that a task widens.
@@ -47,6 +50,8 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
     #[cfg(target_arch = "x86_64")]
     if super::amx::has_bf16() && (m >= MANY_ROWS || matches!(w, Weight::Bf16(_))) {
         return super::split::forward(m, k, n, x, w, y);
+    } else if super::vectors::available() && m >= SOME_ROWS {
+        return super::vectors::forward(m, k, n, x, w, y);
     }
     match w {
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),
@@ -90,6 +95,8 @@ fn by_terms(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut [f
     #[cfg(target_arch = "x86_64")]
     if super::amx::has_bf16() && m.min(k) >= MANY_ROWS {
         return super::split::two_terms(m, k, n, a, b, out);
+    } else if super::vectors::available() && m.min(n) >= SOME_ROWS {
+        return super::vectors::floats(m, k, n, a, b, out);
     }
     product(m, k, n, a.data, (a.row, a.col), b.data, (b.col, b.row), out, n);
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
 //! | [`stream`] | the same for a few rows of X, at the speed of memory |
-//! | `split` | the same for many rows of X on the matrix unit `amx`, where there is one |
+//! | `blocked` | the same for many rows of X, in blocks: on the matrix unit `amx` from terms that are `split`, or on `vectors` |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
 //! | [`levels`] | codes of up to 8 bits → values |
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
@@ -24,6 +24,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
+#[cfg(target_arch = "x86_64")]
+pub mod blocked;
 pub mod conv;
 pub mod conv_grad;
 pub mod hadamard;
@@ -42,6 +44,8 @@ pub mod softplus;
 pub mod split;
 pub mod stream;
 pub mod tile;
+#[cfg(target_arch = "x86_64")]
+pub mod vectors;
 
 /// A mutable buffer that parallel tasks write at places that do not overlap.
 #[derive(Clone, Copy)]

@@ -12,7 +12,7 @@
 
 use super::Scatter;
 use super::norm::dot;
-use super::scan::chunked::{Chunk, Room, masked, next_state, scale_rows, score_block, scores};
+use super::scan::chunked::{Chunk, Room, masked, scale, scale_rows, score_block, scores};
 use super::scan::{CHUNK, Shape};
 use super::simd::{Lanes, dispatch};
 use super::tile::{View, matmul_add, transpose};
@@ -107,6 +107,22 @@ fn group_grad(
         }
     }
     sums
+}
+
+/// h [N, P] ← decay · h + Σ_t (e^{a_Q − a_t} B_t) ⊗ u_t.
+fn next_state(
+    shape: Shape,
+    chunk: Chunk,
+    b: &[f32],
+    to_end: &[f32],
+    u: &[f32],
+    scaled: &mut [f32],
+    h: &mut [f32],
+) {
+    let Shape { head_dim, state, .. } = shape;
+    scale_rows(chunk.len, state, b, shape.row(), to_end, scaled);
+    scale(chunk.decay, h);
+    matmul_add(state, chunk.len, head_dim, View::transposed(scaled, state), u, head_dim, h, head_dim);
 }
 
 /// Working memory of one head's backward walk.

@@ -9,29 +9,22 @@
 //! | f16, and all of training | 2, 2 | x₀w₀ x₁w₀ x₀w₁ | 2⁻¹⁷ |
 //! | f32, decoded | 3, 3 | those with i + j ≤ 2 | 2⁻²⁵ |
 //!
-//! A tile is 16 rows of 32 values. W is the left operand, as it is stored, so that bf16 weights are read in place; X is
-//! the right one, packed once; so tiles of Yᵀ come out, and are turned on their way to Y. A task takes few weights past all
-//! of its tokens, and those of the next task come meanwhile.
+//! A tile is 16 rows of 32 values. bf16 weights are read in place.
 
 use super::Scatter;
 use super::amx::ahead::Ahead;
-use super::amx::product::{Left, Sums, keep, multiply};
-use super::amx::terms::{PANEL, ROWS, STEP, Tile, pack};
-use super::amx::{Config, Tiles};
+use super::amx::product::{keep, multiply};
+use super::amx::terms::{Tile, pack};
+use super::amx::{Config, Tiles, has_bf16};
+use super::blocked::{Left, PANEL, Panel, STEP, Sums, Unit, product, soon, store};
 use super::linear::{Weight, widen};
-use super::simd::prefetch;
-use super::tile::{View, transposed_16};
-use rayon::prelude::*;
-use std::arch::x86_64::*;
+use super::tile::View;
 use std::ops::Range;
-
-/// Weights of a task: few enough that the second-level cache holds them, the tokens and the weights of the next task.
-const GROUP: usize = 3 << 15;
 
 /// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
 ///
 /// # Panics
-/// If the processor or the system has no tiles: see [`super::amx::has_bf16`].
+/// If the processor or the system has no tiles: see [`has_bf16`].
 pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
     match w {
         Weight::Bf16(_) => weighted::<1, 1>(m, k, n, x, w, y),
@@ -40,30 +33,22 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
     }
 }
 
-/// Asks for a tile's terms.
-fn near<const T: usize>(tiles: &[Tile; T]) {
-    for Tile(rows) in tiles {
-        for row in rows {
-            prefetch(row, 0);
-        }
-    }
-}
-
 /// out[m, n] = a[m, k] b[n, k]ᵀ, overwritten, of two terms each, which lie by rows or by columns: for training.
 ///
 /// # Panics
-/// If the processor or the system has no tiles: see [`super::amx::has_bf16`].
+/// If the processor or the system has no tiles: see [`has_bf16`].
 pub fn two_terms(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut [f32]) {
-    assert!(out.len() == m * n && k > 0);
+    assert!(has_bf16() && out.len() == m * n && k > 0);
     let out = Scatter::new(out);
     let of = |rows: Range<usize>| {
         let (first, count) = (rows.start, rows.len());
-        Panel::Packed(pack::<2>(View { data: &a.data[first * a.row..], ..a }, count, k, false))
+        Rows::Packed(pack::<2>(View { data: &a.data[first * a.row..], ..a }, count, k, false))
     };
     // SAFETY: one task alone has these rows and columns; `has_bf16` implies the features.
     let store = |sums: &Sums, col, row| unsafe { store::<false>(sums, (row, m), (col, n), out) };
     let soon = |col, row| soon((row, m), (col, n), out);
-    product::<2, 2>(m, k, n, b, of, |_, _| None, soon, store);
+    // SAFETY: there are tiles, and panels are filled up.
+    unsafe { product::<Terms<2, 2>, _>(m, k, n, b, of, |_, _| None, soon, store) };
 }
 
 /// y = x Wᵀ with `A` terms of W and `B` of X.
@@ -75,70 +60,47 @@ fn weighted<const A: usize, const B: usize>(
     w: Weight<'_>,
     y: &mut [f32],
 ) {
-    assert!(x.len() == m * k && y.len() == m * n && k > 0);
+    assert!(has_bf16() && x.len() == m * k && y.len() == m * n && k > 0);
     let out = Scatter::new(y);
-    let of = |rows: Range<usize>| Panel::new(w, k, rows);
+    let of = |rows: Range<usize>| Rows::<A>::new(w, k, rows);
     let ahead = |rows: Range<usize>, steps| ahead(w, rows.start * k..rows.end * k, steps);
     // SAFETY: one task alone has these weights and tokens; `has_bf16` implies the features.
     let store = |sums: &Sums, token, row| unsafe { store::<true>(sums, (token, m), (row, n), out) };
-    // Its buffers are used again and again: they are near.
-    product::<A, B>(n, k, m, View::rows(x, k), of, ahead, |_, _| {}, store);
+    // The buffers of results are used again and again: they are near.
+    // SAFETY: there are tiles, and panels are filled up.
+    unsafe { product::<Terms<A, B>, _>(n, k, m, View::rows(x, k), of, ahead, |_, _| {}, store) };
 }
 
-/// The products of `rows` rows of a left operand, `A` terms of which `left` makes a panel, with the rows of `x` [columns, k],
-/// packed once as `B` terms. `store` gets 32 × 32 sums each and where they belong, first the column, then the row.
-fn product<'a, const A: usize, const B: usize>(
-    rows: usize,
-    k: usize,
-    columns: usize,
-    x: View<'_>,
-    left: impl Fn(Range<usize>) -> Panel<'a, A> + Sync,
-    ahead: impl Fn(Range<usize>, usize) -> Option<Ahead> + Sync,
-    soon: impl Fn(usize, usize) + Sync,
-    store: impl Fn(&Sums, usize, usize) + Sync,
-) {
-    assert!(super::amx::has_bf16());
-    let steps = k.div_ceil(STEP);
-    let packed = pack::<B>(x, columns, k, true);
-    let panels = rows.div_ceil(PANEL);
-    let group = (GROUP / (PANEL * k)).clamp(1, panels);
-    let (groups, pairs) = (panels.div_ceil(group), columns.div_ceil(PANEL));
-    // Few groups: the columns are shared as well, neighbours with the same rows.
-    let threads = rayon::current_num_threads();
-    let parts = if threads == 1 { 1 } else { (4 * threads).div_ceil(groups).min(pairs) };
-    let pairs_each = pairs.div_ceil(parts);
-    (0..groups * parts).into_par_iter().for_each(|task| {
-        let first = task / parts * group;
-        let last = (first + group).min(panels);
-        let part = task % parts * pairs_each..(task % parts * pairs_each + pairs_each).min(pairs);
-        let of_panels = |first: usize, last: usize| first * PANEL..(last * PANEL).min(rows);
-        let group: Vec<Panel<'_, A>> = (first..last).map(|panel| left(of_panels(panel, panel + 1))).collect();
-        let mut ahead = ahead(of_panels(first, last), part.len() * group.len() * steps);
-        let (mut sums, mut before) = (Sums::ZERO, None);
-        let tiles = Tiles::load(&Config::FULL);
-        for pair in part {
-            let x = &packed[2 * pair * steps..][..2 * steps];
-            let next = packed.get(2 * (pair + 1) * steps..).unwrap_or_default();
-            let share = (2 * steps).div_ceil(group.len());
-            for (panel, left) in group.iter().enumerate() {
-                // The columns after these, a share beside each panel: otherwise the first panel would wait for them.
-                next.iter().skip(panel * share).take(share).for_each(near);
-                soon(pair * PANEL, (first + panel) * PANEL);
-                // SAFETY: a panel has as many steps.
-                unsafe {
-                    multiply::<A, B>(&tiles, left.left(), [&x[..steps], &x[steps..]], steps, ahead.as_mut())
-                };
-                // While tiles are multiplied, the vectors finish what was before.
-                if let Some((column, row)) = before.replace((pair * PANEL, (first + panel) * PANEL)) {
-                    store(&sums, column, row);
-                }
-                keep(&tiles, &mut sums);
-            }
-        }
-        if let Some((column, row)) = before {
-            store(&sums, column, row);
-        }
-    });
+/// Tiles of `A` terms on the left and `B` on the right.
+struct Terms<const A: usize, const B: usize>(Tiles);
+
+impl<const A: usize, const B: usize> Unit for Terms<A, B> {
+    type Right = [Tile; B];
+    const FETCHES: bool = true;
+
+    fn begin() -> Self {
+        Self(Tiles::load(&Config::FULL))
+    }
+
+    fn pack(x: View<'_>, rows: usize, k: usize) -> Vec<[Tile; B]> {
+        pack(x, rows, k, true)
+    }
+
+    unsafe fn multiply(
+        &self,
+        left: Left,
+        right: [&[[Tile; B]]; 2],
+        steps: usize,
+        ahead: Option<&mut Ahead>,
+        before: impl FnOnce(&Sums),
+        sums: &mut Sums,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { multiply::<A, B>(&self.0, left, right, steps, ahead) };
+        // While tiles are multiplied, the vectors finish what was before.
+        before(sums);
+        keep(&self.0, sums);
+    }
 }
 
 /// What comes behind this part of W, over `steps` steps.
@@ -152,14 +114,14 @@ fn ahead(w: Weight<'_>, part: Range<usize>, steps: usize) -> Option<Ahead> {
 }
 
 /// 32 rows of a left operand.
-enum Panel<'a, const A: usize> {
+enum Rows<'a, const A: usize> {
     /// As they are stored: whole tiles of bf16, rows `k` apart.
     Stored(&'a [half::bf16], usize),
     /// Two rows of tiles, [2, steps], zeros behind the ends.
     Packed(Vec<[Tile; A]>),
 }
 
-impl<'a, const A: usize> Panel<'a, A> {
+impl<'a, const A: usize> Rows<'a, A> {
     fn new(w: Weight<'a>, k: usize, rows: Range<usize>) -> Self {
         let (first, rows) = (rows.start, rows.len());
         match w {
@@ -174,55 +136,13 @@ impl<'a, const A: usize> Panel<'a, A> {
             }
         }
     }
+}
 
+impl<const A: usize> Panel for Rows<'_, A> {
     fn left(&self) -> Left {
         match self {
             Self::Stored(w, k) => Left::stored(w, *k),
             Self::Packed(tiles) => Left::packed(tiles.split_at(tiles.len() / 2).into()),
-        }
-    }
-}
-
-/// Asks for the places of 32 × 32 sums: they are written one product later, and a line that is not there has to be read
-/// before a part of it can be written.
-fn soon((row, m): (usize, usize), (col, n): (usize, usize), out: Scatter<'_>) {
-    for row in row..m.min(row + PANEL) {
-        for col in [col, col + ROWS, (col + PANEL).min(n) - 1] {
-            out.prefetch(row * n + col);
-        }
-    }
-}
-
-/// Writes sums to `out` [m, n] from row and column on, as far as both reach; `TURNED` where the rows of the right operand are
-/// the rows of `out`.
-///
-/// # Safety
-/// Nothing else writes there meanwhile.
-#[target_feature(enable = "avx512f")]
-unsafe fn store<const TURNED: bool>(
-    sums: &Sums,
-    (row, m): (usize, usize),
-    (col, n): (usize, usize),
-    out: Scatter<'_>,
-) {
-    for (at, tile) in sums.0.iter().enumerate() {
-        let (down, across) = if TURNED { (at % 2, at / 2) } else { (at / 2, at % 2) };
-        let (row, col) = (row + down * ROWS, col + across * ROWS);
-        let width = n.saturating_sub(col).min(ROWS);
-        let mut rows = [_mm512_setzero_ps(); ROWS];
-        for (row, values) in rows.iter_mut().zip(tile) {
-            // SAFETY: 16 values.
-            *row = unsafe { _mm512_loadu_ps(values.as_ptr()) };
-        }
-        if TURNED {
-            rows = transposed_16(rows);
-        }
-        for (values, row) in rows.into_iter().zip(row..m) {
-            // SAFETY: the caller's promise; the mask ends with the slice.
-            unsafe {
-                let out = out.slice(row * n + col.min(n), width);
-                _mm512_mask_storeu_ps(out.as_mut_ptr(), ((1u32 << width) - 1) as u16, values);
-            }
         }
     }
 }
@@ -234,7 +154,7 @@ mod tests {
 
     #[test]
     fn products_are_the_definition_to_the_stated_error() {
-        if !super::super::amx::has_bf16() {
+        if !has_bf16() {
             return;
         }
         for (m, k, n) in [(1, 1, 1), (5, 31, 33), (16, 32, 32), (33, 64, 96), (70, 100, 65), (257, 96, 40)] {
@@ -271,7 +191,7 @@ mod tests {
 
     #[test]
     fn products_of_two_terms_are_the_definition_to_the_stated_error() {
-        if !super::super::amx::has_bf16() {
+        if !has_bf16() {
             return;
         }
         for (m, k, n) in [(1, 1, 1), (5, 31, 33), (33, 64, 96), (70, 100, 65), (257, 33, 40)] {

@@ -2,39 +2,14 @@
 
 use super::Tiles;
 use super::ahead::{Ahead, fetch};
-use super::terms::{ROWS, Tile};
+use super::terms::Tile;
+use crate::kernel::blocked::{Left, Sums};
 use std::arch::asm;
-
-/// Sums of 2 × 2 tiles: [left tile, right tile][row of the left][column of the right], each row a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Sums(pub [[[f32; ROWS]; ROWS]; 4]);
-
-impl Sums {
-    /// Nothing summed yet.
-    pub const ZERO: Self = Self([[[0.0; ROWS]; ROWS]; 4]);
-}
-
-/// Two rows of tiles of the left operand.
-#[derive(Clone, Copy)]
-pub struct Left {
-    /// The first tile of each.
-    start: [*const u8; 2],
-    /// Bytes between the rows of a tile.
-    row: usize,
-    /// Bytes between tiles.
-    step: usize,
-}
 
 impl Left {
     /// Rows of tiles of terms.
     pub fn packed<const A: usize>(tiles: [&[[Tile; A]]; 2]) -> Self {
         Self { start: tiles.map(|tiles| tiles.as_ptr().cast()), row: 64, step: size_of::<[Tile; A]>() }
-    }
-
-    /// 32 rows of bf16 as they are stored, `k` values apart.
-    pub fn stored(w: &[half::bf16], k: usize) -> Self {
-        Self { start: [w.as_ptr().cast(), w[ROWS * k..].as_ptr().cast()], row: 2 * k, step: 64 }
     }
 }
 

@@ -1,17 +1,11 @@
 //! Matrices as tiles of bf16 terms.
 
+use crate::kernel::blocked::{PANEL, ROWS, STEP};
 use crate::kernel::simd::prefetch;
 use crate::kernel::tile::{View, transposed_16};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
-
-/// Rows of a tile.
-pub const ROWS: usize = 16;
-/// Values of a row of a tile.
-pub const STEP: usize = 32;
-/// Rows of W, and of X, whose 2 × 2 tiles of sums are made at once.
-pub const PANEL: usize = 2 * ROWS;
 
 /// How many columns ahead those are fetched that lie apart.
 const AHEAD: usize = 2 * STEP;
@@ -40,7 +34,7 @@ pub fn pack<const T: usize>(x: View<'_>, rows: usize, k: usize, turned: bool) ->
         for at in 0..2 * steps {
             let (half, step) = (at % 2, at / 2);
             let tile = tiles[half * steps + step].as_mut_ptr();
-            // SAFETY: only where `has_bf16`, which implies the features; `x` was checked above; the place has T tiles of
+            // SAFETY: only where `has_bf16` or pairs of it are, which implies the features; `x` was checked above; the place has T tiles of
             // 16 vectors each.
             unsafe { split::<T>(x, rows, k, panel * PANEL + half * ROWS, step * STEP, turned, tile.cast()) };
         }

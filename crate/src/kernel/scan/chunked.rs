@@ -8,60 +8,54 @@ use rayon::prelude::*;
 
 /// The scan as matrix products over chunks of [`CHUNK`] tokens. Arguments as in [`scan`](super::scan).
 pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
-    let Shape { time, heads, head_dim, state, .. } = shape;
+    let Shape { time, heads, head_dim, groups, state, .. } = shape;
     let scores = scores(shape, xbc);
+    let (all_b, all_c) = (gathered(shape, xbc, Shape::b_at), gathered(shape, xbc, Shape::c_at));
     let out = Scatter::new(y);
-    h.par_chunks_mut(head_dim * state).enumerate().for_each(|(index, h)| {
+    let begin = || (Room::new(shape), vec![0.0; state * head_dim]);
+    h.par_chunks_mut(head_dim * state).enumerate().for_each_init(begin, |(room, carried), (index, h)| {
         let (b, head) = (index / heads, index % heads);
         let group = shape.group_of(head);
-        let (mut room, mut carried) = (Room::new(shape), vec![0.0; state * head_dim]);
-        transpose(head_dim, state, h, state, &mut carried, head_dim);
+        transpose(head_dim, state, h, state, carried, head_dim);
         for first in (0..time).step_by(CHUNK) {
-            let chunk = Chunk::read(shape, xbc, dt, a[head], b, head, first, &mut room);
-            let Chunk { len, .. } = chunk;
-            let rows = &xbc[(b * time + first) * shape.row()..];
+            let Chunk { len, decay } = Chunk::read(shape, xbc, dt, a[head], b, head, first, room);
+            let at = ((b * groups + group) * time + first) * state;
             let y = &mut room.y[..len * head_dim];
             y.fill(0.0);
+            matmul_add(len, state, head_dim, View::rows(&all_c[at..], state), carried, head_dim, y, head_dim);
+            for (y, by) in y.chunks_mut(head_dim).zip(&room.from_start) {
+                scale(*by, y);
+            }
             masked(len, score_block(shape, &scores, b, group, first), &room.cumulative, &mut room.mixing);
             matmul_lower(len, head_dim, &room.mixing, &room.u, y);
-            scale_rows(
-                len,
-                state,
-                &rows[shape.c_at(group)..],
-                shape.row(),
-                &room.from_start,
-                &mut room.scaled,
-            );
-            matmul_add(
-                len,
-                state,
-                head_dim,
-                View::rows(&room.scaled, state),
-                &carried,
-                head_dim,
-                y,
-                head_dim,
-            );
-            next_state(
-                shape,
-                chunk,
-                &rows[shape.b_at(group)..],
-                &room.to_end,
-                &room.u,
-                &mut room.scaled,
-                &mut carried,
-            );
+            scale(decay, carried);
+            for (u, by) in room.u.chunks_mut(head_dim).zip(&room.to_end) {
+                scale(*by, u);
+            }
+            let b_turned = View::transposed(&all_b[at..], state);
+            matmul_add(state, len, head_dim, b_turned, &room.u, head_dim, carried, head_dim);
+            let rows = &xbc[(b * time + first) * shape.row()..];
             for (t, y) in y.chunks(head_dim).enumerate() {
                 let x = &rows[t * shape.row() + shape.x_at(head)..][..head_dim];
                 let at = ((b * time + first + t) * heads + head) * head_dim;
                 // SAFETY: every (b, t, head) has its own P values.
-                for ((out, y), x) in unsafe { out.slice(at, head_dim) }.iter_mut().zip(y).zip(x) {
-                    *out = y + d[head] * x;
-                }
+                with_skip(y, d[head], x, unsafe { out.slice(at, head_dim) });
             }
         }
-        transpose(state, head_dim, &carried, head_dim, h, state);
+        transpose(state, head_dim, carried, head_dim, h, state);
     });
+}
+
+/// B or C of all tokens, [B, G, T, N]: rows of `xbc` are so far apart that few of them fit a cache together.
+fn gathered(shape: Shape, xbc: &[f32], at: impl Fn(&Shape, usize) -> usize + Sync) -> Vec<f32> {
+    let Shape { batch, time, groups, state, .. } = shape;
+    let mut all = vec![0.0; batch * groups * time * state];
+    all.par_chunks_mut(state).with_min_len(CHUNK).enumerate().for_each(|(i, to)| {
+        let (sequence, token) = (i / time, i % time);
+        let row = (sequence / groups * time + token) * shape.row();
+        to.copy_from_slice(&xbc[row + at(&shape, sequence % groups)..][..state]);
+    });
+    all
 }
 
 /// Working memory of one head.
@@ -119,17 +113,15 @@ impl Chunk {
         room: &mut Room,
     ) -> Self {
         let len = CHUNK.min(shape.time - first);
-        let mut sum = 0.0;
-        for t in 0..len {
-            let token = b * shape.time + first + t;
-            let dt = dt[token * shape.heads + head];
-            sum += dt * a;
+        let token = b * shape.time + first;
+        let (mut sum, mut steps) = (0.0, [0.0; CHUNK]);
+        for (t, step) in steps[..len].iter_mut().enumerate() {
+            *step = dt[(token + t) * shape.heads + head];
+            sum += *step * a;
             room.cumulative[t] = sum;
-            let x = &xbc[token * shape.row() + shape.x_at(head)..][..shape.head_dim];
-            for (u, x) in room.u[t * shape.head_dim..].iter_mut().zip(x) {
-                *u = dt * x;
-            }
         }
+        let x = &xbc[token * shape.row() + shape.x_at(head)..];
+        scale_rows(len, shape.head_dim, x, shape.row(), &steps, &mut room.u);
         decays(sum, &room.cumulative, &mut room.from_start, &mut room.to_end);
         Self { len, decay: sum.exp() }
     }
@@ -160,13 +152,9 @@ pub(in crate::kernel) fn scores(shape: Shape, xbc: &[f32]) -> Vec<f32> {
         let first = chunk * CHUNK;
         let len = CHUNK.min(time - first);
         let rows = &xbc[(b * time + first) * shape.row()..];
-        let mut b_turned = vec![0.0; state * CHUNK];
         // Rows of length CHUNK whatever `len` is, so that the product runs on whole vectors; the rest stays zero.
-        for t in 0..len {
-            for n in 0..state {
-                b_turned[n * CHUNK + t] = rows[t * shape.row() + shape.b_at(group) + n];
-            }
-        }
+        let mut b_turned = vec![0.0; state * CHUNK];
+        transpose(len, state, &rows[shape.b_at(group)..], shape.row(), &mut b_turned, CHUNK);
         let c = View::rows(&rows[shape.c_at(group)..], shape.row());
         matmul_add(len, state, CHUNK, c, &b_turned, CHUNK, scores, CHUNK);
     });
@@ -196,24 +184,6 @@ pub(in crate::kernel) fn matmul_lower(len: usize, width: usize, mixing: &[f32], 
     }
 }
 
-/// h [N, P] ← decay · h + Σ_t (e^{a_Q − a_t} B_t) ⊗ u_t.
-pub(in crate::kernel) fn next_state(
-    shape: Shape,
-    chunk: Chunk,
-    b: &[f32],
-    to_end: &[f32],
-    u: &[f32],
-    scaled: &mut [f32],
-    h: &mut [f32],
-) {
-    let Shape { head_dim, state, .. } = shape;
-    scale_rows(chunk.len, state, b, shape.row(), to_end, scaled);
-    for h in h.iter_mut() {
-        *h *= chunk.decay;
-    }
-    matmul_add(state, chunk.len, head_dim, View::transposed(scaled, state), u, head_dim, h, head_dim);
-}
-
 dispatch! {
     /// `to` [len, width] = `from` (rows `row` apart), row t times `factor[t]`.
     pub(in crate::kernel) fn scale_rows(len: usize, width: usize, from: &[f32], row: usize, factor: &[f32], to: &mut [f32]) = scale_rows_body;
@@ -237,6 +207,38 @@ fn scale_rows_body<V: Lanes>(
         for i in whole..width {
             to[i] = from[i] * by;
         }
+    }
+}
+
+dispatch! {
+    /// All values times a factor.
+    pub(in crate::kernel) fn scale(by: f32, values: &mut [f32]) = scale_body;
+}
+
+#[inline(always)]
+fn scale_body<V: Lanes>(by: f32, values: &mut [f32]) {
+    let (whole, rest) = values.split_at_mut(values.len() / V::N * V::N);
+    for values in whole.chunks_exact_mut(V::N) {
+        V::load(values).mul(V::splat(by)).store(values);
+    }
+    for value in rest {
+        *value *= by;
+    }
+}
+
+dispatch! {
+    /// out = y + D x.
+    fn with_skip(y: &[f32], d: f32, x: &[f32], out: &mut [f32]) = with_skip_body;
+}
+
+#[inline(always)]
+fn with_skip_body<V: Lanes>(y: &[f32], d: f32, x: &[f32], out: &mut [f32]) {
+    let whole = out.len() / V::N * V::N;
+    for i in (0..whole).step_by(V::N) {
+        V::load(&x[i..]).fma(V::splat(d), V::load(&y[i..])).store(&mut out[i..]);
+    }
+    for i in whole..out.len() {
+        out[i] = V::fma_one(x[i], d, y[i]);
     }
 }
 

@@ -7,9 +7,10 @@
 
 use super::{CHUNK, Shape};
 use crate::kernel::Scatter;
-use crate::kernel::amx::product::{Left, Sums, keep, multiply};
-use crate::kernel::amx::terms::{ROWS, STEP, Tile};
+use crate::kernel::amx::product::{keep, multiply};
+use crate::kernel::amx::terms::Tile;
 use crate::kernel::amx::{Config, Tiles};
+use crate::kernel::blocked::{Left, ROWS, STEP, Sums};
 use crate::kernel::simd::Lanes;
 use crate::kernel::tile::transpose;
 use rayon::prelude::*;

@@ -1,0 +1,393 @@
+//! Products of large matrices on vectors of AVX-512, for processors without a matrix unit: of f32, and of bf16 in pairs
+//! where the processor multiplies them (AVX-512 BF16).
+//!
+//! A value of the left operand, or a pair of neighbours, meets as many of 16 rows of the right one at once.
+
+use super::Scatter;
+use super::amx::ahead::Ahead;
+use super::amx::terms::{Tile, pack};
+use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, store};
+use super::linear::{Weight, widen};
+use super::round::fake_bf16;
+use super::simd::{Level, level};
+use super::tile::{View, transpose};
+use half::bf16;
+use rayon::prelude::*;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// Rows of the left operand whose sums fit the registers, beside two vectors of the right one.
+const BLOCK: usize = 8;
+/// Vectors of either half of the right operand that stay in the first-level cache for all rows of the left one: 24 KiB.
+const NEAR: usize = 12 * ROWS;
+
+/// Whether there are vectors of the width that this is written for.
+pub fn available() -> bool {
+    level() == Level::Avx512
+}
+
+/// Whether they multiply pairs of bf16. A `LOWBIT_SIMD` that asks for less than VNNI forbids them.
+pub fn have_pairs() -> bool {
+    static WANTED: OnceLock<bool> = OnceLock::new();
+    *WANTED.get_or_init(|| {
+        let least = std::env::var("LOWBIT_SIMD");
+        least.map_or(true, |least| least == "vnni" || least == "amx")
+            && available()
+            && is_x86_feature_detected!("avx512bf16")
+    })
+}
+
+/// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
+///
+/// # Panics
+/// If vectors are not [`available`].
+pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
+    assert!(available() && x.len() == m * k && y.len() == m * n && k > 0);
+    if let (Weight::Bf16(w), true) = (w, have_pairs()) {
+        let of = |rows: Range<usize>| {
+            Rows::stored(w, k, rows, |rows, to: &mut [bf16]| to.copy_from_slice(&w[rows]))
+        };
+        // SAFETY: there are pairs, as just asked.
+        return unsafe { weighted::<Pairs, bf16>(m, k, n, x, of, y) };
+    }
+    let mut narrow = vec![];
+    if matches!(w, Weight::Bf16(_)) {
+        narrow.extend(x);
+        fake_bf16(&mut narrow);
+    }
+    let x = if narrow.is_empty() { x } else { &narrow };
+    let stored = match w {
+        Weight::F32(w) => w,
+        _ => &[],
+    };
+    let of = |rows: Range<usize>| {
+        Rows::stored(stored, k, rows, |values, to: &mut [f32]| widen(w, values.start / k, k, to))
+    };
+    // SAFETY: there are vectors, by the assertion.
+    unsafe { weighted::<Floats, f32>(m, k, n, x, of, y) };
+}
+
+/// out[m, n] = a[m, k] b[n, k]ᵀ in f32, overwritten, of operands that lie by rows or by columns.
+///
+/// # Panics
+/// If vectors are not [`available`].
+pub fn floats(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut [f32]) {
+    assert!(available() && out.len() == m * n && k > 0);
+    let out = Scatter::new(out);
+    let of = |rows: Range<usize>| Rows::viewed(a, k, rows);
+    // SAFETY: one task alone has these rows and columns; there are vectors.
+    let store = |sums: &Sums, col, row| unsafe { store::<false>(sums, (row, m), (col, n), out) };
+    let soon = |col, row| soon((row, m), (col, n), out);
+    // SAFETY: as above; rows are filled up.
+    unsafe { product::<Floats, _>(m, k, n, b, of, |_, _| None, soon, store) };
+}
+
+/// # Safety
+/// The processor has the unit, whose left operand consists of T.
+unsafe fn weighted<'a, U: Unit, T: Copy + Sync + 'a>(
+    m: usize,
+    k: usize,
+    n: usize,
+    x: &[f32],
+    of: impl Fn(Range<usize>) -> Rows<'a, T> + Sync,
+    y: &mut [f32],
+) {
+    let out = Scatter::new(y);
+    // SAFETY: one task alone has these weights and tokens; there are vectors.
+    let store = |sums: &Sums, token, row| unsafe { store::<true>(sums, (token, m), (row, n), out) };
+    // SAFETY: the caller's promise; rows are filled up.
+    unsafe { product::<U, _>(n, k, m, View::rows(x, k), of, |_, _| None, |_, _| {}, store) };
+}
+
+/// 32 rows of a left operand, of whole steps.
+enum Rows<'a, T> {
+    /// As they are stored, so many values apart.
+    Stored(&'a [T], usize),
+    /// Filled up with zeros.
+    Own(Vec<T>, usize),
+}
+
+impl<'a, T: Copy> Rows<'a, T> {
+    /// Rows of the matrix `w` if they can stay where they are; else `fill` gets the range of their values, and writes them.
+    fn stored(w: &'a [T], k: usize, rows: Range<usize>, fill: impl Fn(Range<usize>, &mut [T])) -> Self {
+        let values = rows.start * k..rows.end * k;
+        let whole = k.is_multiple_of(STEP);
+        if whole && rows.len() == PANEL && values.end <= w.len() {
+            return Self::Stored(&w[values], k);
+        }
+        // SAFETY: zero bits are a number of either type, zero.
+        let zero: T = unsafe { std::mem::zeroed() };
+        let row = k.next_multiple_of(STEP);
+        let mut own = vec![zero; PANEL * row];
+        if whole {
+            fill(values.clone(), &mut own[..values.len()]);
+        } else {
+            for (i, own) in own.chunks_mut(row).take(rows.len()).enumerate() {
+                let first = values.start + i * k;
+                fill(first..first + k, &mut own[..k]);
+            }
+        }
+        Self::Own(own, row)
+    }
+}
+
+impl Rows<'_, f32> {
+    fn viewed(a: View<'_>, k: usize, rows: Range<usize>) -> Self {
+        let row = k.next_multiple_of(STEP);
+        let mut own = vec![0.0; PANEL * row];
+        let from = &a.data[rows.start * a.row..];
+        if a.col == 1 {
+            for (from, to) in from.chunks(a.row).zip(own.chunks_mut(row)).take(rows.len()) {
+                to[..k].copy_from_slice(&from[..k]);
+            }
+        } else {
+            transpose(k, rows.len(), from, a.col, &mut own, row);
+        }
+        Self::Own(own, row)
+    }
+}
+
+impl<T: Sync> Panel for Rows<'_, T> {
+    fn left(&self) -> Left {
+        match self {
+            Self::Stored(w, k) => Left::stored(w, *k),
+            Self::Own(w, row) => Left::stored(w, *row),
+        }
+    }
+}
+
+/// Products of pairs of bf16, summed in f32.
+struct Pairs;
+
+impl Unit for Pairs {
+    type Right = [Tile; 1];
+    const FETCHES: bool = false;
+
+    fn begin() -> Self {
+        Self
+    }
+
+    fn pack(x: View<'_>, rows: usize, k: usize) -> Vec<[Tile; 1]> {
+        pack(x, rows, k, true)
+    }
+
+    unsafe fn multiply(
+        &self,
+        left: Left,
+        right: [&[[Tile; 1]]; 2],
+        steps: usize,
+        _ahead: Option<&mut Ahead>,
+        before: impl FnOnce(&Sums),
+        sums: &mut Sums,
+    ) {
+        before(sums);
+        assert!(right.iter().all(|right| right.len() >= steps));
+        // SAFETY: a step is 16 pairs; the caller's promise.
+        unsafe { pairs(left, right.map(|right| right.as_ptr().cast()), steps * STEP / 2, sums) };
+    }
+}
+
+/// Products of f32.
+struct Floats;
+
+/// 32 values of 16 rows, the rows side by side.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Wide([[f32; ROWS]; STEP]);
+
+impl Unit for Floats {
+    type Right = Wide;
+    const FETCHES: bool = false;
+
+    fn begin() -> Self {
+        Self
+    }
+
+    fn pack(x: View<'_>, rows: usize, k: usize) -> Vec<Wide> {
+        assert!(x.row == 1 || x.col == 1);
+        let steps = k.div_ceil(STEP);
+        let count = 2 * rows.div_ceil(PANEL) * steps;
+        let mut packed = Vec::with_capacity(count);
+        let places = &mut packed.spare_capacity_mut()[..count];
+        places.par_chunks_mut(steps).enumerate().for_each(|(i, steps)| {
+            let first = i * ROWS;
+            let count = rows.saturating_sub(first).min(ROWS);
+            if count < ROWS {
+                steps.fill(MaybeUninit::zeroed());
+            } else if let (false, Some(last)) = (k.is_multiple_of(STEP), steps.last_mut()) {
+                *last = MaybeUninit::zeroed();
+            }
+            // SAFETY: places of arrays of arrays of f32, without gaps. What is not zero by now is only written.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(steps.as_mut_ptr().cast::<f32>(), steps.len() * STEP * ROWS)
+            };
+            let from = x.data.get(first * x.row..).unwrap_or_default();
+            if x.col == 1 {
+                transpose(count, k, from, x.row, to, ROWS);
+            } else {
+                for (from, to) in from.chunks(x.col).zip(to.chunks_mut(ROWS)).take(k) {
+                    to[..count].copy_from_slice(&from[..count]);
+                }
+            }
+        });
+        // SAFETY: whole steps of 16 rows were written, the others zeroed before.
+        unsafe { packed.set_len(count) };
+        packed
+    }
+
+    unsafe fn multiply(
+        &self,
+        left: Left,
+        right: [&[Wide]; 2],
+        steps: usize,
+        _ahead: Option<&mut Ahead>,
+        before: impl FnOnce(&Sums),
+        sums: &mut Sums,
+    ) {
+        before(sums);
+        assert!(right.iter().all(|right| right.len() >= steps));
+        // SAFETY: the caller's promise.
+        unsafe { singles(left, right.map(|right| right.as_ptr().cast()), steps * STEP, sums) };
+    }
+}
+
+/// Declares the sums over `count` values, or pairs of them, of four bytes each.
+macro_rules! sums {
+    ($name:ident, $features:literal, |$sum:ident, $one:ident, $many:ident| $dot:expr) => {
+        /// # Safety
+        /// The processor has the features; either side has `count` times four bytes in each of its rows.
+        #[target_feature(enable = $features)]
+        unsafe fn $name(left: Left, right: [*const __m512i; 2], count: usize, sums: &mut Sums) {
+            for first in (0..count).step_by(NEAR) {
+                for (half, sums) in sums.0.chunks_exact_mut(2).enumerate() {
+                    for row in (0..ROWS).step_by(BLOCK) {
+                        let mut dots = [[_mm512_setzero_ps(); 2]; BLOCK];
+                        for (r, dots) in dots.iter_mut().enumerate() {
+                            for (dot, sums) in dots.iter_mut().zip(&mut *sums) {
+                                if first > 0 {
+                                    // SAFETY: 16 values.
+                                    *dot = unsafe { _mm512_loadu_ps(sums[row + r].as_ptr()) };
+                                }
+                            }
+                        }
+                        for at in first..count.min(first + NEAR) {
+                            // SAFETY: the caller's promise.
+                            let many = right.map(|right| unsafe { *right.add(at) });
+                            for (r, dots) in dots.iter_mut().enumerate() {
+                                // SAFETY: as above.
+                                let one = unsafe {
+                                    left.start[half]
+                                        .add((row + r) * left.row)
+                                        .cast::<i32>()
+                                        .add(at)
+                                        .read_unaligned()
+                                };
+                                let $one = _mm512_set1_epi32(one);
+                                for (dot, $many) in dots.iter_mut().zip(many) {
+                                    let $sum = *dot;
+                                    *dot = $dot;
+                                }
+                            }
+                        }
+                        for (r, dots) in dots.into_iter().enumerate() {
+                            for (sums, dot) in sums.iter_mut().zip(dots) {
+                                // SAFETY: 16 values.
+                                unsafe { _mm512_storeu_ps(sums[row + r].as_mut_ptr(), dot) };
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+sums!(singles, "avx512f", |sum, one, many| _mm512_fmadd_ps(
+    _mm512_castsi512_ps(one),
+    _mm512_castsi512_ps(many),
+    sum
+));
+sums!(pairs, "avx512f,avx512bf16", |sum, one, many| _mm512_dpbf16_ps(sum, as_pairs(one), as_pairs(many)));
+
+#[inline(always)]
+fn as_pairs(x: __m512i) -> __m512bh {
+    // SAFETY: vectors of equal size, of any bits.
+    unsafe { std::mem::transmute(x) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    fn value(i: usize) -> f32 {
+        ((i * 7919 + 13) % 10007) as f32 / 5003.0 - 1.0
+    }
+
+    /// Within what so many sums in f32 can lose.
+    fn close(found: f32, terms: impl Iterator<Item = f64>, what: &str) {
+        let add = |(sum, size, count): (f64, f64, f64), t: f64| (sum + t, size + t.abs(), count + 1.0);
+        let (sum, size, count) = terms.fold((0.0, 0.0, 0.0), add);
+        assert!(
+            (f64::from(found) - sum).abs() <= size * count * 0.5f64.powi(24),
+            "{what}: {found} not {sum}"
+        );
+    }
+
+    #[test]
+    fn products_of_every_storage_are_the_definition() {
+        if !available() {
+            return;
+        }
+        for (m, k, n) in [(1, 1, 1), (5, 31, 33), (16, 32, 32), (33, 64, 96), (70, 500, 65), (257, 96, 40)] {
+            let x: Vec<f32> = (0..m * k).map(value).collect();
+            let w: Vec<f32> = (0..n * k).map(|i| value(i + 5)).collect();
+            let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+            let half: Vec<f16> = w.iter().map(|w| f16::from_f32(*w)).collect();
+            let decode = |first: usize, rows: &mut [f32]| rows.copy_from_slice(&w[first * k..][..rows.len()]);
+            for stored in
+                [Weight::F32(&w), Weight::Decoded(&decode), Weight::Bf16(&narrow), Weight::F16(&half)]
+            {
+                let mut wide = vec![0.0; n * k];
+                widen(stored, 0, k, &mut wide);
+                let factor = |x: &f32| match stored {
+                    Weight::Bf16(_) => bf16::from_f32(*x).to_f64(),
+                    _ => f64::from(*x),
+                };
+                let mut y = vec![f32::NAN; m * n];
+                forward(m, k, n, &x, stored, &mut y);
+                for (ij, y) in y.iter().enumerate() {
+                    let (x, w) = (&x[ij / n * k..][..k], &wide[ij % n * k..][..k]);
+                    let terms = x.iter().zip(w).map(|(x, w)| factor(x) * f64::from(*w));
+                    close(*y, terms, &format!("{m}×{k}×{n} at {ij}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn operands_may_lie_by_rows_or_by_columns() {
+        if !available() {
+            return;
+        }
+        for (m, k, n) in [(1, 1, 1), (5, 31, 33), (33, 64, 96), (70, 100, 65), (257, 33, 40)] {
+            let a: Vec<f32> = (0..m * k).map(value).collect();
+            let b: Vec<f32> = (0..n * k).map(|i| value(i + 5)).collect();
+            for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
+                let view = |values, rows, turned| match turned {
+                    true => View::transposed(values, rows),
+                    false => View::rows(values, k),
+                };
+                let (a, b) = (view(&a, m, a_turned), view(&b, n, b_turned));
+                let mut out = vec![f32::NAN; m * n];
+                floats(m, k, n, a, b, &mut out);
+                for (ij, found) in out.iter().enumerate() {
+                    let at = |v: View<'_>, i: usize, p: usize| f64::from(v.data[i * v.row + p * v.col]);
+                    let terms = (0..k).map(|p| at(a, ij / n, p) * at(b, ij % n, p));
+                    close(*found, terms, &format!("{m}×{k}×{n} at {ij}"));
+                }
+            }
+        }
+    }
+}
