@@ -8,6 +8,7 @@
 
 use super::Scatter;
 use super::amx::ahead::Ahead;
+use super::kept::Kept;
 use super::tile::{View, transposed_16};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
@@ -63,7 +64,7 @@ pub trait Unit {
     fn begin() -> Self;
 
     /// The right operand, [rows / 16, steps], zeros beyond the ends; rows to whole panels.
-    fn pack(x: View<'_>, rows: usize, k: usize) -> Vec<Self::Right>;
+    fn pack(x: View<'_>, rows: usize, k: usize) -> Kept<Self::Right>;
 
     /// The sums over `steps` steps. What was in `sums` before is given to `before` first, or while tiles are multiplied;
     /// meanwhile the next part of `ahead` is fetched.

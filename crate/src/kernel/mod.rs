@@ -30,6 +30,8 @@ pub mod conv;
 pub mod conv_grad;
 pub mod hadamard;
 pub mod integer;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod kept;
 pub mod levels;
 pub mod linear;
 pub mod norm;

@@ -17,6 +17,7 @@ use super::amx::product::{keep, multiply};
 use super::amx::terms::{Tile, pack};
 use super::amx::{Config, Tiles, has_bf16};
 use super::blocked::{Left, PANEL, Panel, STEP, Sums, Unit, product, soon, store};
+use super::kept::Kept;
 use super::linear::{Weight, widen};
 use super::tile::View;
 use std::ops::Range;
@@ -82,7 +83,7 @@ impl<const A: usize, const B: usize> Unit for Terms<A, B> {
         Self(Tiles::load(&Config::FULL))
     }
 
-    fn pack(x: View<'_>, rows: usize, k: usize) -> Vec<[Tile; B]> {
+    fn pack(x: View<'_>, rows: usize, k: usize) -> Kept<[Tile; B]> {
         pack(x, rows, k, true)
     }
 
@@ -118,7 +119,7 @@ enum Rows<'a, const A: usize> {
     /// As they are stored: whole tiles of bf16, rows `k` apart.
     Stored(&'a [half::bf16], usize),
     /// Two rows of tiles, [2, steps], zeros behind the ends.
-    Packed(Vec<[Tile; A]>),
+    Packed(Kept<[Tile; A]>),
 }
 
 impl<'a, const A: usize> Rows<'a, A> {

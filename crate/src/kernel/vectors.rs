@@ -7,6 +7,7 @@ use super::Scatter;
 use super::amx::ahead::Ahead;
 use super::amx::terms::{Tile, pack};
 use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, store};
+use super::kept::Kept;
 use super::linear::{Weight, widen};
 use super::round::fake_bf16;
 use super::simd::{Level, level};
@@ -169,7 +170,7 @@ impl Unit for Pairs {
         Self
     }
 
-    fn pack(x: View<'_>, rows: usize, k: usize) -> Vec<[Tile; 1]> {
+    fn pack(x: View<'_>, rows: usize, k: usize) -> Kept<[Tile; 1]> {
         pack(x, rows, k, true)
     }
 
@@ -205,13 +206,11 @@ impl Unit for Floats {
         Self
     }
 
-    fn pack(x: View<'_>, rows: usize, k: usize) -> Vec<Wide> {
+    fn pack(x: View<'_>, rows: usize, k: usize) -> Kept<Wide> {
         assert!(x.row == 1 || x.col == 1);
         let steps = k.div_ceil(STEP);
         let count = 2 * rows.div_ceil(PANEL) * steps;
-        let mut packed = Vec::with_capacity(count);
-        let places = &mut packed.spare_capacity_mut()[..count];
-        places.par_chunks_mut(steps).enumerate().for_each(|(i, steps)| {
+        let fill = |(i, steps): (usize, &mut [MaybeUninit<Wide>])| {
             let first = i * ROWS;
             let count = rows.saturating_sub(first).min(ROWS);
             if count < ROWS {
@@ -231,10 +230,9 @@ impl Unit for Floats {
                     to[..count].copy_from_slice(&from[..count]);
                 }
             }
-        });
-        // SAFETY: whole steps of 16 rows were written, the others zeroed before.
-        unsafe { packed.set_len(count) };
-        packed
+        };
+        // SAFETY: whole steps of 16 rows are written, the others zeroed before.
+        unsafe { Kept::filled(count, |places| places.par_chunks_mut(steps).enumerate().for_each(fill)) }
     }
 
     unsafe fn multiply(

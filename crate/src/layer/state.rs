@@ -124,14 +124,6 @@ impl State {
         Self { layers, position, rooms: vec![] }
     }
 
-    /// Working memory of who moves the state on alone.
-    pub(crate) fn room(&mut self) -> &mut Room {
-        if self.rooms.is_empty() {
-            self.rooms.push(Room::default());
-        }
-        &mut self.rooms[0]
-    }
-
     /// Sequences that it is of.
     pub fn batch(&self) -> usize {
         self.layers.first().map_or(0, |layer| layer.conv.dims()[0])

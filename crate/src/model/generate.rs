@@ -11,8 +11,9 @@ use crate::threads::install;
 use candle_core::Tensor;
 use std::ops::Range;
 
-/// Prompts are read in pieces of this many tokens, so that memory does not grow with their length.
-const PIECE: usize = 1024;
+/// Prompts are read in pieces of this many tokens: between them an interrupt is heeded, and on a GPU memory does not grow with
+/// their length.
+const PIECE: usize = 2048;
 /// Logits are made for at most this many values at a time: a large vocabulary never fills the memory.
 const LOGIT_VALUES: usize = 1 << 24;
 

@@ -6,7 +6,7 @@ mod inputs;
 mod resolve;
 mod steps;
 
-use super::relay::relay;
+use super::relay::{Turn, relay};
 use super::{Matrices, Tensors};
 use crate::kernel::norm::add;
 use crate::kernel::scan::CHUNK;
@@ -14,6 +14,7 @@ use crate::layer::linear::{Linear, Weight};
 use crate::layer::mamba2::{Mamba2 as Mixer, Parts, Recurrence};
 use crate::layer::norm::RmsNorm;
 use crate::layer::op::with_floats;
+use crate::layer::room::Room;
 use crate::layer::rotation::Rotation;
 use crate::layer::state::{Spare, State};
 use candle_core::{DType, Device, Result, Tensor};
@@ -153,25 +154,29 @@ impl Mamba2 {
     /// Reads tokens of one sequence, moving `state` on; see [`super::Network::read`].
     pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
         let hidden = self.head.weight.shape()?.1;
-        let mut stream = state.room().take(tokens.len() * hidden);
-        self.embedding.as_ref().unwrap_or(&self.head).weight.rows(tokens, &mut stream)?;
-        if let Some(rotation) = &self.rotation {
-            rotation.apply(&mut stream);
-        }
-        self.walk(&mut stream, 1, 0..self.blocks.len(), state)?;
-        if let Some(logits) = logits {
-            let room = state.room();
-            let mut closed = room.take(hidden);
-            let last = &mut stream[(tokens.len() - 1) * hidden..];
+        let pieces = tokens.chunks(piece(tokens.len()));
+        let (last, mut logits) = (pieces.len() - 1, logits);
+        let pieces = pieces.enumerate().map(|(i, piece)| (piece, logits.take_if(|_| i == last)));
+        relay(pieces, &mut state.layers, &mut state.rooms, |(tokens, logits), turn, room| {
+            let mut stream = room.take(tokens.len() * hidden);
+            self.embedding.as_ref().unwrap_or(&self.head).weight.rows(tokens, &mut stream)?;
             if let Some(rotation) = &self.rotation {
-                rotation.apply_transposed(last);
+                rotation.apply(&mut stream);
             }
-            self.norm.apply(last, &mut closed)?;
-            self.head.apply(&closed, logits, room)?;
-            room.give(closed);
-        }
-        state.room().give(stream);
-        Ok(())
+            self.walk(&mut stream, 1, 0..self.blocks.len(), turn, room)?;
+            if let Some(logits) = logits {
+                let mut closed = room.take(hidden);
+                let last = &mut stream[(tokens.len() - 1) * hidden..];
+                if let Some(rotation) = &self.rotation {
+                    rotation.apply_transposed(last);
+                }
+                self.norm.apply(last, &mut closed)?;
+                self.head.apply(&closed, logits, room)?;
+                room.give(closed);
+            }
+            room.give(stream);
+            Ok(())
+        })
     }
 
     /// [`Self::through`] by the kernels on a CPU.
@@ -179,34 +184,39 @@ impl Mamba2 {
         let (batch, time, hidden) = x.dims3()?;
         let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
         drop(x);
-        self.walk(&mut all, batch, blocks, state)?;
+        // The tokens of one sequence follow one another.
+        let piece = if batch == 1 { piece(time) } else { time };
+        let (pieces, layers) = (all.chunks_mut(batch * piece * hidden), &mut state.layers[blocks.clone()]);
+        relay(pieces, layers, &mut state.rooms, |stream, turn, room| {
+            self.walk(stream, batch, blocks.clone(), turn, room)
+        })?;
         Tensor::from_vec(all, (batch, time, hidden), &Device::Cpu)
     }
 
-    /// The steps of [`Self::through`] in buffers of the state, and in the place of the stream [B, T, hidden].
-    fn walk(&self, all: &mut [f32], batch: usize, blocks: Range<usize>, state: &mut State) -> Result<()> {
-        let hidden = self.head.weight.shape()?.1;
-        let time = all.len() / (batch * hidden);
-        // The tokens of one sequence follow one another.
-        let piece = if batch == 1 { piece(time) } else { time };
-        let pieces = all.chunks_mut(batch * piece * hidden);
-        relay(pieces, &mut state.layers[blocks.clone()], &mut state.rooms, |stream, turn, room| {
-            let time = stream.len() / (batch * hidden);
-            let mut u = room.take(stream.len());
-            for i in blocks.clone() {
-                let Block { norm, mixer } = &self.blocks[i];
-                match i == blocks.start {
-                    true => norm.apply(stream, &mut u)?,
-                    false => norm.apply_after(stream, &mut u)?,
-                }
-                turn.layer(|layer| mixer.apply(&mut u, (batch, time), layer, room))?;
+    /// The steps of [`Self::through`] for a piece of a text, in the place of its stream [B, T, hidden].
+    fn walk(
+        &self,
+        stream: &mut [f32],
+        batch: usize,
+        blocks: Range<usize>,
+        turn: &mut Turn<'_>,
+        room: &mut Room,
+    ) -> Result<()> {
+        let time = stream.len() / (batch * self.head.weight.shape()?.1);
+        let mut u = room.take(stream.len());
+        for i in blocks.clone() {
+            let Block { norm, mixer } = &self.blocks[i];
+            match i == blocks.start {
+                true => norm.apply(stream, &mut u)?,
+                false => norm.apply_after(stream, &mut u)?,
             }
-            if !blocks.is_empty() {
-                add(&u, stream);
-            }
-            room.give(u);
-            Ok(())
-        })
+            turn.layer(|layer| mixer.apply(&mut u, (batch, time), layer, room))?;
+        }
+        if !blocks.is_empty() {
+            add(&u, stream);
+        }
+        room.give(u);
+        Ok(())
     }
 
     /// A state before the first token.

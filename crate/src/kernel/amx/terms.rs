@@ -1,6 +1,7 @@
 //! Matrices as tiles of bf16 terms.
 
 use crate::kernel::blocked::{PANEL, ROWS, STEP};
+use crate::kernel::kept::Kept;
 use crate::kernel::simd::prefetch;
 use crate::kernel::tile::{View, transposed_16};
 use rayon::prelude::*;
@@ -23,12 +24,11 @@ impl Tile {
 /// Tiles of `x` [rows, k], which lies by rows or by columns: [rows / 16, steps] of the terms of a tile, zeros beyond the
 /// ends; rows to whole panels. The left operand of a product has them as they are, the right one `turned`: pairs of columns
 /// by rows.
-pub fn pack<const T: usize>(x: View<'_>, rows: usize, k: usize, turned: bool) -> Vec<[Tile; T]> {
+pub fn pack<const T: usize>(x: View<'_>, rows: usize, k: usize, turned: bool) -> Kept<[Tile; T]> {
     assert!(x.row == 1 || x.col == 1);
     assert!(rows == 0 || k == 0 || x.data.len() > (rows - 1) * x.row + (k - 1) * x.col);
     let steps = k.div_ceil(STEP);
     let count = 2 * rows.div_ceil(PANEL) * steps;
-    let mut packed = Vec::with_capacity(count);
     let fill = |(panel, tiles): (usize, &mut [MaybeUninit<[Tile; T]>])| {
         // Step by step, so that the two rows of tiles share what lies by columns.
         for at in 0..2 * steps {
@@ -39,15 +39,12 @@ pub fn pack<const T: usize>(x: View<'_>, rows: usize, k: usize, turned: bool) ->
             unsafe { split::<T>(x, rows, k, panel * PANEL + half * ROWS, step * STEP, turned, tile.cast()) };
         }
     };
-    let places = &mut packed.spare_capacity_mut()[..count];
-    if rows <= PANEL {
-        places.chunks_mut(2 * steps).enumerate().for_each(fill);
-    } else {
-        places.par_chunks_mut(2 * steps).with_min_len(2).enumerate().for_each(fill);
-    }
-    // SAFETY: all were written just now.
-    unsafe { packed.set_len(count) };
-    packed
+    let fill_all = |places: &mut [MaybeUninit<[Tile; T]>]| match rows {
+        ..=PANEL => places.chunks_mut(2 * steps).enumerate().for_each(fill),
+        _ => places.par_chunks_mut(2 * steps).with_min_len(2).enumerate().for_each(fill),
+    };
+    // SAFETY: each panel writes all of its tiles.
+    unsafe { Kept::filled(count, fill_all) }
 }
 
 /// The `T` terms of the tile of `x` [rows, k] at (`row`, `col`).
