@@ -2,7 +2,7 @@
 //! columns. Its intrinsics are not stable; the instructions are.
 
 use super::columns::{Columns, DEPTH};
-use super::product::Out;
+use super::product::{Out, put_vector, vector, with_group};
 use super::{Line, PANEL, Packed};
 use crate::kernel::amx::ahead::{Ahead, fetch};
 use crate::kernel::amx::{self, Config};
@@ -177,31 +177,17 @@ impl Task<'_> {
         for (i, ((total, stored), (moved, sum))) in totals.enumerate() {
             // SAFETY: a line has 16 integers.
             let stored = unsafe { _mm512_load_si512(stored.0.as_ptr().cast()) };
-            let mut dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(stored, _mm512_set1_epi32(*moved)));
-            if let Some(zero) = zero {
-                dot = _mm512_sub_ps(dot, _mm512_mul_ps(zero, _mm512_set1_ps(*sum as f32)));
-            }
             let before = if FIRST { _mm512_setzero_ps() } else { vector(total) };
-            let sum = _mm512_add_ps(before, _mm512_mul_ps(dot, scale));
-            // SAFETY: 16 numbers; the panels of a task are its own, and the mask ends with its columns.
+            let sum = with_group(before, stored, scale, *moved, zero.map(|zero| (zero, *sum)));
+            // SAFETY: the panels of a task are its own; 16 numbers.
             unsafe {
-                if LAST {
-                    let y = self.out.place(first + i, panel);
-                    let scaled = _mm512_mul_ps(sum, _mm512_set1_ps(x.scales[first + i]));
-                    _mm512_mask_storeu_ps(y.as_mut_ptr(), ((1u32 << y.len()) - 1) as u16, scaled);
-                } else {
-                    _mm512_storeu_ps(total.as_mut_ptr(), sum);
+                match LAST {
+                    true => put_vector(self.out, first + i, panel, sum, x.scales[first + i]),
+                    false => _mm512_storeu_ps(total.as_mut_ptr(), sum),
                 }
             }
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn vector(x: &[f32; PANEL]) -> __m512 {
-    // SAFETY: 16 numbers.
-    unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 /// Tiles 0 … 3 become the products of two tiles with two panels over `pieces` pieces. Meanwhile the next part of `ahead` is

@@ -9,6 +9,8 @@ use crate::kernel::Scatter;
 use crate::kernel::integer::{Integers, total};
 use rayon::prelude::*;
 use smallvec::{SmallVec, smallvec};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -161,6 +163,49 @@ impl<'a> Out<'a> {
             Err(_) => y.copy_from_slice(&scaled[..y.len()]),
         }
     }
+}
+
+/// [`Out::put`] of a vector.
+///
+/// # Safety
+/// The panel belongs to the calling task alone.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn put_vector(out: Out<'_>, i: usize, panel: usize, total: __m512, scale: f32) {
+    // SAFETY: the caller's promise; the mask ends with the panel's columns.
+    unsafe {
+        let y = out.place(i, panel);
+        let scaled = _mm512_mul_ps(total, _mm512_set1_ps(scale));
+        _mm512_mask_storeu_ps(y.as_mut_ptr(), ((1u32 << y.len()) - 1) as u16, scaled);
+    }
+}
+
+/// [`add_group`] on vectors: the row's sum of the group is given beside the zero points.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn with_group(
+    total: __m512,
+    dots: __m512i,
+    scale: __m512,
+    moved: i32,
+    zero: Option<(__m512, i32)>,
+) -> __m512 {
+    let mut dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(dots, _mm512_set1_epi32(moved)));
+    if let Some((zero, sum)) = zero {
+        dot = _mm512_sub_ps(dot, _mm512_mul_ps(zero, _mm512_set1_ps(sum as f32)));
+    }
+    _mm512_add_ps(total, _mm512_mul_ps(dot, scale))
+}
+
+/// 16 numbers as a vector.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn vector(x: &[f32; PANEL]) -> __m512 {
+    // SAFETY: 16 numbers.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 /// Adds group `g` of a panel for row `i` of activations, (dot − zero · sum) · scale, where `dots` are the sums of stored

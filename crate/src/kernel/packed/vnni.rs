@@ -1,7 +1,7 @@
 //! The sums of a packed product on AVX-512 VNNI: an instruction adds four products of every row of a panel.
 
-use super::product::{Out, Rows, add_group};
-use super::{Line, PANEL, Packed};
+use super::product::{Out, Rows, put_vector, vector, with_group};
+use super::{Line, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ fn tile<const P: usize, const R: usize, const HALF: bool>(
     first: usize,
     out: Out<'_>,
 ) {
-    let mut totals = [[[0.0; PANEL]; R]; P];
+    let mut totals = [[_mm512_setzero_ps(); R]; P];
     for g in 0..w.columns.groups {
         let mut lines = [&[][..]; P];
         for (p, lines) in lines.iter_mut().enumerate() {
@@ -72,23 +72,21 @@ fn tile<const P: usize, const R: usize, const HALF: bool>(
         }
         let dots = dots::<P, R, HALF>(lines, codes);
         for (p, totals) in totals.iter_mut().enumerate() {
+            let at = (panel + p) * w.columns.groups + g;
+            let (scale, zero) = (vector(&w.scales[at]), w.zeros.get(at).map(|zero| vector(zero)));
             for (r, total) in totals.iter_mut().enumerate() {
-                add_group(total, &array(dots[p][r]), w, panel + p, x, first + r, g);
+                let row = g * x.scales.len() + first + r;
+                let zero = zero.map(|zero| (zero, x.sums[row]));
+                *total = with_group(*total, dots[p][r], scale, x.moved[row], zero);
             }
         }
     }
-    for (p, totals) in totals.iter().enumerate() {
-        for (r, total) in totals.iter().enumerate() {
+    for r in 0..R {
+        for (p, totals) in totals.iter().enumerate() {
             // SAFETY: the panels of a task are its own.
-            unsafe { out.put(first + r, panel + p, total, x.scales[first + r]) };
+            unsafe { put_vector(out, first + r, panel + p, totals[r], x.scales[first + r]) };
         }
     }
-}
-
-#[inline(always)]
-fn array(x: __m512i) -> [i32; PANEL] {
-    // SAFETY: both are 16 integers of 32 bits.
-    unsafe { std::mem::transmute(x) }
 }
 
 #[inline]
