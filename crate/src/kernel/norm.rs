@@ -31,15 +31,22 @@ pub fn rms_norm_grad(x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f32],
     sum_into(parts, dw);
 }
 
-/// x ← RMSNorm per group (x · SiLU(z)) · w.
+/// y = RMSNorm per group (x · SiLU(z)) · w.
 ///
-/// `x` is [rows, C]; the rows of `z` start `z_row` apart; each row has C / `group` groups.
-pub fn gated_rms_norm(z: &[f32], z_row: usize, w: &[f32], group: usize, eps: f32, x: &mut [f32]) {
+/// `y` is [rows, C]; `x` and `z` come with the distance of their rows; each row has C / `group` groups.
+pub fn gated_rms_norm(
+    (x, x_row): (&[f32], usize),
+    (z, z_row): (&[f32], usize),
+    w: &[f32],
+    group: usize,
+    eps: f32,
+    y: &mut [f32],
+) {
     let width = w.len();
-    each_block(x, width, |first, x| {
-        for (r, x) in x.chunks_mut(width).enumerate() {
-            gate(&z[(first + r) * z_row..][..width], x);
-            norm_rows_in_place(w, eps, group, x);
+    each_block(y, width, |first, y| {
+        for (row, y) in (first..).zip(y.chunks_mut(width)) {
+            gate(&x[row * x_row..][..width], &z[row * z_row..][..width], y);
+            norm_rows_in_place(w, eps, group, y);
         }
     });
 }
@@ -67,8 +74,7 @@ pub fn gated_rms_norm_grad(
             for (r, dx) in dx.chunks_mut(width).enumerate() {
                 let row = i * ROWS + r;
                 let (x, z) = (&x[row * width..][..width], &z[row * z_row..][..width]);
-                u.copy_from_slice(x);
-                gate(z, &mut u);
+                gate(x, z, &mut u);
                 norm_rows_grad(&u, w, eps, group, &dy[row * width..][..width], &mut du, &mut dw);
                 // SAFETY: every row is written by one task.
                 gate_grad(x, z, &du, dx, unsafe { dz.slice(row * z_row, width) });
@@ -191,18 +197,19 @@ fn dot_body<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
 }
 
 dispatch! {
-    /// u ← u · SiLU(z)
-    fn gate(z: &[f32], u: &mut [f32]) = gate_body;
+    /// u = x · SiLU(z)
+    fn gate(x: &[f32], z: &[f32], u: &mut [f32]) = gate_body;
 }
 
 #[inline(always)]
-fn gate_body<V: Lanes>(z: &[f32], u: &mut [f32]) {
+fn gate_body<V: Lanes>(x: &[f32], z: &[f32], u: &mut [f32]) {
+    let (x, z) = (&x[..u.len()], &z[..u.len()]);
     let whole = u.len() / V::N * V::N;
     for i in (0..whole).step_by(V::N) {
-        V::load(&u[i..]).mul(V::load(&z[i..]).silu()).store(&mut u[i..]);
+        V::load(&x[i..]).mul(V::load(&z[i..]).silu()).store(&mut u[i..]);
     }
     let rest = whole..u.len();
-    V::load_part(&u[rest.clone()]).mul(V::load_part(&z[rest.clone()]).silu()).store_part(&mut u[rest]);
+    V::load_part(&x[rest.clone()]).mul(V::load_part(&z[rest.clone()]).silu()).store_part(&mut u[rest]);
 }
 
 dispatch! {

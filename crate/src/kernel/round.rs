@@ -175,7 +175,7 @@ mod tests {
     /// at 100, and a small one that grows to 20 in steps of at most .02, far below half of the scale.
     fn small_steps(bits: Option<u8>, error: Option<&mut [f32]>) -> Vec<f32> {
         const TIME: usize = 12_000;
-        let shape = Shape { batch: 1, time: TIME, heads: 1, head_dim: 1, groups: 1, state: 2 };
+        let shape = Shape { batch: 1, time: TIME, heads: 1, head_dim: 1, groups: 1, state: 2, out: 1 };
         let xbc = [1.0, 0.1, 0.02, 0.0, 1.0].repeat(TIME); // x, B, C: y is the small value
         let (dt, a, d) = (vec![1.0; TIME], [0.999_f32.ln()], [0.0]);
         let (mut h, mut y) = (vec![100.0, 0.0], vec![0.0; TIME]);

@@ -36,6 +36,13 @@ pub struct Buffer {
     len: usize,
 }
 
+impl Buffer {
+    /// Only the first `len` values from here on.
+    pub fn shorten(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
 impl Deref for Buffer {
     type Target = [f32];
 

@@ -164,7 +164,7 @@ mod tests {
         let packed = Packed::new(n, k, &plain).unwrap();
         let codes = Integers { codes: vec![1; m * k], scales: vec![1.0; m], k };
         let x: Vec<f32> = (0..m * k).map(|i| (i % 23) as f32 - 11.0).collect();
-        let shape = scan::Shape { batch: 1, time: 70, heads: 1, head_dim: 4, groups: 1, state: 8 };
+        let shape = scan::Shape { batch: 1, time: 70, heads: 1, head_dim: 4, groups: 1, state: 8, out: 4 };
         let run = || {
             let theirs = Tiles::load(&Config::for_depth(24));
             let before = current();

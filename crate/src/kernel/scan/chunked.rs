@@ -37,9 +37,9 @@ pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &
             let rows = &xbc[(b * time + first) * shape.row()..];
             for (t, y) in y.chunks(head_dim).enumerate() {
                 let x = &rows[t * shape.row() + shape.x_at(head)..][..head_dim];
-                let at = ((b * time + first + t) * heads + head) * head_dim;
                 // SAFETY: every (b, t, head) has its own P values.
-                with_skip(y, d[head], x, unsafe { out.slice(at, head_dim) });
+                let out = unsafe { out.slice(shape.y_at(b * time + first + t, head), head_dim) };
+                with_skip(y, d[head], x, out);
             }
         }
         transpose(state, head_dim, carried, head_dim, h, state);

@@ -46,12 +46,19 @@ pub struct Shape {
     pub groups: usize,
     /// State size N.
     pub state: usize,
+    /// Distance between the rows of y, at least H·P.
+    pub out: usize,
 }
 
 impl Shape {
     /// Values of a row of `xbc`: x [H, P], then B [G, N], then C [G, N].
     pub fn row(&self) -> usize {
         self.heads * self.head_dim + 2 * self.groups * self.state
+    }
+
+    /// Where y [H, P] of a token has a head's values.
+    pub(super) fn y_at(&self, token: usize, head: usize) -> usize {
+        token * self.out + head * self.head_dim
     }
 
     pub(super) fn x_at(&self, head: usize) -> usize {
@@ -73,7 +80,8 @@ impl Shape {
 
 /// Scans `xbc` [B, T, row] with steps `dt` [B, T, H] (Δ, already positive), rates `a` `[H]` (A < 0) and skips `d` `[H]`.
 ///
-/// `h` [B, H, P, N] is the state before the first token and, on return, after the last; `y` is [B, T, H, P].
+/// `h` [B, H, P, N] is the state before the first token and, on return, after the last; `y` has rows [B·T] of [H, P] from its start,
+/// `out` apart, and what lies between them stays as it is.
 /// Chooses the fastest form. All agree to rounding, that of a matrix unit only if the result is to be `fine`; else its
 /// products have an error of 2⁻¹⁶, less than that of any weights but f32.
 pub fn scan(
@@ -135,7 +143,7 @@ pub(super) fn each_token<H: Held>(
             let row = &xbc[(b * time + t) * shape.row()..][..shape.row()];
             let dt = dt[(b * time + t) * heads + head];
             // SAFETY: every (b, t, head) has its own P values.
-            let y = unsafe { out.slice(((b * time + t) * heads + head) * head_dim, head_dim) };
+            let y = unsafe { out.slice(shape.y_at(b * time + t, head), head_dim) };
             let x = &row[shape.x_at(head)..][..head_dim];
             let (b, c) = (&row[shape.b_at(group)..][..state], &row[shape.c_at(group)..][..state]);
             H::step((dt * a[head]).exp(), dt, d[head], x, b, c, h, y);
@@ -263,7 +271,7 @@ mod tests {
         for (batch, time, heads, head_dim, groups, state) in
             [(1, 1, 1, 1, 1, 1), (2, 5, 4, 16, 2, 33), (1, 30, 5, 40, 1, 50), (1, 3, 24, 64, 1, 128)]
         {
-            let shape = Shape { batch, time, heads, head_dim, groups, state };
+            let shape = Shape { batch, time, heads, head_dim, groups, state, out: heads * head_dim };
             let noise = |n: usize, seed: usize| -> Vec<f32> {
                 (0..n).map(|i| (((i + seed) * 7919 + 13) % 10007) as f32 / 5003.0 - 1.0).collect()
             };
@@ -291,7 +299,9 @@ mod tests {
             (1, 200, 4, 64, 4, 128),
             (3, 17, 2, 48, 1, 16),
         ] {
-            let shape = Shape { batch, time, heads, head_dim, groups, state };
+            // Rows of y with something between them.
+            let (inner, gap) = (heads * head_dim, 3);
+            let shape = Shape { batch, time, heads, head_dim, groups, state, out: inner + gap };
             let noise = |n: usize, seed: usize| -> Vec<f32> {
                 (0..n).map(|i| (((i + seed) * 7919 + 13) % 10007) as f32 / 5003.0 - 1.0).collect()
             };
@@ -313,8 +323,16 @@ mod tests {
             for (name, bound) in
                 [("recurrent", 1e-6), ("chunked", 4e-6), ("tiled", 4e-6), ("fine", 4e-6), ("coarse", 1.5e-5)]
             {
-                let (mut h, mut y) = (h.clone(), vec![f32::NAN; batch * time * heads * head_dim]);
-                run(name, &mut h, &mut y);
+                let (mut h, mut rows) = (h.clone(), vec![f32::NAN; batch * time * shape.out - gap]);
+                run(name, &mut h, &mut rows);
+                let mut y = vec![];
+                for row in rows.chunks(shape.out) {
+                    y.extend(&row[..inner]);
+                    assert!(
+                        row[inner..].iter().all(|between| between.is_nan()),
+                        "{name} writes between rows"
+                    );
+                }
                 y.extend(h);
                 for (at, (found, exact)) in y.iter().zip(&exact).enumerate() {
                     let error = (f64::from(*found) - exact).abs() / size;

@@ -32,7 +32,7 @@ pub(super) fn tiled<const T: usize>(
     h: &mut [f32],
     y: &mut [f32],
 ) {
-    let Shape { batch, time, heads, head_dim, groups, state } = shape;
+    let Shape { batch, time, heads, head_dim, groups, state, .. } = shape;
     let chunks = time.div_ceil(CHUNK);
     let sizes = Padded::new(shape);
     let shared: Vec<Shared<T>> = (0..batch * chunks * groups)
@@ -68,7 +68,7 @@ pub(super) fn tiled<const T: usize>(
                 let first = chunk * CHUNK;
                 let len = CHUNK.min(time - first);
                 let put = |t: usize, p: usize, count: usize| {
-                    let at = ((tokens.start + first + t) * heads + head.head) * head_dim + p;
+                    let at = shape.y_at(tokens.start + first + t, head.head) + p;
                     // SAFETY: every (b, t, head) has its own P values.
                     unsafe { out.slice(at, count) }
                 };

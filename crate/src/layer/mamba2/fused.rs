@@ -8,30 +8,32 @@ use candle_core::{Result, bail};
 use smallvec::SmallVec;
 
 impl Core {
-    /// From `state`, which is changed in place: zxbcdt [B, T, R] → y [B, T, I], overwritten.
+    /// From `state`, which is changed in place: zxbcdt [B, T, R] → y [B, T, I]. In the place of x is then y before the gated
+    /// norm: a buffer less.
     pub(super) fn apply(
         &self,
-        zxbcdt: &[f32],
+        zxbcdt: &mut [f32],
         (batch, time): (usize, usize),
         state: &mut LayerState,
         fine: bool,
-        y: &mut [f32],
         room: &mut Room,
-    ) -> Result<()> {
+    ) -> Result<Buffer> {
         let (s, r) = (self.sizes, self.recurrence);
         r.shape(state)?;
         let (mut xbc, mut dt) = (room.take(batch * time * s.channels()), room.take(batch * time * s.heads));
         with_floats([&self.packed], |[packed]| {
-            let between = Between { xbc: &mut *xbc, dt: &mut *dt, y: &mut *y };
             let parts = slices(s, packed);
-            state
-                .update(|conv, h, e| run(s, r, fine, (batch, time), zxbcdt, &parts, (conv, h, e), between))?;
-            gated_norm(s, zxbcdt, &parts, y);
+            let shape = s.scan(batch, time, s.rows());
+            state.update(|conv, h, error| {
+                inputs(s, r, (batch, time), zxbcdt, &parts, conv, &mut xbc, &mut dt);
+                scan(r, fine, shape, &xbc, &dt, &parts, (h, error), &mut zxbcdt[s.inner()..]);
+            })?;
+            xbc.shorten(batch * time * s.inner());
+            gated_norm(s, (&zxbcdt[s.inner()..], s.rows()), zxbcdt, &parts, &mut xbc);
             Result::Ok(())
         })??;
-        room.give(xbc);
         room.give(dt);
-        Ok(())
+        Ok(xbc)
     }
 }
 
@@ -40,9 +42,10 @@ impl Sizes {
         conv::Shape { batch, time, channels: self.channels(), width: self.conv_width, row: self.rows() }
     }
 
-    fn scan(&self, batch: usize, time: usize) -> scan::Shape {
+    /// With rows of y so far apart.
+    fn scan(&self, batch: usize, time: usize, out: usize) -> scan::Shape {
         let Self { heads, head_dim, groups, state, .. } = *self;
-        scan::Shape { batch, time, heads, head_dim, groups, state }
+        scan::Shape { batch, time, heads, head_dim, groups, state, out }
     }
 }
 
@@ -69,22 +72,37 @@ struct Between<T> {
     y: T,
 }
 
-/// The fused forward pass up to the gated norm, from a state of convolution, recurrence, and error of a quantized one.
-fn run(
+/// What the recurrence reads: x|B|C [B, T, C] after the convolution, whose state moves on, and Δ [B, T, H].
+#[allow(clippy::too_many_arguments)]
+fn inputs(
     s: Sizes,
     recurrence: Recurrence,
-    fine: bool,
     (batch, time): (usize, usize),
     zxbcdt: &[f32],
     p: &Parts<&[f32]>,
-    (conv, h, error): (&mut [f32], Values<'_>, Option<&mut [f32]>),
-    Between { xbc, dt, y }: Between<&mut [f32]>,
+    conv: &mut [f32],
+    xbc: &mut [f32],
+    dt: &mut [f32],
 ) {
-    let (rows, inner) = (s.rows(), s.inner());
-    conv::conv_silu(s.conv(batch, time), &zxbcdt[inner..], p.conv_weight, p.conv_bias, conv, xbc);
+    let shape = s.conv(batch, time);
+    conv::conv_silu(shape, &zxbcdt[s.inner()..], p.conv_weight, p.conv_bias, conv, xbc);
     recurrence.round_inputs(s, xbc);
-    softplus::step_sizes(zxbcdt, rows, p.dt_bias, s.dt_limit, dt);
-    let (shape, rates) = (s.scan(batch, time), rates(p.a_log));
+    softplus::step_sizes(zxbcdt, s.rows(), p.dt_bias, s.dt_limit, dt);
+}
+
+/// The recurrence, in the precision of its state `h`, with the error of a quantized one.
+#[allow(clippy::too_many_arguments)]
+fn scan(
+    recurrence: Recurrence,
+    fine: bool,
+    shape: scan::Shape,
+    xbc: &[f32],
+    dt: &[f32],
+    p: &Parts<&[f32]>,
+    (h, error): (Values<'_>, Option<&mut [f32]>),
+    y: &mut [f32],
+) {
+    let rates = rates(p.a_log);
     match (h, recurrence.state) {
         (Values::Bf16(h), _) => scan::recurrent(shape, xbc, dt, &rates, p.d, h, y),
         (Values::F32(h), None) => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
@@ -95,9 +113,9 @@ fn run(
     }
 }
 
-/// The gated norm, in the place of y [B, T, I].
-fn gated_norm(s: Sizes, zxbcdt: &[f32], p: &Parts<&[f32]>, y: &mut [f32]) {
-    norm::gated_rms_norm(zxbcdt, s.rows(), p.norm, s.inner() / s.groups, s.eps, y);
+/// The gated norm of y, given with the distance of its rows, to `out` [B, T, I].
+fn gated_norm(s: Sizes, y: (&[f32], usize), zxbcdt: &[f32], p: &Parts<&[f32]>, out: &mut [f32]) {
+    norm::gated_rms_norm(y, (zxbcdt, s.rows()), p.norm, s.inner() / s.groups, s.eps, out);
 }
 
 /// What the way back needs of the way there.
@@ -126,12 +144,12 @@ impl Core {
         let (mut conv, mut h) = (zeros(s.channels() * s.conv_width), zeros(s.inner() * s.state));
         with_floats([&self.packed], |[packed]| {
             let parts = slices(s, packed);
-            let between = Between { xbc: &mut *kept.xbc, dt: &mut *kept.dt, y: &mut *kept.y };
-            let state = (&mut *conv, Values::F32(&mut h), None);
+            let Between { xbc, dt, y: before } = &mut kept;
+            inputs(s, self.recurrence, (batch, time), zxbcdt, &parts, &mut conv, xbc, dt);
             // Finely: the gradient of a decay is a small difference of products of y.
-            run(s, self.recurrence, true, (batch, time), zxbcdt, &parts, state, between);
-            y.copy_from_slice(&kept.y);
-            gated_norm(s, zxbcdt, &parts, y);
+            let (shape, state) = (s.scan(batch, time, s.inner()), (Values::F32(&mut h), None));
+            scan(self.recurrence, true, shape, xbc, dt, &parts, state, before);
+            gated_norm(s, (before, s.inner()), zxbcdt, &parts, y);
         })?;
         room.give(conv);
         room.give(h);
@@ -185,7 +203,7 @@ fn gradients(
 
     let rates = rates(p.a_log);
     let grads = scan_grad::Gradients { xbc: &mut *dxbc, dt: &mut *ddt, a: &mut *dp.a_log, d: dp.d };
-    scan_grad::scan_grad(s.scan(batch, time), xbc, dt, &rates, p.d, y, dy, grads);
+    scan_grad::scan_grad(s.scan(batch, time, inner), xbc, dt, &rates, p.d, y, dy, grads);
     for (da_log, rate) in dp.a_log.iter_mut().zip(&rates) {
         *da_log *= rate; // dA/dA_log = A
     }

@@ -60,8 +60,7 @@ impl Mamba2 {
         let sizes = self.core.sizes;
         let mut zxbcdt = room.take(batch * time * sizes.rows());
         self.in_proj.apply(u, &mut zxbcdt, room)?;
-        let mut y = room.take(batch * time * sizes.inner());
-        self.core.apply(&zxbcdt, (batch, time), state, self.fine(), &mut y, room)?;
+        let y = self.core.apply(&mut zxbcdt, (batch, time), state, self.fine(), room)?;
         self.out_proj.apply(&y, u, room)?;
         room.give(zxbcdt);
         room.give(y);
@@ -174,11 +173,9 @@ impl Core {
 
     fn advance(&self, zxbcdt: &Tensor, state: &mut LayerState, fine: bool) -> Result<Tensor> {
         let (batch, time, _) = zxbcdt.dims3()?;
-        let mut y = vec![0.0; batch * time * self.sizes.inner()];
-        with_floats([zxbcdt], |[zxbcdt]| {
-            self.apply(zxbcdt, (batch, time), state, fine, &mut y, &mut Room::default())
-        })??;
-        Tensor::from_vec(y, (batch, time, self.sizes.inner()), zxbcdt.device())
+        let mut rows = with_floats([zxbcdt], |[zxbcdt]| zxbcdt.to_vec())?;
+        let y = self.apply(&mut rows, (batch, time), state, fine, &mut Room::default())?;
+        Tensor::from_slice(&y, (batch, time, self.sizes.inner()), zxbcdt.device())
     }
 
     fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
