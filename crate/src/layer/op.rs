@@ -1,31 +1,33 @@
 //! The way from tensors to the slices of the kernels, and back: shared by every operation that has a fused form.
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 use half::bf16;
 use std::cell::RefCell;
 
-/// The values of a contiguous f32 argument of an operation of ours.
-pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
-        _ => bail!("expected a contiguous f32 tensor of shape {:?}", layout.shape()),
-    }
-}
-
-/// Runs `f` on the values of contiguous f32 tensors on the CPU.
-pub(crate) fn with_floats<const N: usize, R>(
+/// Runs `f` on the values of contiguous tensors of that type on the CPU.
+pub(crate) fn with_values<T: WithDType, const N: usize, R>(
     tensors: [&Tensor; N],
-    f: impl FnOnce([&[f32]; N]) -> R,
+    f: impl FnOnce([&[T]; N]) -> R,
 ) -> Result<R> {
     let held = tensors.map(Tensor::storage_and_layout);
     let mut values = [&[][..]; N];
     for (values, (storage, layout)) in values.iter_mut().zip(&held) {
-        match &**storage {
-            Storage::Cpu(storage) => *values = floats(storage, layout)?,
-            _ => bail!("expected a tensor on the CPU"),
+        match (&**storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(storage), Some((start, end))) => {
+                *values = &T::cpu_storage_as_slice(storage)?[start..end];
+            }
+            _ => bail!("expected a contiguous tensor of shape {:?} on the CPU", layout.shape()),
         }
     }
     Ok(f(values))
+}
+
+/// [`with_values`] of f32.
+pub(crate) fn with_floats<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    with_values(tensors, f)
 }
 
 /// The values of a tensor, to be changed.

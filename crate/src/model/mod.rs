@@ -6,6 +6,7 @@
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
+//! | `loading` | where to and in which storage, by name |
 //! | [`generate`] | greedy continuation and scores of tokens |
 //! | [`quantization`] | the report of a quantized model, and its parts in a file |
 
@@ -14,6 +15,7 @@ mod files;
 pub mod generate;
 pub mod hub;
 pub mod init;
+mod loading;
 mod pickle;
 pub mod quantization;
 pub mod safetensors;
@@ -28,6 +30,7 @@ use crate::layer::state::State;
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Checkpoint;
+pub use loading::{Loading, parse_device, parse_dtype};
 use quantization::Quantization;
 use safetensors::save_safetensors;
 use std::collections::BTreeMap;
@@ -37,17 +40,6 @@ use std::path::Path;
 use std::sync::Arc;
 use tokenizer::Tokenizer;
 
-/// Where and how to load a model.
-#[derive(Clone, Debug, Default)]
-pub struct Loading {
-    /// Storage of the matrices; the checkpoint's own by default. Everything else is f32.
-    pub dtype: Option<DType>,
-    /// The CPU by default.
-    pub device: Option<Device>,
-    /// A hub revision: branch, tag or commit.
-    pub revision: Option<String>,
-}
-
 /// Which positions of a forward pass get logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Positions {
@@ -55,37 +47,6 @@ pub enum Positions {
     All,
     /// The last one of each sequence.
     Last,
-}
-
-/// The storage dtype of that name: f32, bf16 or f16.
-pub fn parse_dtype(name: &str) -> Result<DType> {
-    match name {
-        "f32" => Ok(DType::F32),
-        "bf16" => Ok(DType::BF16),
-        "f16" => Ok(DType::F16),
-        _ => Err(Error::input(format!("unknown dtype {name:?}")).hint("known are f32, bf16 and f16")),
-    }
-}
-
-/// The device of that name: cpu, cuda, or cuda:N.
-pub fn parse_device(name: &str) -> Result<Device> {
-    let index = match name.split_once(':') {
-        _ if name == "cpu" => return Ok(Device::Cpu),
-        None if name == "cuda" => 0,
-        Some(("cuda", index)) => {
-            index.parse().map_err(|_| Error::input(format!("no GPU has the number {index:?}")))?
-        }
-        _ => {
-            return Err(
-                Error::input(format!("unknown device {name:?}")).hint("known are cpu, cuda and cuda:N")
-            );
-        }
-    };
-    Device::new_cuda(index).map_err(|error| {
-        let reason = Error::from(error);
-        Error::unavailable(format!("{name} cannot be used: {reason}"))
-            .hint("use --device cpu, or build with --features cuda on a machine with an NVIDIA GPU")
-    })
 }
 
 /// A loaded model. Cloning shares the weights.

@@ -2,8 +2,9 @@
 //! line and decoding from end to end.
 
 use crate::family::Tensors;
+use crate::layer::op::with_values;
 use crate::memory::large;
-use candle_core::{DType, Device, Result, Storage, Tensor, WithDType, bail};
+use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 use half::{bf16, f16};
 
 /// Bytes of a cache line, and of a row of a tile of the matrix unit.
@@ -23,7 +24,8 @@ pub(super) fn place(tensors: &mut Tensors, names: &[&str], dtype: DType) -> Resu
 fn place_as<T: WithDType>(tensors: &mut Tensors, names: &[&str]) -> Result<()> {
     let mut aligned = true;
     for name in names {
-        aligned &= with_values(&tensors[*name], |values: &[T]| values.as_ptr().align_offset(LINE) == 0)?;
+        aligned &=
+            with_values([&tensors[*name]], |[values]: [&[T]; 1]| values.as_ptr().align_offset(LINE) == 0)?;
     }
     if aligned {
         return Ok(()); // as when a model is built of another's tensors
@@ -39,7 +41,7 @@ fn place_as<T: WithDType>(tensors: &mut Tensors, names: &[&str]) -> Result<()> {
         // It goes before the next one comes: there is never more than one of them twice.
         let Some(tensor) = tensors.remove(*name) else { bail!("missing tensor {name}") };
         places.push((all.len(), tensor.dims().to_vec()));
-        with_values(&tensor, |values: &[T]| all.extend_from_slice(values))?;
+        with_values([&tensor], |[values]: [&[T]; 1]| all.extend_from_slice(values))?;
     }
     let len = all.len();
     let all = Tensor::from_vec(all, len, &Device::Cpu)?;
@@ -50,23 +52,15 @@ fn place_as<T: WithDType>(tensors: &mut Tensors, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn with_values<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => Ok(f(&T::cpu_storage_as_slice(storage)?[start..end])),
-        _ => bail!("expected a contiguous tensor on the CPU"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn address(tensor: &Tensor) -> usize {
         match tensor.dtype() {
-            DType::F32 => with_values(tensor, |values: &[f32]| values.as_ptr() as usize),
-            DType::BF16 => with_values(tensor, |values: &[bf16]| values.as_ptr() as usize),
-            _ => with_values(tensor, |values: &[f16]| values.as_ptr() as usize),
+            DType::F32 => with_values([tensor], |[values]: [&[f32]; 1]| values.as_ptr() as usize),
+            DType::BF16 => with_values([tensor], |[values]: [&[bf16]; 1]| values.as_ptr() as usize),
+            _ => with_values([tensor], |[values]: [&[f16]; 1]| values.as_ptr() as usize),
         }
         .unwrap()
     }

@@ -12,7 +12,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`scheme`] | [`Scheme`]: what, to what, how; and its name |
+//! | [`scheme`] | [`Scheme`]: what, to what, how |
+//! | `name` | its name, written and read |
 //! | [`select`] | which rows of which matrices |
 //! | [`calibrate`] | what inputs look like on a sample of text |
 //! | [`fold`] | rotation and smoothing |
@@ -25,6 +26,7 @@ pub mod calibrate;
 pub mod fold;
 pub mod gptq;
 pub mod mixed;
+mod name;
 pub mod probe;
 pub mod scheme;
 pub mod select;

@@ -1,12 +1,8 @@
 //! [`Scheme`]: what is quantized, to what, and how.
 
 use super::calibrate::Observer;
-use crate::error::{Error, Result};
 use crate::format::{Clip, Coding, Format, Granularity};
-use crate::layer::mamba2::{Recurrence, StateBits};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
+use crate::layer::mamba2::Recurrence;
 
 /// A quantization: plain data, with a canonical short name that parses back.
 ///
@@ -68,11 +64,11 @@ pub struct Rule {
 }
 
 impl Scheme {
-    fn of(format: Format, activations: Option<u8>) -> Self {
+    pub(super) fn of(format: Format, activations: Option<u8>) -> Self {
         Self { weights: Some(Coding::of(format)), activations, ..Self::default() }
     }
 
-    fn plain(dtype: &str) -> Self {
+    pub(super) fn plain(dtype: &str) -> Self {
         Self { dtype: Some(dtype.to_string()), ..Self::default() }
     }
 
@@ -232,267 +228,10 @@ impl Scheme {
         let steps: Vec<String> = steps.into_iter().filter(|step| step.0).map(|step| step.1).collect();
         steps.join(", ")
     }
-
-    /// Of which parts a name is made, as the command line tells it.
-    pub const GRAMMAR: &str = "\
-A name is a format and the bits of the activations, then any of the parts below, joined by -.
-
-w2 … w8, w16     signed integers by row; w16 leaves weights as they are
-u2 … u8          integers with a zero point
-nf4, nf4dq, fp8, mxfp4, nvfp4, ternary
-a2 … a8, a16     activations as integers, right after the format (w4a8, nf4a8)
-g64, b64         groups of 64 columns, blocks of 64 values; also row, tensor
-mse              scales that clip, for least squared error
-static           one scale for all tokens; also static99.9 (percent), staticmse, perchannel
-rot              rotated by a randomized Hadamard matrix
-smooth0.5        outliers moved from activations to weights (SmoothQuant)
-gptq             codes chosen by GPTQ
-mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all
-x8, bc8          the recurrence's input; its B and C
-h8, h8ef, h16    the recurrence's state; with error feedback; in bf16
-f32, bf16, f16   the dtype of all that is not quantized
-+dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
-                 The head has 8 bits where activations have 8, else stays as it is";
-
-    /// Common schemes, for lists and for suggestions.
-    pub fn presets() -> Vec<(&'static str, &'static str)> {
-        vec![
-            ("f32", "single precision"),
-            ("bf16", "bfloat16"),
-            ("f16", "half precision"),
-            ("w8a8", "8-bit weights by row, 8-bit activations by token, the head too"),
-            ("w4a16", "4-bit weights by row"),
-            ("w4a8", "4-bit weights by row, 8-bit activations, the head in 8 bits"),
-            ("w4a4", "4-bit weights by row, 4-bit activations"),
-            ("w4a8-g64", "4-bit weights in groups of 64, 8-bit activations"),
-            ("w4a8-g64-gptq", "the same, codes chosen by GPTQ"),
-            ("w4a4-g64-rot-gptq", "4 bits everywhere, rotated, codes chosen by GPTQ"),
-            ("w4a16-g64-mix4.5", "mixed widths of 4.5 bits a weight in all"),
-            ("nf4", "NF4 in blocks of 64"),
-            ("nf4dq", "NF4 with double quantization"),
-            ("fp8", "FP8 E4M3 weights by row"),
-            ("mxfp4", "FP4 with power-of-two scales by 32"),
-            ("nvfp4", "FP4 with FP8 scales by 16"),
-            ("ternary", "−1, 0, 1"),
-        ]
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = vec![];
-        let mut dtype = self.dtype.clone();
-        match &self.weights {
-            None if self.is_plain() => parts.push(dtype.take().unwrap_or_else(|| "as-is".to_string())),
-            None => parts.push(format!("w16a{}", self.activations.unwrap_or(16))),
-            Some(coding) => {
-                let customary = Coding::of(coding.format);
-                let bits = match (self.activations, coding.format) {
-                    (Some(bits), _) => format!("a{bits}"),
-                    (None, Format::Int(_) | Format::Uint(_)) => "a16".to_string(),
-                    (None, _) => String::new(),
-                };
-                parts.push(format!("{}{bits}", coding.format));
-                if coding.granularity != customary.granularity {
-                    parts.push(coding.granularity.to_string());
-                }
-                if coding.clip == Clip::Mse {
-                    parts.push("mse".to_string());
-                }
-            }
-        }
-        parts.extend(self.observer.map(|observer| observer.to_string()));
-        parts.extend(self.rotation.map(|seed| if seed == 0 { "rot".into() } else { format!("rot{seed}") }));
-        parts.extend(self.smooth.map(|exponent| format!("smooth{exponent}")));
-        parts.extend(self.gptq.then(|| "gptq".to_string()));
-        parts.extend(self.budget.map(|bits| format!("mix{bits}")));
-        let Recurrence { x, bc, state } = self.recurrence;
-        parts.extend(x.map(|bits| format!("x{bits}")));
-        parts.extend(bc.map(|bits| format!("bc{bits}")));
-        parts.extend(state.map(|s| format!("h{}{}", s.bits, if s.feedback { "ef" } else { "" })));
-        parts.extend(dtype);
-        f.write_str(&parts.join("-"))?;
-        for Rule { pattern, coding } in &self.rules {
-            match coding {
-                Some(coding) => write!(f, "+{pattern}={coding}")?,
-                None => write!(f, "+{pattern}=keep")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl FromStr for Scheme {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let unknown = |what: String| {
-            let mut near: Vec<(usize, &str)> = Self::presets()
-                .into_iter()
-                .map(|(preset, _)| (strsim::damerau_levenshtein(name, preset), preset))
-                .collect();
-            near.sort();
-            let near: Vec<&str> = near.iter().take(3).map(|(_, preset)| *preset).collect();
-            Error::input(what)
-                .at(format!("scheme {name:?}"))
-                .hint(format!("near it are {}; `lowbit schemes` lists the parts of a name", near.join(", ")))
-        };
-        let mut sections = name.split('+');
-        let mut parts = sections.next().unwrap_or_default().split('-');
-        let mut scheme = base(parts.next().unwrap_or_default())
-            .ok_or_else(|| unknown("no number format begins like this".to_string()))?;
-        for part in parts {
-            scheme.set(part).ok_or_else(|| unknown(format!("unknown part {part:?}")))?;
-        }
-        for rule in sections {
-            let (pattern, coding) = rule
-                .split_once('=')
-                .filter(|(pattern, _)| !pattern.is_empty())
-                .ok_or_else(|| unknown(format!("expected pattern=format after +, found {rule:?}")))?;
-            let coding = match coding {
-                "keep" => None,
-                coding => Some(coding.parse().map_err(|error: Error| error.at(format!("scheme {name:?}")))?),
-            };
-            scheme.rules.push(Rule { pattern: pattern.to_string(), coding });
-        }
-        Ok(scheme)
-    }
-}
-
-/// The first part of a name: a dtype, or a format with the bits of the activations.
-fn base(part: &str) -> Option<Scheme> {
-    if ["f32", "bf16", "f16"].contains(&part) {
-        return Some(Scheme::plain(part));
-    }
-    if part == "as-is" {
-        return Some(Scheme::default());
-    }
-    let (format, bits) = match part.rsplit_once('a') {
-        Some((format, bits)) if !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) => {
-            (format, bits)
-        }
-        _ => (part, "16"),
-    };
-    let activations = match bits.parse().ok()? {
-        16 => None,
-        bits @ 2..=8 => Some(bits),
-        _ => return None,
-    };
-    let weights = if format == "w16" { None } else { Some(Coding::of(format.parse().ok()?)) };
-    Some(Scheme { weights, activations, ..Scheme::default() })
-}
-
-impl Scheme {
-    /// Adds what a further part of a name says; nothing if it says nothing.
-    fn set(&mut self, part: &str) -> Option<()> {
-        let bits = |text: &str| text.parse().ok().filter(|bits| (2..=8).contains(bits));
-        if let Ok(granularity) = part.parse() {
-            self.weights.as_mut()?.granularity = granularity;
-        } else if part == "mse" {
-            self.weights.as_mut()?.clip = Clip::Mse;
-        } else if part == "gptq" {
-            self.weights?;
-            self.gptq = true;
-        } else if let Some(observer) = Observer::named(part) {
-            self.activations?;
-            self.observer = Some(observer);
-        } else if let Some(seed) = part.strip_prefix("rot") {
-            self.rotation = Some(if seed.is_empty() { 0 } else { seed.parse().ok()? });
-        } else if let Some(exponent) = part.strip_prefix("smooth") {
-            let exponent: f32 = exponent.parse().ok()?;
-            self.smooth = Some(exponent).filter(|exponent| (0.0..=1.0).contains(exponent));
-            self.smooth?;
-        } else if let Some(budget) = part.strip_prefix("mix") {
-            self.weights?;
-            self.budget = Some(budget.parse().ok().filter(|bits: &f64| *bits > 0.0 && bits.is_finite())?);
-        } else if let Some(width) = part.strip_prefix("bc") {
-            self.recurrence.bc = Some(bits(width)?);
-        } else if let Some(width) = part.strip_prefix('x') {
-            self.recurrence.x = Some(bits(width)?);
-        } else if let Some(width) = part.strip_prefix('h') {
-            let (width, feedback) = width.strip_suffix("ef").map_or((width, false), |width| (width, true));
-            let bits = if width == "16" { Some(16).filter(|_| !feedback) } else { bits(width) }?;
-            self.recurrence.state = Some(StateBits { bits, feedback });
-        } else if ["f32", "bf16", "f16"].contains(&part) {
-            self.dtype = Some(part.to_string());
-        } else {
-            return None;
-        }
-        Some(())
-    }
-}
-
-/// As its name.
-impl Serialize for Scheme {
-    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Scheme {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 impl From<&Scheme> for Scheme {
     fn from(scheme: &Scheme) -> Self {
         scheme.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn every_preset_has_its_own_name() {
-        for (name, _) in Scheme::presets() {
-            assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
-        }
-        assert_eq!(Scheme::w4a4().rotated().gptq().grouped(64).to_string(), "w4a4-g64-rot-gptq");
-        let ruled = Scheme::w4a8().with("dt", "w8".parse().unwrap()).without("backbone.layers.0.*");
-        assert_eq!(ruled.to_string(), "w4a8+dt=w8+backbone.layers.0.*=keep");
-        assert_eq!(ruled.to_string().parse::<Scheme>().unwrap(), ruled);
-    }
-
-    #[test]
-    fn a_typo_is_told_with_names_near_it() {
-        let error = |name: &str| name.parse::<Scheme>().unwrap_err().to_string();
-        assert!(error("w4a9").contains("near it are w4a"), "{}", error("w4a9"));
-        assert!(error("w4a8-g64-gtpq").contains("unknown part \"gtpq\"; near it are w4a8-g64-gptq"));
-        assert!(error("w4a8+dt").contains("expected pattern=format after +"));
-        assert!(error("w4a8+dt=int8").contains("unknown number format \"int8\""));
-        for name in
-            ["", "w1a8", "w4a16-static", "f32-g64", "w16a16-gptq", "w4a8-smooth2", "w4a8-mix-1", "w4a8-h9"]
-        {
-            assert!(name.parse::<Scheme>().is_err(), "{name}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn names_parse_back(
-            format in 0usize..8, bits in 2u8..=8, group in 1usize..300, choices in any::<[bool; 10]>(),
-            percent in 90u32..100, budget in 2.0f64..8.0,
-        ) {
-            let formats = [Format::Int(bits), Format::Uint(bits), Format::Nf4, Format::Nf4Double, Format::Fp8,
-                Format::Mxfp4, Format::Nvfp4, Format::Ternary];
-            let mut scheme = Scheme::of(formats[format], choices[0].then_some(bits));
-            if choices[1] { scheme = scheme.grouped(group); }
-            if choices[2] { scheme = scheme.clipped(); }
-            if choices[0] && choices[3] { scheme = scheme.observed(Observer::Percentile(percent as f32 + 0.5)); }
-            if choices[4] { scheme = scheme.rotated(); }
-            if choices[5] { scheme = scheme.smoothed(0.75); }
-            if choices[6] { scheme = scheme.gptq(); }
-            if choices[7] { scheme = scheme.budget(budget); }
-            if choices[8] {
-                let state = Some(StateBits { bits, feedback: choices[1] });
-                scheme = scheme.recurrence(Recurrence { x: Some(bits), bc: None, state });
-            }
-            if choices[9] { scheme.dtype = Some("bf16".into()); }
-            prop_assert_eq!(scheme.to_string().parse::<Scheme>().unwrap(), scheme);
-        }
     }
 }
