@@ -21,10 +21,15 @@ pub struct Home {
 }
 
 impl Home {
-    /// The project that this program was built from, or the one that `LOWBIT_HOME` names.
+    /// The project that `LOWBIT_HOME` names, else the one in which cargo was told to run this program, else the one that it was
+    /// built from. These are two where clones share a target directory.
     pub fn find() -> Self {
-        let built_in = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let root = std::env::var_os("LOWBIT_HOME").map_or_else(built_in, PathBuf::from);
+        let var = std::env::var_os;
+        let by_cargo = || {
+            var("CARGO_MANIFEST_DIR").filter(|_| var("CARGO_PKG_NAME") == Some(env!("CARGO_PKG_NAME").into()))
+        };
+        let package = || by_cargo().unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = var("LOWBIT_HOME").map_or_else(|| Path::new(&package()).join("../.."), PathBuf::from);
         Self { root: fs::canonicalize(&root).unwrap_or(root) }
     }
 

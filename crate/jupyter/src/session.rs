@@ -115,8 +115,14 @@ impl Session {
     pub fn execute(&mut self, code: &str) -> Result<Shown, Trouble> {
         let wanted: Vec<&str> =
             code.lines().filter_map(|line| line.trim_start().strip_prefix(":dep ")).collect();
-        for hint in wanted.iter().filter_map(|dependency| brought_already(dependency)) {
-            let _ = self.events.send(Event::Stderr(hint));
+        let hints: Vec<String> = wanted.iter().filter_map(|dependency| brought_already(dependency)).collect();
+        if !hints.is_empty() {
+            while self.done.try_recv().is_ok() {}
+            let end = [Event::Done]; // told after the hints: the cell itself may fail before it tells anything
+            for event in hints.into_iter().map(Event::Stderr).chain(end) {
+                let _ = self.events.send(event);
+            }
+            let _ = self.done.recv_timeout(PATIENCE);
         }
         let online = !wanted.is_empty();
         if online {

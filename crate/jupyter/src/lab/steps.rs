@@ -3,7 +3,7 @@
 use super::python;
 use crate::home::Home;
 use serde_json::json;
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -17,6 +17,7 @@ const SPACE: u64 = 6 << 30;
 /// Takes every step that is missing.
 pub fn all(home: &Home) -> Result<(), String> {
     enough_space(home)?;
+    let _alone = alone(home)?;
     python::packages(home)?;
     settings(home)?;
     library(home)?;
@@ -25,6 +26,19 @@ pub fn all(home: &Home) -> Result<(), String> {
     install_kernelspec(home, &home.venv().join("share/jupyter"))?;
     home.remove_stale_sessions();
     Ok(())
+}
+
+/// Waits until no other process sets this project up: two would write the same files. Held until it is dropped.
+fn alone(home: &Home) -> Result<fs::File, String> {
+    let path = home.lab().join("setup.lock");
+    let told = |error: std::io::Error| format!("{}: {error}", path.display());
+    let file = fs::create_dir_all(home.lab()).and_then(|()| fs::File::create(&path)).map_err(told)?;
+    // A file system without locks is no reason to do without a lab.
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        eprintln!("lab: another `cargo lab` sets this project up; waiting for it");
+        file.lock().map_err(told)?;
+    }
+    Ok(file)
 }
 
 fn enough_space(home: &Home) -> Result<(), String> {
