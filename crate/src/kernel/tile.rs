@@ -21,6 +21,11 @@ impl<'a> View<'a> {
         Self { data, row, col: 1 }
     }
 
+    /// Whether the data has so many rows and columns.
+    pub fn reaches(&self, rows: usize, cols: usize) -> bool {
+        rows == 0 || cols == 0 || self.data.len() > (rows - 1) * self.row + (cols - 1) * self.col
+    }
+
     /// The transpose of a row-major matrix whose rows start `row` values apart.
     pub fn transposed(data: &'a [f32], row: usize) -> Self {
         Self { data, row: 1, col: row }

@@ -10,7 +10,7 @@ use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, 
 use super::kept::Kept;
 use super::linear::{Weight, widen};
 use super::round::fake_bf16;
-use super::simd::{Level, level};
+use super::simd::{Level, Most, level, most};
 use super::tile::{View, transpose};
 use half::bf16;
 use rayon::prelude::*;
@@ -32,12 +32,7 @@ pub fn available() -> bool {
 /// Whether they multiply pairs of bf16. A `LOWBIT_SIMD` that asks for less than VNNI forbids them.
 pub fn have_pairs() -> bool {
     static WANTED: OnceLock<bool> = OnceLock::new();
-    *WANTED.get_or_init(|| {
-        let least = std::env::var("LOWBIT_SIMD");
-        least.map_or(true, |least| least == "vnni" || least == "amx")
-            && available()
-            && is_x86_feature_detected!("avx512bf16")
-    })
+    *WANTED.get_or_init(|| most() >= Most::Vnni && available() && is_x86_feature_detected!("avx512bf16"))
 }
 
 /// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
@@ -207,7 +202,7 @@ impl Unit for Floats {
     }
 
     fn pack(x: View<'_>, rows: usize, k: usize) -> Kept<Wide> {
-        assert!(x.row == 1 || x.col == 1);
+        assert!((x.row == 1 || x.col == 1) && x.reaches(rows, k));
         let steps = k.div_ceil(STEP);
         let count = 2 * rows.div_ceil(PANEL) * steps;
         let fill = |(i, steps): (usize, &mut [MaybeUninit<Wide>])| {

@@ -7,7 +7,7 @@ pub mod ahead;
 pub mod product;
 pub mod terms;
 
-use super::simd::{Level, level};
+use super::simd::{Level, Most, level, most};
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::marker::PhantomData;
@@ -53,9 +53,7 @@ impl Config {
 pub fn has_bf16() -> bool {
     static WANTED: OnceLock<bool> = OnceLock::new();
     *WANTED.get_or_init(|| {
-        std::env::var("LOWBIT_SIMD").map_or(true, |least| least == "amx")
-            && is_x86_feature_detected!("avx512bf16")
-            && features() & (1 << 22) != 0
+        most() == Most::Amx && is_x86_feature_detected!("avx512bf16") && features() & (1 << 22) != 0
     })
 }
 

@@ -25,8 +25,7 @@ impl Tile {
 /// ends; rows to whole panels. The left operand of a product has them as they are, the right one `turned`: pairs of columns
 /// by rows.
 pub fn pack<const T: usize>(x: View<'_>, rows: usize, k: usize, turned: bool) -> Kept<[Tile; T]> {
-    assert!(x.row == 1 || x.col == 1);
-    assert!(rows == 0 || k == 0 || x.data.len() > (rows - 1) * x.row + (k - 1) * x.col);
+    assert!((x.row == 1 || x.col == 1) && x.reaches(rows, k));
     let steps = k.div_ceil(STEP);
     let count = 2 * rows.div_ceil(PANEL) * steps;
     let fill = |(panel, tiles): (usize, &mut [MaybeUninit<[Tile; T]>])| {

@@ -1,6 +1,6 @@
 //! Which instructions multiply integers.
 
-use crate::kernel::simd::{Level, level};
+use crate::kernel::simd::{Level, Most, level, most};
 use std::sync::OnceLock;
 
 /// The instructions of an integer product. All give the same integers.
@@ -20,15 +20,15 @@ pub enum Path {
 pub fn path() -> Path {
     static PATH: OnceLock<Path> = OnceLock::new();
     *PATH.get_or_init(|| {
-        let wanted = match std::env::var("LOWBIT_SIMD").as_deref() {
-            Ok("portable") => Path::Portable,
+        let wanted = match most() {
+            Most::Portable => Path::Portable,
             // AVX-512 without VNNI gains little over AVX2 here.
-            Ok("avx2" | "avx512") => Path::Avx2,
-            Ok("vnni") => Path::Vnni,
-            _ => Path::Amx,
+            Most::Avx2 | Most::Avx512 => Path::Avx2,
+            Most::Vnni => Path::Vnni,
+            // Permission for the tiles is asked only where they would be used.
+            Most::Amx => return best(),
         };
-        // Permission for the tiles is asked only where they would be used.
-        if wanted == Path::Amx { best() } else { wanted.min(vectors()) }
+        wanted.min(vectors())
     })
 }
 

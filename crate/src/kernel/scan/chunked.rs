@@ -1,7 +1,6 @@
 //! The scan as matrix products over chunks, on vectors.
 
 use super::{CHUNK, Shape};
-use crate::kernel::Scatter;
 use crate::kernel::simd::{Lanes, dispatch};
 use crate::kernel::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;
@@ -11,7 +10,7 @@ pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &
     let Shape { time, heads, head_dim, groups, state, .. } = shape;
     let scores = scores(shape, xbc);
     let (all_b, all_c) = (gathered(shape, xbc, Shape::b_at), gathered(shape, xbc, Shape::c_at));
-    let out = Scatter::new(y);
+    let out = shape.scatter(y);
     let begin = || (Room::new(shape), vec![0.0; state * head_dim]);
     h.par_chunks_mut(head_dim * state).enumerate().for_each_init(begin, |(room, carried), (index, h)| {
         let (b, head) = (index / heads, index % heads);

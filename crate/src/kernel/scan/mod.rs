@@ -56,6 +56,15 @@ impl Shape {
         self.heads * self.head_dim + 2 * self.groups * self.state
     }
 
+    /// The values of y, to be written by several heads at once.
+    ///
+    /// # Panics
+    /// If rows overlap, so that a token's head would not have places of its own.
+    pub(super) fn scatter<'a>(&self, y: &'a mut [f32]) -> Scatter<'a> {
+        assert!(self.out >= self.heads * self.head_dim, "rows of y overlap");
+        Scatter::new(y)
+    }
+
     /// Where y [H, P] of a token has a head's values.
     pub(super) fn y_at(&self, token: usize, head: usize) -> usize {
         token * self.out + head * self.head_dim
@@ -134,7 +143,7 @@ pub(super) fn each_token<H: Held>(
     after: impl Fn(usize, &mut [H]) + Sync,
 ) {
     let Shape { time, heads, head_dim, state, .. } = shape;
-    let out = Scatter::new(y);
+    let out = shape.scatter(y);
     let size = head_dim * state;
     let head_work = |(index, h): (usize, &mut [H])| {
         let (b, head) = (index / heads, index % heads);
@@ -264,6 +273,14 @@ mod tests {
         }
         y.extend(h);
         y
+    }
+
+    #[test]
+    #[should_panic(expected = "rows of y overlap")]
+    fn rows_that_overlap_are_refused() {
+        let shape = Shape { batch: 1, time: 2, heads: 2, head_dim: 3, groups: 1, state: 1, out: 5 };
+        let xbc = vec![0.0; 2 * shape.row()];
+        scan(shape, true, &xbc, &[0.1; 4], &[-1.0; 2], &[1.0; 2], &mut [0.0; 6], &mut [0.0; 12]);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! values i and 16 + i of a step of 32, so that two vectors of f32 are joined without a shuffle.
 
 use super::{CHUNK, Shape};
-use crate::kernel::Scatter;
 use crate::kernel::amx::product::{keep, multiply};
 use crate::kernel::amx::terms::Tile;
 use crate::kernel::amx::{Config, Tiles};
@@ -45,7 +44,7 @@ pub(super) fn tiled<const T: usize>(
             unsafe { Shared::new(shape, sizes, rows, CHUNK.min(time - first), group) }
         })
         .collect();
-    let out = Scatter::new(y);
+    let out = shape.scatter(y);
     h.par_chunks_mut(HEADS * head_dim * state).enumerate().for_each(|(task, h)| {
         let mut room = Room::<T>::new(sizes);
         for (i, h) in h.chunks_mut(head_dim * state).enumerate() {

@@ -22,13 +22,40 @@ pub enum Level {
     Avx512,
 }
 
+/// The most that `LOWBIT_SIMD` permits, by its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Most {
+    /// No intrinsics.
+    Portable,
+    /// Vectors of 8 lanes.
+    Avx2,
+    /// Vectors of 16 lanes.
+    Avx512,
+    /// Their products of bytes, and of bf16 in pairs.
+    Vnni,
+    /// Tiles, and so everything.
+    Amx,
+}
+
+/// What `LOWBIT_SIMD` permits: everything if it is not set.
+pub fn most() -> Most {
+    static MOST: OnceLock<Most> = OnceLock::new();
+    *MOST.get_or_init(|| match std::env::var("LOWBIT_SIMD").as_deref() {
+        Ok("portable") => Most::Portable,
+        Ok("avx2") => Most::Avx2,
+        Ok("avx512") => Most::Avx512,
+        Ok("vnni") => Most::Vnni,
+        _ => Most::Amx,
+    })
+}
+
 /// What this processor has, or less if `LOWBIT_SIMD` asks for less.
 pub fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(|| {
-        let wanted = match std::env::var("LOWBIT_SIMD").as_deref() {
-            Ok("portable") => Level::Portable,
-            Ok("avx2") => Level::Avx2,
+        let wanted = match most() {
+            Most::Portable => Level::Portable,
+            Most::Avx2 => Level::Avx2,
             _ => Level::Avx512,
         };
         wanted.min(detected())
