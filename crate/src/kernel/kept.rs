@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 /// Lines above which memory goes back to the allocator: 4 MiB. With debug assertions all does, so that a tool which watches
 /// memory sees where each operand ends.
@@ -50,6 +50,13 @@ impl<T> Deref for Kept<T> {
     fn deref(&self) -> &[T] {
         // SAFETY: `len` values were written here by the promise of `filled`.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Kept<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and ours alone.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
 

@@ -8,6 +8,7 @@
 //! the matrix unit as `split` into bf16 terms; where there is none, to `vectors` of AVX-512. The rest are the crate `gemm`'s,
 //! and narrow weights are widened a panel at a time.
 
+use super::coded::Coded;
 use super::round::fake_bf16;
 use super::simd::{Lanes, dispatch};
 use super::stream::{self, FEW_ROWS, Stored};
@@ -35,8 +36,21 @@ pub enum Weight<'a> {
     Bf16(&'a [bf16]),
     /// Half precision.
     F16(&'a [f16]),
+    /// f32 or bf16 with all bits, in fewer.
+    Coded(&'a Coded),
     /// Anything else: a function that fills whole rows, from the given one on, with their values.
     Decoded(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
+}
+
+impl Weight<'_> {
+    /// Whether it is bf16, which is multiplied with bf16.
+    pub(super) fn is_bf16(self) -> bool {
+        match self {
+            Self::Bf16(_) => true,
+            Self::Coded(w) => !w.is_f32(),
+            Self::F32(_) | Self::F16(_) | Self::Decoded(_) => false,
+        }
+    }
 }
 
 /// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
@@ -48,7 +62,7 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
         return stream::forward(m, k, n, x, w, y);
     }
     #[cfg(target_arch = "x86_64")]
-    if super::amx::has_bf16() && (m >= MANY_ROWS || matches!(w, Weight::Bf16(_))) {
+    if super::amx::has_bf16() && (m >= MANY_ROWS || w.is_bf16()) {
         return super::split::forward(m, k, n, x, w, y);
     } else if super::vectors::available() && m >= SOME_ROWS {
         return super::vectors::forward(m, k, n, x, w, y);
@@ -57,7 +71,7 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),
         _ => {
             let mut narrow = vec![];
-            if matches!(w, Weight::Bf16(_)) {
+            if w.is_bf16() {
                 narrow.extend(x);
                 fake_bf16(&mut narrow);
             }
@@ -159,7 +173,20 @@ pub fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
         Weight::F32(w) => to.copy_from_slice(&w[part]),
         Weight::Bf16(w) => widen_bf16(&w[part], to),
         Weight::F16(w) => widen_f16(&w[part], to),
+        Weight::Coded(w) => w.widen(first, to),
         Weight::Decoded(fill) => fill(first, to),
+    }
+}
+
+/// The same of bf16, as such.
+///
+/// # Panics
+/// If the weights are something else.
+pub(super) fn narrow(w: Weight<'_>, first: usize, k: usize, to: &mut [bf16]) {
+    match w {
+        Weight::Bf16(w) => to.copy_from_slice(&w[first * k..first * k + to.len()]),
+        Weight::Coded(w) if !w.is_f32() => w.narrow(first, to),
+        _ => panic!("these are not bf16"),
     }
 }
 

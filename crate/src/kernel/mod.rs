@@ -3,6 +3,7 @@
 //! | file | computes |
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
+//! | [`coded`] | f32 and bf16 with every bit, in fewer: exponents as half bytes |
 //! | [`stream`] | the same for a few rows of X, at the speed of memory |
 //! | `blocked` | the same for many rows of X, in blocks: on the matrix unit `amx` from terms that are `split`, or on `vectors` |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
@@ -26,11 +27,11 @@
 pub mod amx;
 #[cfg(target_arch = "x86_64")]
 pub mod blocked;
+pub mod coded;
 pub mod conv;
 pub mod conv_grad;
 pub mod hadamard;
 pub mod integer;
-#[cfg(target_arch = "x86_64")]
 pub(crate) mod kept;
 pub mod levels;
 pub mod linear;

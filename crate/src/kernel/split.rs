@@ -28,9 +28,9 @@ use std::ops::Range;
 /// If the processor or the system has no tiles: see [`has_bf16`].
 pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
     match w {
-        Weight::Bf16(_) => weighted::<1, 1>(m, k, n, x, w, y),
+        _ if w.is_bf16() => weighted::<1, 1>(m, k, n, x, w, y),
         Weight::F16(_) => weighted::<2, 2>(m, k, n, x, w, y),
-        Weight::F32(_) | Weight::Decoded(_) => weighted::<3, 3>(m, k, n, x, w, y),
+        _ => weighted::<3, 3>(m, k, n, x, w, y),
     }
 }
 
@@ -64,7 +64,7 @@ fn weighted<const A: usize, const B: usize>(
     assert!(has_bf16() && x.len() == m * k && y.len() == m * n && k > 0);
     let out = Scatter::new(y);
     let of = |rows: Range<usize>| Rows::<A>::new(w, k, rows);
-    let ahead = |rows: Range<usize>, steps| ahead(w, rows.start * k..rows.end * k, steps);
+    let ahead = |rows: Range<usize>, steps| ahead(w, k, rows, steps);
     // SAFETY: one task alone has these weights and tokens; `has_bf16` implies the features.
     let store = |sums: &Sums, token, row| unsafe { store::<true>(sums, (token, m), (row, n), out) };
     // The buffers of results are used again and again: they are near.
@@ -104,12 +104,14 @@ impl<const A: usize, const B: usize> Unit for Terms<A, B> {
     }
 }
 
-/// What comes behind this part of W, over `steps` steps.
-fn ahead(w: Weight<'_>, part: Range<usize>, steps: usize) -> Option<Ahead> {
+/// What comes behind these rows of W, over `steps` steps.
+fn ahead(w: Weight<'_>, k: usize, rows: Range<usize>, steps: usize) -> Option<Ahead> {
+    let part = rows.start * k..rows.end * k;
     match w {
         Weight::F32(w) => Some(Ahead::behind(&w[part], steps)),
         Weight::Bf16(w) => Some(Ahead::behind(&w[part], steps)),
         Weight::F16(w) => Some(Ahead::behind(&w[part], steps)),
+        Weight::Coded(w) => Some(Ahead::behind(w.lines(rows), steps)),
         Weight::Decoded(_) => None,
     }
 }

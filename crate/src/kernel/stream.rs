@@ -4,6 +4,8 @@
 //! its use. Narrow weights are widened in registers, and what meets bf16 is rounded to it there.
 
 use super::Scatter;
+use super::coded::{Grouped, Rows};
+use super::kept::Kept;
 use super::linear::{Weight, widen};
 use super::simd::{Lanes, dispatch, prefetch};
 use half::{bf16, f16};
@@ -22,6 +24,11 @@ const DECODED_ROWS: usize = 32;
 
 /// y = x Wᵀ: `x` [m, k] with m ≤ [`FEW_ROWS`], `w` [n, k], `y` [m, n], overwritten.
 pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
+    let ready: Option<Kept<f32>> = match w {
+        Weight::Coded(w) => w.factors(x),
+        _ => None,
+    };
+    let x = ready.as_deref().unwrap_or(x);
     let out = Scatter::new(y);
     let threads = rayon::current_num_threads();
     let tasks =
@@ -54,15 +61,16 @@ unsafe fn range(
     // SAFETY: the caller's promise. One row of x needs no rearrangement.
     let dots = if m == 1 { unsafe { out.slice(first, count) } } else { &mut many[..] };
     match w {
-        Weight::F32(w) => stream_f32(m, k, x, &w[part], dots),
-        Weight::Bf16(w) => stream_bf16(m, k, x, &w[part], dots),
-        Weight::F16(w) => stream_f16(m, k, x, &w[part], dots),
+        Weight::F32(w) => stream_f32(m, x, Plain { values: &w[part], k }, dots),
+        Weight::Bf16(w) => stream_bf16(m, x, Plain { values: &w[part], k }, dots),
+        Weight::F16(w) => stream_f16(m, x, Plain { values: &w[part], k }, dots),
+        Weight::Coded(w) => stream_coded(m, x, Rows::of(w, first..first + count), dots),
         Weight::Decoded(_) => {
             let mut wide = vec![0.0; DECODED_ROWS.min(count) * k];
             for (i, dots) in dots.chunks_mut(DECODED_ROWS * m).enumerate() {
                 let wide = &mut wide[..dots.len() / m * k];
                 widen(w, first + i * DECODED_ROWS, k, wide);
-                stream_f32(m, k, x, wide, dots);
+                stream_f32(m, x, Plain { values: wide, k }, dots);
             }
         }
     }
@@ -113,18 +121,34 @@ stored!(f32, |x| x, load, |x| x, |x| x);
 stored!(bf16, bf16::to_f32, load_bf16, |x| x.to_bf16(), |x| bf16::from_f32(x).to_f32());
 stored!(f16, f16::to_f32, load_f16, |x| x, |x| x);
 
-dispatch! { fn stream_f32(m: usize, k: usize, x: &[f32], w: &[f32], dots: &mut [f32]) = body; }
-dispatch! { fn stream_bf16(m: usize, k: usize, x: &[f32], w: &[bf16], dots: &mut [f32]) = body; }
-dispatch! { fn stream_f16(m: usize, k: usize, x: &[f32], w: &[f16], dots: &mut [f32]) = body; }
+/// Rows of weights that are streamed.
+pub(super) trait Streamed: Copy {
+    /// How many they are.
+    fn count(self) -> usize;
+    /// x · each of R rows, `apart` rows from each other. The order of the sum is the same for every R.
+    fn dots<V: Grouped, const R: usize>(self, x: &[f32], row: usize, apart: usize) -> [f32; R];
+}
+
+/// Rows of k values as they are.
+#[derive(Clone, Copy)]
+struct Plain<'a, T> {
+    values: &'a [T],
+    k: usize,
+}
+
+dispatch! { fn stream_f32(m: usize, x: &[f32], w: Plain<'_, f32>, dots: &mut [f32]) = body; }
+dispatch! { fn stream_bf16(m: usize, x: &[f32], w: Plain<'_, bf16>, dots: &mut [f32]) = body; }
+dispatch! { fn stream_f16(m: usize, x: &[f32], w: Plain<'_, f16>, dots: &mut [f32]) = body; }
+dispatch! { fn stream_coded(m: usize, x: &[f32], w: Rows<'_>, dots: &mut [f32]) = body; }
 
 /// `dots` [rows of w, m].
 #[inline(always)]
-fn body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[impl Stored], dots: &mut [f32]) {
-    let rows = w.len() / k;
+fn body<V: Grouped>(m: usize, x: &[f32], w: impl Streamed, dots: &mut [f32]) {
+    let (rows, k) = (w.count(), x.len() / m);
     let quarter = rows / 4;
     for j in 0..quarter {
         for row in 0..m {
-            let sums: [f32; 4] = dot_rows::<V, _, 4>(&x[row * k..][..k], &w[j * k..], quarter * k);
+            let sums: [f32; 4] = w.dots::<V, 4>(&x[row * k..][..k], j, quarter);
             for (i, sum) in sums.into_iter().enumerate() {
                 dots[(i * quarter + j) * m + row] = sum;
             }
@@ -132,33 +156,38 @@ fn body<V: Lanes>(m: usize, k: usize, x: &[f32], w: &[impl Stored], dots: &mut [
     }
     for j in 4 * quarter..rows {
         for row in 0..m {
-            dots[j * m + row] = dot_rows::<V, _, 1>(&x[row * k..][..k], &w[j * k..], 0)[0];
+            dots[j * m + row] = w.dots::<V, 1>(&x[row * k..][..k], j, 0)[0];
         }
     }
 }
 
-/// x · each of R rows, `apart` values from each other. The order of the sum is the same for every R.
-#[inline(always)]
-fn dot_rows<V: Lanes, T: Stored, const R: usize>(x: &[f32], w: &[T], apart: usize) -> [f32; R] {
-    let k = x.len();
-    let mut sums = [[V::splat(0.0); 2]; R];
-    let whole = k / (2 * V::N) * 2 * V::N;
-    for i in (0..whole).step_by(2 * V::N) {
-        let (a, b) = (T::factor(V::load(&x[i..])), T::factor(V::load(&x[i + V::N..])));
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let row = &w[r * apart..][..k];
-            for line in (0..2 * V::N * size_of::<T>()).step_by(64) {
-                prefetch(row, i + (AHEAD + line) / size_of::<T>());
+impl<T: Stored> Streamed for Plain<'_, T> {
+    fn count(self) -> usize {
+        self.values.len() / self.k
+    }
+
+    #[inline(always)]
+    fn dots<V: Grouped, const R: usize>(self, x: &[f32], row: usize, apart: usize) -> [f32; R] {
+        let (k, w) = (self.k, &self.values[row * self.k..]);
+        let mut sums = [[V::splat(0.0); 2]; R];
+        let whole = k / (2 * V::N) * 2 * V::N;
+        for i in (0..whole).step_by(2 * V::N) {
+            let (a, b) = (T::factor(V::load(&x[i..])), T::factor(V::load(&x[i + V::N..])));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let row = &w[r * apart * k..][..k];
+                for line in (0..2 * V::N * size_of::<T>()).step_by(64) {
+                    prefetch(row, i + (AHEAD + line) / size_of::<T>());
+                }
+                sum[0] = T::vector::<V>(&row[i..]).fma(a, sum[0]);
+                sum[1] = T::vector::<V>(&row[i + V::N..]).fma(b, sum[1]);
             }
-            sum[0] = T::vector::<V>(&row[i..]).fma(a, sum[0]);
-            sum[1] = T::vector::<V>(&row[i + V::N..]).fma(b, sum[1]);
         }
+        let mut dots = [0.0; R];
+        for (r, dot) in dots.iter_mut().enumerate() {
+            let rest = w[r * apart * k..][whole..k].iter().zip(&x[whole..k]);
+            let rest: f32 = rest.map(|(w, x)| w.one() * T::one_factor(*x)).sum();
+            *dot = sums[r][0].add(sums[r][1]).sum() + rest;
+        }
+        dots
     }
-    let mut dots = [0.0; R];
-    for (r, dot) in dots.iter_mut().enumerate() {
-        let rest = w[r * apart..][whole..k].iter().zip(&x[whole..]);
-        let rest: f32 = rest.map(|(w, x)| w.one() * T::one_factor(*x)).sum();
-        *dot = sums[r][0].add(sums[r][1]).sum() + rest;
-    }
-    dots
 }

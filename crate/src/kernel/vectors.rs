@@ -8,7 +8,7 @@ use super::amx::ahead::Ahead;
 use super::amx::terms::{Tile, pack};
 use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, store};
 use super::kept::Kept;
-use super::linear::{Weight, widen};
+use super::linear::{Weight, narrow, widen};
 use super::round::fake_bf16;
 use super::simd::{Level, Most, level, most};
 use super::tile::{View, transpose};
@@ -41,19 +41,23 @@ pub fn have_pairs() -> bool {
 /// If vectors are not [`available`].
 pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
     assert!(available() && x.len() == m * k && y.len() == m * n && k > 0);
-    if let (Weight::Bf16(w), true) = (w, have_pairs()) {
+    if w.is_bf16() && have_pairs() {
+        let stored = match w {
+            Weight::Bf16(w) => w,
+            _ => &[],
+        };
         let of = |rows: Range<usize>| {
-            Rows::stored(w, k, rows, |rows, to: &mut [bf16]| to.copy_from_slice(&w[rows]))
+            Rows::stored(stored, k, rows, |values, to: &mut [bf16]| narrow(w, values.start / k, k, to))
         };
         // SAFETY: there are pairs, as just asked.
         return unsafe { weighted::<Pairs, bf16>(m, k, n, x, of, y) };
     }
-    let mut narrow = vec![];
-    if matches!(w, Weight::Bf16(_)) {
-        narrow.extend(x);
-        fake_bf16(&mut narrow);
+    let mut nearest = vec![];
+    if w.is_bf16() {
+        nearest.extend(x);
+        fake_bf16(&mut nearest);
     }
-    let x = if narrow.is_empty() { x } else { &narrow };
+    let x = if nearest.is_empty() { x } else { &nearest };
     let stored = match w {
         Weight::F32(w) => w,
         _ => &[],

@@ -39,7 +39,7 @@ pub(super) const PANEL: usize = 16;
 /// What a cache holds together; loads of it never straddle two.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
-pub(super) struct Line([u8; 64]);
+pub(super) struct Line(pub(super) [u8; 64]);
 
 /// A matrix [rows, cols] of integers with a scale, and perhaps a zero point, for every row or every group of columns.
 #[derive(Clone, Debug, PartialEq)]
