@@ -100,6 +100,7 @@ impl Draw for Scheme {
             line("state", format!("{bits}{feedback}"))
         }));
         lines.extend(self.dtype.as_ref().map(|dtype| line("all else", dtype)));
+        lines.extend(self.lossless.then(|| line("exponents", "of all else coded: every bit, in fewer")));
         lines.extend(
             self.rules
                 .iter()

@@ -37,6 +37,7 @@ pub mod levels;
 pub mod linear;
 pub mod norm;
 pub mod packed;
+pub(crate) mod pages;
 pub mod round;
 pub mod scan;
 pub mod scan_grad;

@@ -1,10 +1,12 @@
 //! A matrix of which parts are stored in few bits, and its product.
 
+use super::op::with_values;
 use crate::format::Encoded;
+use crate::kernel::coded::Coded;
 use crate::kernel::integer::{self, Integers};
 use crate::kernel::linear as kernel;
 use crate::kernel::packed;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// A matrix [out, in] as blocks of rows, one below the other.
@@ -20,6 +22,8 @@ pub struct Quantized {
 pub enum Block {
     /// As they are, [rows, in]: f32, bf16 or f16.
     Dense(Tensor),
+    /// With every bit, in fewer.
+    Coded(Arc<Coded>),
     /// Codes and scales, in the order of the instructions once a model holds them; products with integer activations
     /// are exact sums of integers.
     Packed(Arc<Encoded>),
@@ -28,10 +32,33 @@ pub enum Block {
 }
 
 impl Block {
+    /// A matrix [rows, in] of f32 or bf16 with every bit, in fewer where that is possible.
+    ///
+    /// # Errors
+    /// If it is of another type.
+    pub fn coded(values: &Tensor) -> Result<Self> {
+        let (rows, cols) = values.dims2()?;
+        let values = values.contiguous()?;
+        let coded = match values.dtype() {
+            DType::F32 => with_values([&values], |[values]| Coded::of_f32(rows, cols, values)),
+            DType::BF16 => with_values([&values], |[values]| Coded::of_bf16(rows, cols, values)),
+            other => bail!("the exponents of {other:?} are not coded"),
+        };
+        // Short rows are filled up by more than their exponents save.
+        let (coded, dense) = (Self::Coded(Arc::new(coded?)), Self::Dense(values));
+        Ok(if coded.bytes() < dense.bytes() { coded } else { dense })
+    }
+
+    /// Whether they have every bit in fewer.
+    pub fn is_coded(&self) -> bool {
+        matches!(self, Self::Coded(_))
+    }
+
     /// Rows.
     pub fn rows(&self) -> Result<usize> {
         match self {
             Self::Dense(values) | Self::Fake(values) => values.dim(0),
+            Self::Coded(coded) => Ok(coded.shape().0),
             Self::Packed(encoded) => Ok(encoded.rows),
         }
     }
@@ -40,6 +67,7 @@ impl Block {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(values) | Self::Fake(values) => values.elem_count() * values.dtype().size_in_bytes(),
+            Self::Coded(coded) => coded.bytes(),
             Self::Packed(encoded) => encoded.bytes(),
         }
     }
@@ -63,6 +91,7 @@ impl Block {
                     float(kernel::Weight::Decoded(&|first, values| encoded.decode_rows(first, values)), y);
                 }
             }
+            (Self::Coded(coded), _) => float(kernel::Weight::Coded(coded), y),
             (Self::Dense(values) | Self::Fake(values), _) => {
                 super::linear::with_weight(values, |w| float(w, y))?;
             }
@@ -138,6 +167,11 @@ impl Quantized {
     pub fn values(&self) -> Result<Tensor> {
         let blocks = self.blocks.iter().map(|block| match block {
             Block::Dense(values) | Block::Fake(values) => values.to_dtype(DType::F32),
+            Block::Coded(coded) => {
+                let mut values = vec![0.0; coded.shape().0 * self.cols];
+                coded.widen(0, &mut values);
+                Tensor::from_vec(values, coded.shape(), &Device::Cpu)
+            }
             Block::Packed(encoded) => {
                 Tensor::from_vec(encoded.decode(), (encoded.rows, encoded.cols), &Device::Cpu)
             }
@@ -154,6 +188,7 @@ impl Quantized {
                 if row < rows {
                     match block {
                         Block::Packed(encoded) => encoded.decode_rows(row, to),
+                        Block::Coded(coded) => coded.widen(row, to),
                         Block::Dense(all) | Block::Fake(all) => {
                             super::linear::with_weight(all, |w| kernel::widen(w, row, self.cols, to))?;
                         }

@@ -6,11 +6,12 @@ use crate::error::{Error, Result};
 use crate::family::site::Residual;
 use crate::family::{Config, Matrices, Network, Tensors};
 use crate::format::{Coding, Encoded, Scales};
+use crate::kernel::coded::Coded;
 use crate::layer::linear::Activation;
 use crate::layer::mamba2::Recurrence;
 use crate::layer::quantized::{Block, Quantized};
 use crate::layer::rotation::Rotation;
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, WithDType};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use half::bf16;
 use rand::RngExt;
@@ -117,6 +118,9 @@ pub struct BlockReport {
     pub rows: usize,
     /// Their format; none if they are left as they are.
     pub coding: Option<Coding>,
+    /// Whether they keep every bit in fewer.
+    #[serde(default)]
+    pub lossless: bool,
     /// Their bytes.
     pub bytes: usize,
     /// ‖W − Ŵ‖ / ‖W‖ in the Frobenius norm.
@@ -126,13 +130,25 @@ pub struct BlockReport {
 impl Quantization {
     /// Format of the output matrix, if it is quantized.
     pub fn head(&self) -> Option<String> {
-        let codings = self.layers.last()?.blocks.iter().map(|block| block.coding);
-        let names = codings.map(|coding| coding.map(|coding| coding.to_string()));
+        let names = self.layers.last()?.blocks.iter().map(BlockReport::format);
         names.collect::<Option<Vec<_>>>().map(|names| names.join("|"))
     }
 }
 
+impl BlockReport {
+    /// The name of their format; none if they are stored as they are.
+    pub fn format(&self) -> Option<String> {
+        let lossless = self.lossless.then(|| "lossless".to_string());
+        self.coding.map(|coding| coding.to_string()).or(lossless)
+    }
+}
+
 impl LayerReport {
+    /// Whether any of its weights are stored in a format.
+    fn is_encoded(&self) -> bool {
+        self.blocks.iter().any(|block| block.coding.is_some() || block.lossless)
+    }
+
     /// Whether any of it is quantized.
     pub fn is_quantized(&self) -> bool {
         self.blocks.iter().any(|block| block.coding.is_some()) || self.activation.is_some()
@@ -163,7 +179,7 @@ impl Quantization {
                 layer.path.clone(),
                 block.segment.clone().unwrap_or_else(|| "all".to_string()),
                 format!("{} × {}", block.rows, layer.shape.1),
-                block.coding.map_or_else(|| "as it is".to_string(), |coding| coding.to_string()),
+                block.format().unwrap_or_else(|| "as it is".to_string()),
                 inputs.unwrap_or_default(),
                 block.bytes.to_string(),
                 format!("{:.3}", 8.0 * block.bytes as f64 / (block.rows * layer.shape.1) as f64),
@@ -173,9 +189,9 @@ impl Quantization {
         (heads, lines.map(line).collect())
     }
 
-    /// Bits of a weight over all matrices of which some rows are quantized, scales included.
+    /// Bits of a weight over all matrices of which some rows are in a format, scales included.
     pub fn bits_per_weight(&self) -> f64 {
-        let layers = self.layers.iter().filter(|layer| layer.blocks.iter().any(|b| b.coding.is_some()));
+        let layers = self.layers.iter().filter(|layer| layer.is_encoded());
         let (bytes, weights) = layers.fold((0, 0), |(bytes, weights), layer| {
             (bytes + layer.bytes(), weights + layer.shape.0 * layer.shape.1)
         });
@@ -230,6 +246,9 @@ impl Model {
                 let at = |part: &str| format!("{name}.{i}.{part}");
                 match block {
                     Block::Dense(values) => drop(all.insert(at("values"), values.clone())),
+                    Block::Coded(coded) => {
+                        all.extend(coded_parts(coded)?.map(|(part, tensor)| (at(part), tensor)));
+                    }
                     Block::Packed(encoded) => {
                         all.extend(parts(encoded)?.into_iter().map(|(part, tensor)| (at(part), tensor)));
                     }
@@ -275,7 +294,7 @@ pub(super) fn read_report(metadata: &BTreeMap<String, String>) -> Result<Option<
 /// If parts are missing or have other sizes than the report says.
 pub(super) fn read_matrices(report: &Quantization, tensors: &mut Tensors) -> Result<Matrices> {
     let mut matrices = Matrices::new();
-    for layer in report.layers.iter().filter(|layer| layer.blocks.iter().any(|b| b.coding.is_some())) {
+    for layer in report.layers.iter().filter(|layer| layer.is_encoded()) {
         let cols = layer.shape.1;
         let mut blocks = vec![];
         for (i, block) in layer.blocks.iter().enumerate() {
@@ -289,6 +308,9 @@ pub(super) fn read_matrices(report: &Quantization, tensors: &mut Tensors) -> Res
                 })
             };
             blocks.push(match block.coding {
+                None if block.lossless => Block::Coded(Arc::new(
+                    coded(block.rows, cols, &mut take).map_err(|error| error.at(&name))?,
+                )),
                 None => Block::Dense(take("values")?),
                 Some(coding) => {
                     let encoded =
@@ -304,11 +326,39 @@ pub(super) fn read_matrices(report: &Quantization, tensors: &mut Tensors) -> Res
     Ok(matrices)
 }
 
+fn tensor<T: WithDType>(values: &[T]) -> Result<Tensor> {
+    Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
+}
+
+fn values<T: WithDType>(tensor: &Tensor) -> Result<Vec<T>> {
+    tensor.flatten_all()?.to_vec1().map_err(|_| {
+        Error::input(format!("expected values of type {:?}, found {:?}", T::DTYPE, tensor.dtype()))
+    })
+}
+
+/// A matrix whose exponents are coded, as tensors by part.
+fn coded_parts(coded: &Coded) -> Result<[(&'static str, Tensor); 4]> {
+    let (groups, bases, starts, exceptions) = coded.parts();
+    Ok([
+        ("groups", tensor(groups)?),
+        ("bases", tensor(bases)?),
+        ("starts", tensor(starts)?),
+        ("exceptions", tensor(&exceptions)?),
+    ])
+}
+
+/// The reverse of [`coded_parts`].
+fn coded(rows: usize, cols: usize, take: &mut impl FnMut(&str) -> Result<Tensor>) -> Result<Coded> {
+    let (groups, bases) = (values::<u8>(&take("groups")?)?, values(&take("bases")?)?);
+    let (starts, exceptions) = (values(&take("starts")?)?, values(&take("exceptions")?)?);
+    Coded::from_parts(rows, cols, &groups, bases, starts, &exceptions).ok_or_else(|| {
+        Error::input(format!("the coded exponents are not those of a matrix [{rows}, {cols}]"))
+            .hint("copy the file again, or quantize the original model again")
+    })
+}
+
 /// An encoded matrix as tensors by part.
 fn parts(encoded: &Encoded) -> Result<Vec<(&'static str, Tensor)>> {
-    fn tensor<T: candle_core::WithDType>(values: &[T]) -> Result<Tensor> {
-        Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
-    }
     let mut parts = vec![("codes", tensor(&encoded.codes())?)];
     match &encoded.scales {
         Scales::Bf16(scales) => parts.push(("scales", tensor(scales)?)),
@@ -338,11 +388,6 @@ fn encoded(
     cols: usize,
     take: &mut impl FnMut(&str) -> Result<Tensor>,
 ) -> Result<Encoded> {
-    fn values<T: candle_core::WithDType>(tensor: &Tensor) -> Result<Vec<T>> {
-        tensor.flatten_all()?.to_vec1().map_err(|_| {
-            Error::input(format!("expected values of type {:?}, found {:?}", T::DTYPE, tensor.dtype()))
-        })
-    }
     let codes = values::<u8>(&take("codes")?)?;
     let scales = take("scales")?;
     let scales = match Scales::store(coding.format, &[]) {

@@ -2,8 +2,8 @@
 //! line and decoding from end to end.
 
 use crate::family::Tensors;
+use crate::kernel::pages::large;
 use crate::layer::op::with_values;
-use crate::memory::large;
 use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 use half::{bf16, f16};
 

@@ -114,6 +114,12 @@ impl Scheme {
                 "choose rot or smooth",
             );
         }
+        if self.lossless && model.dtype == DType::F16 {
+            return refused(
+                "the exponents of f16 have too few bits to be coded",
+                "ask for bf16-lossless or f32-lossless",
+            );
+        }
         Ok(())
     }
 
@@ -265,8 +271,9 @@ impl<'a> Job<'a> {
                     scale: self.scheme.observer.map(|observer| inputs.scale(observer, top_of(bits))),
                 });
             }
-            let values = self.tensors[&site.weight].to_dtype(DType::F32)?;
+            let stored = &self.tensors[&site.weight];
             let blocks = if self.is_in(i) {
+                let values = stored.to_dtype(DType::F32)?;
                 let values = with_floats([&values.contiguous()?], |[values]| values.to_vec())?;
                 let gram = Some(&inputs.gram).filter(|gram| self.scheme.gptq && !gram.is_empty());
                 let encoded = encode(&values, &site, &self.parts[i], gram.map(Vec::as_slice))
@@ -274,18 +281,23 @@ impl<'a> Job<'a> {
                 progress.tick(values.len() as u64)?;
                 self.blocks(i, &values, encoded)?
             } else {
-                vec![]
+                let block = self.kept(stored)?;
+                let (coding, lossless, bytes) = (None, block.is_coded(), block.bytes());
+                self.report.layers[i].blocks =
+                    vec![BlockReport { segment: None, rows: site.rows, coding, lossless, bytes, error: 0.0 }];
+                if lossless { vec![block] } else { vec![] }
             };
-            let report = &mut self.report.layers[i];
-            if blocks.is_empty() {
-                let bytes = values.elem_count() * self.model.dtype.size_in_bytes();
-                report.blocks =
-                    vec![BlockReport { segment: None, rows: site.rows, coding: None, bytes, error: 0.0 }];
-            } else {
+            if !blocks.is_empty() {
                 matrices.insert(site.weight.clone(), Quantized::new(blocks, site.cols)?);
             }
         }
         Ok(matrices)
+    }
+
+    /// Rows that are not quantized, in the model's dtype.
+    fn kept(&self, values: &Tensor) -> Result<Block> {
+        let values = values.to_dtype(self.model.dtype)?;
+        Ok(if self.scheme.lossless { Block::coded(&values)? } else { Block::Dense(values) })
     }
 
     /// The blocks of site `i`, and their reports.
@@ -296,8 +308,7 @@ impl<'a> Job<'a> {
             let values = &values[part.first * cols..(part.first + part.rows) * cols];
             let (block, error, bytes) = match encoded {
                 None => {
-                    let kept = Tensor::from_slice(values, (part.rows, cols), &Device::Cpu)?;
-                    let kept = Block::Dense(kept.to_dtype(self.model.dtype)?);
+                    let kept = self.kept(&Tensor::from_slice(values, (part.rows, cols), &Device::Cpu)?)?;
                     let bytes = kept.bytes();
                     (kept, 0.0, bytes)
                 }
@@ -314,7 +325,8 @@ impl<'a> Job<'a> {
                 }
             };
             let (segment, rows, coding) = (part.segment.clone(), part.rows, part.coding);
-            reports.push(BlockReport { segment, rows, coding, bytes, error });
+            let lossless = block.is_coded();
+            reports.push(BlockReport { segment, rows, coding, lossless, bytes, error });
             blocks.push(block);
         }
         self.report.layers[i].blocks = reports;

@@ -27,7 +27,8 @@ gptq             codes chosen by GPTQ
 mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all
 x8, bc8          the recurrence's input; its B and C
 h8, h8ef, h16    the recurrence's state; with error feedback; in bf16
-f32, bf16, f16   the dtype of all that is not quantized
+f32, bf16, f16   the dtype of all that is not quantized; stored: as the model is
+lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also alone: as stored)
 +dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
                  The head has 8 bits where activations have 8, else stays as it is";
 
@@ -37,6 +38,8 @@ f32, bf16, f16   the dtype of all that is not quantized
             ("f32", "single precision"),
             ("bf16", "bfloat16"),
             ("f16", "half precision"),
+            ("f32-lossless", "single precision in 28 bits: the same values, exponents coded"),
+            ("bf16-lossless", "bfloat16 in 12 bits: the same values, exponents coded"),
             ("w8a8", "8-bit weights by row, 8-bit activations by token, the head too"),
             ("w4a16", "4-bit weights by row"),
             ("w4a8", "4-bit weights by row, 8-bit activations, the head in 8 bits"),
@@ -60,7 +63,11 @@ impl fmt::Display for Scheme {
         let mut parts: Vec<String> = vec![];
         let mut dtype = self.dtype.clone();
         match &self.weights {
-            None if self.is_plain() => parts.push(dtype.take().unwrap_or_else(|| "as-is".to_string())),
+            None if self.keeps_values() => match dtype.take() {
+                Some(dtype) => parts.push(dtype),
+                None if self.lossless => {}
+                None => parts.push("stored".to_string()),
+            },
             None => parts.push(format!("w16a{}", self.activations.unwrap_or(16))),
             Some(coding) => {
                 let customary = Coding::of(coding.format);
@@ -88,6 +95,7 @@ impl fmt::Display for Scheme {
         parts.extend(bc.map(|bits| format!("bc{bits}")));
         parts.extend(state.map(|s| format!("h{}{}", s.bits, if s.feedback { "ef" } else { "" })));
         parts.extend(dtype);
+        parts.extend(self.lossless.then(|| "lossless".to_string()));
         f.write_str(&parts.join("-"))?;
         for Rule { pattern, coding } in &self.rules {
             match coding {
@@ -141,8 +149,11 @@ fn base(part: &str) -> Option<Scheme> {
     if ["f32", "bf16", "f16"].contains(&part) {
         return Some(Scheme::plain(part));
     }
-    if part == "as-is" {
+    if part == "stored" {
         return Some(Scheme::default());
+    }
+    if part == "lossless" {
+        return Some(Scheme::lossless());
     }
     let (format, bits) = match part.rsplit_once('a') {
         Some((format, bits)) if !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) => {
@@ -192,6 +203,8 @@ impl Scheme {
             self.recurrence.state = Some(StateBits { bits, feedback });
         } else if ["f32", "bf16", "f16"].contains(&part) {
             self.dtype = Some(part.to_string());
+        } else if part == "lossless" {
+            self.lossless = true;
         } else {
             return None;
         }
@@ -223,6 +236,15 @@ mod tests {
             assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
         }
         assert_eq!(Scheme::w4a4().rotated().gptq().grouped(64).to_string(), "w4a4-g64-rot-gptq");
+        for name in [
+            "lossless",
+            "stored",
+            "w16a16-h8-lossless",
+            "w4a16-g64-bf16-lossless",
+            "w16a16-f32-lossless+head=w8",
+        ] {
+            assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
+        }
         let ruled = Scheme::w4a8().with("dt", "w8".parse().unwrap()).without("backbone.layers.0.*");
         assert_eq!(ruled.to_string(), "w4a8+dt=w8+backbone.layers.0.*=keep");
         assert_eq!(ruled.to_string().parse::<Scheme>().unwrap(), ruled);
@@ -245,7 +267,7 @@ mod tests {
     proptest! {
         #[test]
         fn names_parse_back(
-            format in 0usize..8, bits in 2u8..=8, group in 1usize..300, choices in any::<[bool; 10]>(),
+            format in 0usize..8, bits in 2u8..=8, group in 1usize..300, choices in any::<[bool; 11]>(),
             percent in 90u32..100, budget in 2.0f64..8.0,
         ) {
             let formats = [Format::Int(bits), Format::Uint(bits), Format::Nf4, Format::Nf4Double, Format::Fp8,
@@ -263,6 +285,7 @@ mod tests {
                 scheme = scheme.recurrence(Recurrence { x: Some(bits), bc: None, state });
             }
             if choices[9] { scheme.dtype = Some("bf16".into()); }
+            scheme.lossless = choices[10];
             prop_assert_eq!(scheme.to_string().parse::<Scheme>().unwrap(), scheme);
         }
     }

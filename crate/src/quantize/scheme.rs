@@ -29,6 +29,7 @@ use crate::layer::mamba2::Recurrence;
 /// | `mix4.25` | each matrix in the width that its measured sensitivity earns, so many bits a weight in all |
 /// | `x8`, `bc8`, `h8`, `h8ef`, `h16` | the recurrence's input, its B and C, its state, with error feedback, in bf16 |
 /// | `bf16` | the dtype of all that is not quantized |
+/// | `lossless` | what is not quantized keeps every bit in fewer: 12 for bf16, 28 for f32 ([`Coded`](crate::kernel::coded::Coded)) |
 /// | `+dt=w8`, `+head=nf4`, `+*.3.*=keep` | other formats, or none, for roles, segments or paths; the last that fits holds |
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scheme {
@@ -50,6 +51,8 @@ pub struct Scheme {
     pub recurrence: Recurrence,
     /// Dtype of all that is not quantized: f32, bf16, f16; none: the model's.
     pub dtype: Option<String>,
+    /// Whether the exponents of all that is not quantized are coded: the same values, in fewer bits.
+    pub lossless: bool,
     /// Exceptions, the last that fits first.
     pub rules: Vec<Rule>,
 }
@@ -94,6 +97,11 @@ impl Scheme {
     /// Half precision.
     pub fn f16() -> Self {
         Self::plain("f16")
+    }
+
+    /// As the model is stored, every bit of it in fewer: 12 for bf16, 28 for f32.
+    pub fn lossless() -> Self {
+        Self { lossless: true, ..Self::default() }
     }
 
     /// Weights and activations of 8 bits.
@@ -208,7 +216,12 @@ impl Scheme {
 
     /// Whether it changes nothing but the dtype.
     pub fn is_plain(&self) -> bool {
-        Self { dtype: None, ..self.clone() } == Self::default()
+        !self.lossless && self.keeps_values()
+    }
+
+    /// Whether the model computes what its dtype does.
+    pub(super) fn keeps_values(&self) -> bool {
+        Self { dtype: None, lossless: false, ..self.clone() } == Self::default()
     }
 
     /// Whether it needs a text to be read.
@@ -224,6 +237,7 @@ impl Scheme {
             (self.budget.is_some(), "mixed precision".to_string()),
             (self.gptq, "gptq".to_string()),
             (!self.gptq && self.weights.is_some(), "nearest".to_string()),
+            (self.lossless, "exponents coded".to_string()),
         ];
         let steps: Vec<String> = steps.into_iter().filter(|step| step.0).map(|step| step.1).collect();
         steps.join(", ")

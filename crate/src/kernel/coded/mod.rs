@@ -22,6 +22,7 @@ mod vectors;
 
 use super::kept::Kept;
 use super::packed::Line;
+use super::pages::large;
 use super::round::fake_bf16;
 use half::bf16;
 use rayon::prelude::*;
@@ -119,7 +120,8 @@ impl Coded {
             exceptions: vec![],
         };
         let row_lines = coded.row_lines();
-        coded.lines = vec![Line([0; 64]); rows * row_lines];
+        coded.lines = large(rows * row_lines);
+        coded.lines.resize(rows * row_lines, Line([0; 64]));
         let parts = coded.lines.par_chunks_mut(row_lines).zip(&mut coded.bases).zip(values.par_chunks(cols));
         let exceptions: Vec<Vec<Exception>> = parts
             .map(|((lines, base), values)| {
@@ -151,6 +153,45 @@ impl Coded {
             + size_of_val(&*self.bases)
             + size_of_val(&*self.starts)
             + size_of_val(&*self.exceptions)
+    }
+
+    /// The bytes of the groups, the bases of the rows, where the exceptions of each row begin, and the exceptions: each a
+    /// column times 256 plus an exponent field.
+    pub fn parts(&self) -> (&[u8], &[u8], &[u32], Vec<u32>) {
+        let exceptions = self.exceptions.iter().map(|exception| exception.0).collect();
+        // SAFETY: lines are arrays of bytes, without gaps.
+        let (_, bytes, _) = unsafe { self.lines.align_to::<u8>() };
+        (bytes, &self.bases, &self.starts, exceptions)
+    }
+
+    /// The reverse; none if these are not the parts of a matrix [rows, cols].
+    pub fn from_parts(
+        rows: usize,
+        cols: usize,
+        groups: &[u8],
+        bases: Vec<u8>,
+        starts: Vec<u32>,
+        exceptions: &[u32],
+    ) -> Option<Self> {
+        let (lines, rest) = groups.as_chunks::<64>();
+        let count = rows * cols.div_ceil(GROUP);
+        let single = lines.len() == count * group_lines(true);
+        let whole = rest.is_empty() && (single || lines.len() == count * group_lines(false)) && count > 0;
+        let mut all = large(lines.len());
+        all.extend(lines.iter().map(|bytes| Line(*bytes)));
+        let exceptions: Vec<Exception> = exceptions.iter().map(|exception| Exception(*exception)).collect();
+        let coded = Self { rows, cols, single, lines: all, bases, starts, exceptions };
+        let rows_begin = coded.bases.len() == rows
+            && coded.starts.len() == rows + 1
+            && coded.starts.is_sorted()
+            && coded.starts[0] == 0
+            && coded.starts[rows] as usize == coded.exceptions.len();
+        let in_order = |row: usize| {
+            let exceptions = coded.exceptions_of(row);
+            exceptions.is_sorted_by(|a, b| a.col() < b.col())
+                && exceptions.last().is_none_or(|exception| exception.col() < cols)
+        };
+        (whole && rows_begin && (0..rows).all(in_order)).then_some(coded)
     }
 
     /// A weight.

@@ -9,7 +9,7 @@ use half::bf16;
 use std::ops::Range;
 
 /// Cache lines that a stream is asked for ahead.
-const AHEAD: usize = 8;
+const AHEAD: usize = 24;
 
 /// Vectors that a group becomes.
 pub(in crate::kernel) trait Grouped: Lanes {
