@@ -30,13 +30,13 @@ from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 LOWBIT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/lowbit"
-PAIRS = {  # a width of llama.cpp, and what lowbit has of that width
-    "F32": "f32",
-    "F16": "bf16",
-    "BF16": "bf16",
-    "Q8_0": "w8a8",
-    "Q4_0": "w4a8",
-    "Q4_K_M": "w4a8",
+OURS = {  # a width of llama.cpp, and what lowbit has of that width
+    "F32": ["f32", "f32-lossless"],
+    "F16": ["bf16", "bf16-lossless"],
+    "BF16": ["bf16", "bf16-lossless"],
+    "Q8_0": ["w8a8"],
+    "Q4_0": ["w4a8"],
+    "Q4_K_M": ["w4a8"],
 }
 
 
@@ -130,19 +130,19 @@ def lowbit(model, threads, lengths, decoded):
     return {key(row): [row[name] for name in speeds] for row in rows}, memory
 
 
-def pair(arguments, models, width, threads):
-    """Both, taking turns: speeds by length, megabytes."""
-    found = {"llama": ({}, []), "lowbit": ({}, [])}
+def in_turns(arguments, models, width, threads):
+    """llama.cpp and lowbit, taking turns: speeds by length, megabytes."""
+    found = {who: ({}, []) for who in [width, *OURS[width]]}
     for _ in range(arguments.rounds):
         for lengths in (arguments.lengths, []):
-            for who in found:
-                tool = [arguments.llama / "llama-bench"] if who == "llama" else []
-                call = {"llama": llama, "lowbit": lowbit}[who]
-                speeds, memory = call(*tool, models[who][width], threads, lengths, arguments.decoded)
-                for key, values in speeds.items():
-                    found[who][0].setdefault(key, []).extend(values)
+            for who, (speeds, memories) in found.items():
+                tool = [arguments.llama / "llama-bench"] if who == width else []
+                call = llama if who == width else lowbit
+                measured, memory = call(*tool, models[who], threads, lengths, arguments.decoded)
+                for key, values in measured.items():
+                    speeds.setdefault(key, []).extend(values)
                 if lengths:
-                    found[who][1].append(memory)
+                    memories.append(memory)
     return found
 
 
@@ -155,16 +155,17 @@ def make_models(arguments):
         subprocess.run([LOWBIT, "-q", "convert", arguments.model, "--dtype", "f32", "--out", plain], check=True)
     if not (folder / "F32.gguf").exists():
         write_gguf(plain, folder / "F32.gguf")
-    models = {"llama": {}, "lowbit": {}}
+    models = {}
     for width in arguments.widths:
-        models["llama"][width] = theirs = folder / f"{width}.gguf"
+        models[width] = theirs = folder / f"{width}.gguf"
         if not theirs.exists():
             quantize = [arguments.llama / "llama-quantize", folder / "F32.gguf", theirs, width]
             subprocess.run(quantize, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        models["lowbit"][width] = ours = folder / PAIRS[width]
-        if not (ours / "config.json").exists():
-            command = ["quantize", plain, "--scheme", PAIRS[width], "--out", ours]
-            subprocess.run([LOWBIT, "-q", *command], check=True, stdout=subprocess.DEVNULL)
+        for scheme in OURS[width]:
+            models[scheme] = ours = folder / scheme
+            if not (ours / "config.json").exists():
+                command = ["quantize", plain, "--scheme", scheme, "--out", ours]
+                subprocess.run([LOWBIT, "-q", *command], check=True, stdout=subprocess.DEVNULL)
     return models
 
 
@@ -173,7 +174,7 @@ def main():
     parser.add_argument("--llama", type=Path, required=True, help="folder of llama-bench and llama-quantize")
     parser.add_argument("--model", default="random:mamba2-130m", help="a checkpoint that lowbit reads")
     parser.add_argument("--models", type=Path, default=ROOT / "target/peers", help="where the models are kept")
-    parser.add_argument("--widths", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--widths", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048])
     parser.add_argument("--decoded", type=int, default=64, help="tokens decoded in a repetition")
@@ -186,13 +187,16 @@ def main():
     print("|---|---|" + "---|" * len(columns) + "---|")
     for threads in arguments.threads:
         for width in arguments.widths:
-            found = pair(arguments, models, width, threads)
-            for who, name in (("llama", f"llama.cpp {width}"), ("lowbit", PAIRS[width])):
-                cells = [f"{max(v):.0f} / {statistics.median(v):.0f}" for v in map(found[who][0].get, columns)]
-                print(f"| {threads} | {name} |", *(f"{cell} |" for cell in cells), f"{max(found[who][1]):.0f} |")
-            ratios = [max(found["lowbit"][0][c]) / max(found["llama"][0][c]) for c in columns]
-            memory = max(found["lowbit"][1]) / max(found["llama"][1])
-            print("| | ratio |", *(f"**{ratio:.2f}** |" for ratio in ratios), f"{memory:.2f} |", flush=True)
+            found = in_turns(arguments, models, width, threads)
+            theirs, their_memory = found[width]
+            for who, (speeds, memories) in found.items():
+                cells = [f"{max(v):.0f} / {statistics.median(v):.0f}" for v in map(speeds.get, columns)]
+                name = f"llama.cpp {who}" if who == width else who
+                print(f"| {threads} | {name} |", *(f"{cell} |" for cell in cells), f"{max(memories):.0f} |")
+                if who != width:
+                    ratios = [max(speeds[c]) / max(theirs[c]) for c in columns]
+                    memory = max(memories) / max(their_memory)
+                    print("| | ratio |", *(f"**{r:.2f}** |" for r in ratios), f"{memory:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
