@@ -62,8 +62,16 @@ pub fn has_int8() -> bool {
     features() & (1 << 25) != 0
 }
 
+/// Feature bits of tiles that are emulated, where tests do so: set before any of them begins.
+#[cfg(test)]
+pub(crate) static EMULATED: OnceLock<u32> = OnceLock::new();
+
 /// The processor's feature bits if its tiles can be used, else 0.
 fn features() -> u32 {
+    #[cfg(test)]
+    if let Some(bits) = EMULATED.get() {
+        return *bits;
+    }
     static BITS: OnceLock<u32> = OnceLock::new();
     *BITS.get_or_init(|| {
         let (most, bits) = (__cpuid(0).eax, __cpuid_count(7, 0).edx);
