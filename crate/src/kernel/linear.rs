@@ -222,7 +222,9 @@ mod tests {
 
     #[test]
     fn every_storage_and_row_count_is_the_definition() {
-        for (m, k, n) in [(1, 1, 1), (1, 37, 70), (3, 64, 33), (4, 100, 5), (5, 48, 1030), (17, 33, 7)] {
+        for (m, k, n) in
+            [(1, 1, 1), (1, 37, 70), (3, 64, 33), (4, 100, 5), (5, 48, 1030), (17, 33, 7), (70, 33, 41)]
+        {
             let (x, w) = (values(m * k, 1), values(n * k, 2));
             let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
             let half: Vec<f16> = w.iter().map(|w| f16::from_f32(*w)).collect();
@@ -250,21 +252,24 @@ mod tests {
 
     #[test]
     fn gradients_are_the_transposed_products() {
-        let (m, k, n) = (5, 7, 3);
-        let (x, w, dy) = (values(m * k, 1), values(n * k, 2), values(m * n, 3));
-        let (mut dx, mut dw) = (vec![0.0; m * k], vec![0.0; n * k]);
-        input_grad(m, k, n, &dy, &w, &mut dx);
-        weight_grad(m, k, n, &dy, &x, &mut dw);
-        for i in 0..m {
-            for p in 0..k {
-                let expected: f32 = (0..n).map(|j| dy[i * n + j] * w[j * k + p]).sum();
-                assert!((dx[i * k + p] - expected).abs() < 1e-5);
+        // A size for each way: as it is, on vectors, on the matrix unit.
+        for (m, k, n) in [(5, 7, 3), (30, 25, 70), (70, 66, 65)] {
+            let (x, w, dy) = (values(m * k, 1), values(n * k, 2), values(m * n, 3));
+            let (mut dx, mut dw) = (vec![0.0; m * k], vec![0.0; n * k]);
+            input_grad(m, k, n, &dy, &w, &mut dx);
+            weight_grad(m, k, n, &dy, &x, &mut dw);
+            let check = |found: f32, terms: &mut dyn Iterator<Item = f64>| {
+                let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+                assert!((f64::from(found) - sum).abs() < size / 65_536.0, "{m}×{k}×{n}: {found} not {sum}");
+            };
+            let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
+            for (ip, dx) in dx.iter().enumerate() {
+                let (i, p) = (ip / k, ip % k);
+                check(*dx, &mut (0..n).map(|j| product(dy[i * n + j], w[j * k + p])));
             }
-        }
-        for j in 0..n {
-            for p in 0..k {
-                let expected: f32 = (0..m).map(|i| dy[i * n + j] * x[i * k + p]).sum();
-                assert!((dw[j * k + p] - expected).abs() < 1e-5);
+            for (jp, dw) in dw.iter().enumerate() {
+                let (j, p) = (jp / k, jp % k);
+                check(*dw, &mut (0..m).map(|i| product(dy[i * n + j], x[i * k + p])));
             }
         }
     }
