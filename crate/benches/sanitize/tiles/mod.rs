@@ -36,18 +36,19 @@ thread_local! {
 #[unsafe(link_section = ".init_array")]
 static BEGIN: extern "C" fn() = begin;
 
-/// When all tests have passed.
+/// When all tests are done.
 #[used]
 #[unsafe(link_section = ".fini_array")]
 static END: extern "C" fn() = end;
 
 extern "C" fn begin() {
-    let vectors = level() == Level::Avx512
-        && is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("avx512vnni");
     // Asked before anything is emulated, this is the processor's own unit.
-    if !vectors || has_int8() {
+    if has_int8() {
         return;
+    }
+    let vectors = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
+    if level() < Level::Avx512 || !vectors {
+        fail("neither AMX nor the vectors of AVX-512 that its kernels need");
     }
     // SAFETY: the handler's own promise; an action of zeros has no flags and blocks no signals.
     unsafe {
@@ -66,20 +67,24 @@ extern "C" fn end() {
     } else if all > 0 {
         eprintln!("tiles: {all} instructions were emulated, {products} of them products");
     } else {
-        eprintln!("tiles: the processor has no unit, and nothing was emulated");
-        // SAFETY: it ends the process, which is at its end.
-        unsafe { libc::_exit(1) };
+        fail("the processor has no unit, and nothing was emulated");
     }
+}
+
+/// Ends the process before the first test or behind the last.
+fn fail(why: &str) -> ! {
+    eprintln!("tiles: {why}");
+    // SAFETY: nothing is left to be done.
+    unsafe { libc::_exit(1) }
 }
 
 /// Carries out the instruction that the processor does not know. It allocates nothing and waits for nothing, as it has to.
 extern "C" fn trapped(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the system gives the state of the thread at the instruction, for this handler alone.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    let at = &mut registers[libc::REG_RIP as usize];
-    let start = ptr::with_exposed_provenance(*at as usize);
+    let at = ptr::with_exposed_provenance(registers[libc::REG_RIP as usize] as usize);
     // SAFETY: the processor has read an instruction there.
-    let Some((instruction, next)) = (unsafe { decode(start, registers) }) else {
+    let Some((instruction, next)) = (unsafe { decode(at, registers) }) else {
         // SAFETY: back at the instruction, the process ends as it would have without this handler.
         unsafe { libc::signal(libc::SIGILL, libc::SIG_DFL) };
         return;
