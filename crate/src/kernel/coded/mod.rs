@@ -50,22 +50,30 @@ pub struct Coded {
     bases: Vec<u8>,
     /// Where the exceptions of each row begin, and where the last ones end.
     starts: Vec<u32>,
-    /// By row and column.
+    /// By row and column; behind them all, one that no row has.
     exceptions: Vec<Exception>,
 }
 
 /// A weight whose exponent has no code: its column times 256 plus its exponent field.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Exception(u32);
+pub(super) struct Exception(u32);
 
 impl Exception {
+    /// In a column that no matrix has.
+    const NONE: Self = Self(u32::MAX);
+
     fn col(self) -> usize {
         (self.0 >> 8) as usize
     }
 
+    /// Its exponent, as bits of an f32.
+    fn bits(self) -> u32 {
+        (self.0 & 0xff) << 23
+    }
+
     /// The weight, of which all but the exponent is right.
     fn mend(self, value: f32) -> f32 {
-        f32::from_bits(value.to_bits() & !EXPONENT | (self.0 & 0xff) << 23)
+        f32::from_bits(value.to_bits() & !EXPONENT | self.bits())
     }
 }
 
@@ -134,6 +142,7 @@ impl Coded {
             coded.exceptions.extend(exceptions);
             coded.starts.push(coded.exceptions.len() as u32);
         }
+        coded.exceptions.push(Exception::NONE);
         coded
     }
 
@@ -158,7 +167,8 @@ impl Coded {
     /// The bytes of the groups, the bases of the rows, where the exceptions of each row begin, and the exceptions: each a
     /// column times 256 plus an exponent field.
     pub fn parts(&self) -> (&[u8], &[u8], &[u32], Vec<u32>) {
-        let exceptions = self.exceptions.iter().map(|exception| exception.0).collect();
+        let (_, exceptions) = self.exceptions.split_last().unwrap_or((&Exception::NONE, &[]));
+        let exceptions = exceptions.iter().map(|exception| exception.0).collect();
         // SAFETY: lines are arrays of bytes, without gaps.
         let (_, bytes, _) = unsafe { self.lines.align_to::<u8>() };
         (bytes, &self.bases, &self.starts, exceptions)
@@ -179,13 +189,14 @@ impl Coded {
         let whole = rest.is_empty() && (single || lines.len() == count * group_lines(false)) && count > 0;
         let mut all = large(lines.len());
         all.extend(lines.iter().map(|bytes| Line(*bytes)));
-        let exceptions: Vec<Exception> = exceptions.iter().map(|exception| Exception(*exception)).collect();
+        let exceptions =
+            exceptions.iter().map(|exception| Exception(*exception)).chain([Exception::NONE]).collect();
         let coded = Self { rows, cols, single, lines: all, bases, starts, exceptions };
         let rows_begin = coded.bases.len() == rows
             && coded.starts.len() == rows + 1
             && coded.starts.is_sorted()
             && coded.starts[0] == 0
-            && coded.starts[rows] as usize == coded.exceptions.len();
+            && coded.starts[rows] as usize + 1 == coded.exceptions.len();
         let in_order = |row: usize| {
             let exceptions = coded.exceptions_of(row);
             exceptions.is_sorted_by(|a, b| a.col() < b.col())
@@ -251,11 +262,13 @@ impl Coded {
     }
 
     /// The cache lines of some rows.
+    #[inline(always)]
     pub(super) fn lines(&self, rows: Range<usize>) -> &[Line] {
         &self.lines[rows.start * self.row_lines()..rows.end * self.row_lines()]
     }
 
     /// The exponent fields of the 16 codes in a row.
+    #[inline(always)]
     fn exponents(&self, row: usize) -> [u8; 16] {
         let mut fields = [0; 16];
         for (code, field) in (0..NOUGHT).zip(&mut fields) {
@@ -264,10 +277,12 @@ impl Coded {
         fields
     }
 
+    #[inline(always)]
     fn exceptions_of(&self, row: usize) -> &[Exception] {
         &self.exceptions[self.starts[row] as usize..self.starts[row + 1] as usize]
     }
 
+    #[inline(always)]
     fn row_lines(&self) -> usize {
         self.cols.div_ceil(GROUP) * group_lines(self.single)
     }

@@ -1,15 +1,16 @@
 //! Groups of codes as vectors: the exponents of a whole vector are looked up at once, and interleaved with what lies in full.
 
-use super::{Coded, Exception, GROUP, group_lines, one};
+use super::{Coded, EXPONENT, Exception, GROUP, group_lines, one};
 use crate::kernel::packed::Line;
 use crate::kernel::scan::Held;
 use crate::kernel::simd::{Lanes, dispatch, prefetch};
 use crate::kernel::stream::Streamed;
 use half::bf16;
 use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Cache lines that a stream is asked for ahead.
-const AHEAD: usize = 24;
+const AHEAD: usize = 32;
 
 /// Vectors that a group becomes.
 pub(in crate::kernel) trait Grouped: Lanes {
@@ -22,6 +23,17 @@ pub(in crate::kernel) trait Grouped: Lanes {
     fn table(exponents: [u8; 16]) -> Self::Table;
     /// The values of a group, but for exceptions.
     fn group<const SINGLE: bool>(lines: &[Line], table: Self::Table) -> Self::Group;
+
+    /// Puts an exception right, if its place is in the group.
+    #[inline(always)]
+    fn mend(group: &mut Self::Group, place: usize, exception: Exception) {
+        if let Some(vector) = group.as_mut().get_mut(place / Self::N) {
+            let mut lanes = [0.0; 16];
+            vector.store(&mut lanes);
+            lanes[place % Self::N] = exception.mend(lanes[place % Self::N]);
+            *vector = Self::load(&lanes);
+        }
+    }
 }
 
 impl Grouped for [f32; 8] {
@@ -47,7 +59,7 @@ impl Grouped for [f32; 8] {
 // the instruction set enabled and calls after `level` has found it. Loads are of cache lines, or of parts of one.
 #[cfg(target_arch = "x86_64")]
 macro_rules! grouped {
-    ($floats:ty, $integers:ty) => {
+    ($floats:ty, $integers:ty $(, $mend:item)?) => {
         /// Parts of a cache line.
         const PARTS: usize = 64 / size_of::<$integers>();
 
@@ -61,7 +73,12 @@ macro_rules! grouped {
                 let (mut high, mut low) = (exponents, exponents);
                 high.iter_mut().for_each(|e| *e >>= 1);
                 low.iter_mut().for_each(|e| *e <<= 7);
-                unsafe { [high, low].map(|table| broadcast(_mm_loadu_si128(table.as_ptr().cast()))) }
+                unsafe {
+                    [
+                        broadcast(_mm_loadu_si128(high.as_ptr().cast())),
+                        broadcast(_mm_loadu_si128(low.as_ptr().cast())),
+                    ]
+                }
             }
 
             #[inline(always)]
@@ -88,22 +105,42 @@ macro_rules! grouped {
                 }
                 group
             }
+
+            $($mend)?
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use super::{GROUP, Grouped, Lanes, Line, group_lines};
+    use super::{EXPONENT, Exception, GROUP, Grouped, Lanes, Line, group_lines};
     use std::arch::x86_64::{
         __m512, __m512i, _mm_loadu_si128, _mm512_and_si512 as and, _mm512_andnot_si512 as andnot,
-        _mm512_broadcast_i32x4 as broadcast, _mm512_castsi512_ps as floats, _mm512_loadu_si512 as load,
-        _mm512_or_si512 as or, _mm512_set1_epi8 as all, _mm512_setzero_si512 as zero,
-        _mm512_shuffle_epi8 as look_up, _mm512_srli_epi16 as shift_right, _mm512_unpackhi_epi8 as high_bytes,
+        _mm512_broadcast_i32x4 as broadcast, _mm512_castps_si512, _mm512_castsi512_ps as floats,
+        _mm512_loadu_si512 as load, _mm512_mask_or_epi32, _mm512_or_si512 as or, _mm512_set1_epi8 as all,
+        _mm512_set1_epi32, _mm512_setzero_si512 as zero, _mm512_shuffle_epi8 as look_up,
+        _mm512_srli_epi16 as shift_right, _mm512_unpackhi_epi8 as high_bytes,
         _mm512_unpackhi_epi16 as high_words, _mm512_unpacklo_epi8 as low_bytes,
         _mm512_unpacklo_epi16 as low_words,
     };
-    grouped!(__m512, __m512i);
+    grouped!(
+        __m512,
+        __m512i,
+        /// Without a branch: nobody can predict where it is.
+        #[inline(always)]
+        fn mend(group: &mut Self::Group, place: usize, exception: Exception) {
+            let place = if place < GROUP { 1u128 << place } else { 0 };
+            for (i, vector) in group.iter_mut().enumerate() {
+                unsafe {
+                    let bits = _mm512_castps_si512(*vector);
+                    let others = andnot(_mm512_set1_epi32(EXPONENT as i32), bits);
+                    let exponent = _mm512_set1_epi32(exception.bits() as i32);
+                    *vector =
+                        floats(_mm512_mask_or_epi32(bits, (place >> (16 * i)) as u16, others, exponent));
+                }
+            }
+        }
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -185,54 +222,124 @@ fn dots<V: Grouped, const SINGLE: bool, const R: usize>(
     row: usize,
     apart: usize,
 ) -> [f32; R] {
-    let size = group_lines(SINGLE);
-    let mut tables = [V::table([0; 16]); R];
-    let mut exceptions: [&[Exception]; R] = [&[]; R];
-    let mut rows: [&[Line]; R] = [&[]; R];
-    for r in 0..R {
-        let row = row + r * apart;
-        tables[r] = V::table(w.exponents(row));
-        exceptions[r] = w.exceptions_of(row);
-        rows[r] = &w.lines(row..row + 1)[..x.len() / GROUP * size];
+    let mut walks = [Walk::<V>::new(w, row); R];
+    for (r, walk) in walks.iter_mut().enumerate().skip(1) {
+        *walk = Walk::new(w, row + r * apart);
     }
-    let mut sums = [[V::splat(0.0); 2]; R];
-    for (g, x) in x.chunks_exact(GROUP).enumerate() {
-        for r in 0..R {
-            let lines = &rows[r][g * size..][..size];
-            for line in 0..size {
-                prefetch(lines, line + AHEAD);
+    let groups = x.len() / GROUP;
+    let mut g = 0;
+    while g < groups {
+        // Up to the next group with an exception.
+        let end = walks.iter().fold(groups, |end, walk| end.min(walk.exceptions.group()));
+        for g in g..end {
+            let x = &x[g * GROUP..][..GROUP];
+            // Not in a loop, so that all sums and tables stay in registers.
+            walks[0].step::<SINGLE>(g, x);
+            if R > 1 {
+                walks[1].step::<SINGLE>(g, x);
             }
-            let mut group = V::group::<SINGLE>(lines, tables[r]);
-            if exceptions[r].first().is_some_and(|exception| exception.col() < (g + 1) * GROUP) {
-                let mut all = [0.0; GROUP];
-                for (i, values) in group.as_ref().iter().enumerate() {
-                    values.store(&mut all[i * V::N..]);
-                }
-                exceptions[r] = mend(&mut all, g, exceptions[r]);
-                for (i, values) in group.as_mut().iter_mut().enumerate() {
-                    *values = V::load(&all[i * V::N..]);
-                }
-            }
-            for (i, values) in group.as_ref().iter().enumerate() {
-                sums[r][i % 2] = values.fma(V::load(&x[i * V::N..]), sums[r][i % 2]);
+            if R > 2 {
+                walks[2].step::<SINGLE>(g, x);
+                walks[3].step::<SINGLE>(g, x);
             }
         }
+        if end < groups {
+            let x = &x[end * GROUP..][..GROUP];
+            for walk in &mut walks {
+                walk.mended_step::<SINGLE>(end, x);
+            }
+        }
+        g = end + 1;
     }
     let mut dots = [0.0; R];
-    for (dot, sums) in dots.iter_mut().zip(sums) {
-        *dot = sums[0].add(sums[1]).sum();
+    for (dot, walk) in dots.iter_mut().zip(walks) {
+        *dot = walk.sums[0].add(walk.sums[1]).sum();
     }
     dots
 }
 
-/// Puts the exceptions of group `g` right, and gives those behind it.
-#[cold]
-#[inline(never)]
-fn mend<'a>(group: &mut [f32; GROUP], g: usize, mut exceptions: &'a [Exception]) -> &'a [Exception] {
-    while let Some((exception, behind)) = exceptions.split_first() {
-        let Some(value) = group.get_mut(exception.col() - g * GROUP) else { break };
-        *value = exception.mend(*value);
-        exceptions = behind;
+/// A row on its way.
+#[derive(Clone, Copy)]
+struct Walk<'a, V: Grouped> {
+    lines: &'a [Line],
+    table: V::Table,
+    sums: [V; 2],
+    exceptions: Ahead<'a>,
+}
+
+impl<'a, V: Grouped> Walk<'a, V> {
+    #[inline(always)]
+    fn new(w: &'a Coded, row: usize) -> Self {
+        let (lines, table) = (w.lines(row..row + 1), V::table(w.exponents(row)));
+        Self { lines, table, sums: [V::splat(0.0); 2], exceptions: Ahead::new(w, row) }
     }
-    exceptions
+
+    #[inline(always)]
+    fn group<const SINGLE: bool>(&self, g: usize) -> V::Group {
+        let size = group_lines(SINGLE);
+        let lines = &self.lines[g * size..][..size];
+        for line in 0..size {
+            prefetch(lines, line + AHEAD);
+        }
+        V::group::<SINGLE>(lines, self.table)
+    }
+
+    #[inline(always)]
+    fn add(&mut self, group: V::Group, x: &[f32]) {
+        for (i, values) in group.as_ref().iter().enumerate() {
+            self.sums[i % 2] = values.fma(V::load(&x[i * V::N..]), self.sums[i % 2]);
+        }
+    }
+
+    /// Adds the products of group `g`, which has no exceptions.
+    #[inline(always)]
+    fn step<const SINGLE: bool>(&mut self, g: usize, x: &[f32]) {
+        self.add(self.group::<SINGLE>(g), x);
+        // One step after the other: the compiler would interleave them, and run out of registers.
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Adds the products of group `g`.
+    #[inline(always)]
+    fn mended_step<const SINGLE: bool>(&mut self, g: usize, x: &[f32]) {
+        let mut group = self.group::<SINGLE>(g);
+        // Nobody can predict in which of the rows it is: each mends one, perhaps none, and then seldom another.
+        loop {
+            let exception = self.exceptions.first();
+            let place = exception.col().wrapping_sub(g * GROUP);
+            V::mend(&mut group, place, exception);
+            self.exceptions.at += usize::from(place < GROUP);
+            if self.exceptions.group() != g {
+                break;
+            }
+        }
+        self.add(group, x);
+    }
+}
+
+/// The exceptions of a row that are still to come.
+#[derive(Clone, Copy)]
+struct Ahead<'a> {
+    all: &'a [Exception],
+    at: usize,
+    end: usize,
+}
+
+impl<'a> Ahead<'a> {
+    #[inline(always)]
+    fn new(w: &'a Coded, row: usize) -> Self {
+        Self { all: &w.exceptions, at: w.starts[row] as usize, end: w.starts[row + 1] as usize }
+    }
+
+    /// The next one; behind the last, one that no row has.
+    #[inline(always)]
+    fn first(self) -> Exception {
+        self.all[if self.at < self.end { self.at } else { self.all.len() - 1 }]
+    }
+
+    /// Its group.
+    #[inline(always)]
+    fn group(self) -> usize {
+        self.first().col() / GROUP
+    }
 }
