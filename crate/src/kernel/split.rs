@@ -20,6 +20,8 @@ use super::blocked::{Left, PANEL, Panel, STEP, Sums, Unit, product, soon, store}
 use super::kept::Kept;
 use super::linear::{Weight, widen};
 use super::tile::View;
+use half::bf16;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
@@ -119,7 +121,9 @@ fn ahead(w: Weight<'_>, k: usize, rows: Range<usize>, steps: usize) -> Option<Ah
 /// 32 rows of a left operand.
 enum Rows<'a, const A: usize> {
     /// As they are stored: whole tiles of bf16, rows `k` apart.
-    Stored(&'a [half::bf16], usize),
+    Stored(&'a [bf16], usize),
+    /// The same of codes, zeros behind the ends.
+    Decoded(Kept<bf16>, usize),
     /// Two rows of tiles, [2, steps], zeros behind the ends.
     Packed(Kept<[Tile; A]>),
 }
@@ -132,6 +136,15 @@ impl<'a, const A: usize> Rows<'a, A> {
                 Self::Stored(&w[first * k..][..PANEL * k], k)
             }
             Weight::F32(w) => Self::Packed(pack(View::rows(&w[first * k..], k), rows, k, false)),
+            Weight::Coded(w) if !w.is_f32() => {
+                let row = k.next_multiple_of(STEP);
+                // SAFETY: everything is written.
+                let mut own = unsafe { Kept::filled(PANEL * row, |own| own.fill(MaybeUninit::zeroed())) };
+                for (row, own) in (first..first + rows).zip(own.chunks_mut(row)) {
+                    w.narrow(row, &mut own[..k]);
+                }
+                Self::Decoded(own, row)
+            }
             _ => {
                 let mut wide = vec![0.0; rows * k];
                 widen(w, first, k, &mut wide);
@@ -145,6 +158,7 @@ impl<const A: usize> Panel for Rows<'_, A> {
     fn left(&self) -> Left {
         match self {
             Self::Stored(w, k) => Left::stored(w, *k),
+            Self::Decoded(w, row) => Left::stored(w, *row),
             Self::Packed(tiles) => Left::packed(tiles.split_at(tiles.len() / 2).into()),
         }
     }
@@ -153,7 +167,7 @@ impl<const A: usize> Panel for Rows<'_, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::{bf16, f16};
+    use half::f16;
 
     #[test]
     fn products_are_the_definition_to_the_stated_error() {
