@@ -11,7 +11,7 @@ const CHECKED: usize = 70;
 
 /// Decode and prefill from f32 to four bits.
 pub fn all(table: &mut Table) {
-    for scheme in ["f32", "bf16", "w8a8", "w4a8"] {
+    for scheme in ["f32", "f32-lossless", "bf16", "bf16-lossless", "w8a8", "w4a8"] {
         let loaded = OnceLock::new();
         let model = || loaded.get_or_init(|| load(scheme));
         table.case(
@@ -24,8 +24,8 @@ pub fn all(table: &mut Table) {
         );
         for time in [512, 2048] {
             let bound = || match (scheme, operations(model(), time)) {
-                ("f32", count) => Bound::Float(count),
-                ("bf16", count) => Bound::Bf16(count),
+                ("f32" | "f32-lossless", count) => Bound::Float(count),
+                ("bf16" | "bf16-lossless", count) => Bound::Bf16(count),
                 (_, count) => Bound::Int8(count),
             };
             table.case(&format!("prefill {scheme} {time}"), bound, || {

@@ -4,6 +4,7 @@ use crate::check::{hold, noise, some};
 use crate::mixer::{HIDDEN, INNER, PROJECTED, TIME};
 use crate::table::{Bound, Table};
 use half::bf16;
+use lowbit::kernel::coded::Coded;
 use lowbit::kernel::integer::{self, IntegerRows, Integers, Run, quantize_rows};
 use lowbit::kernel::linear::{self, Weight};
 use lowbit::kernel::packed::{self, Packed};
@@ -24,7 +25,7 @@ pub fn all(table: &mut Table) {
             product(table, "gemm", bits, (TIME, k, n), bound);
         }
     }
-    for bits in [32, 16, 8, 4] {
+    for bits in [32, 28, 16, 12, 8, 4] {
         let n = STREAMED * 8 / bits / HIDDEN;
         product(table, "gemv", bits, (1, HIDDEN, n), Bound::Bytes(STREAMED));
     }
@@ -39,7 +40,9 @@ fn product(table: &mut Table, what: &str, bits: usize, size: Size, bound: Bound)
     let name = |kind: &str| format!("{what} {kind} {m}×{k}→{n}");
     match bits {
         32 => table.case(&name("f32"), || bound, || float_product(size)),
+        28 => table.case(&name("f32 in 28 bits"), || bound, || coded_product(size, true)),
         16 => table.case(&name("bf16"), || bound, || bf16_product(size)),
+        12 => table.case(&name("bf16 in 12 bits"), || bound, || coded_product(size, false)),
         _ => table.case(&name(&format!("int{bits}×int8")), || bound, || integer_product(size, bits)),
     }
 }
@@ -50,6 +53,22 @@ fn float_product(size: Size) -> impl FnMut() {
     linear::forward(m, k, n, &x, Weight::F32(&w), &mut y);
     hold_product(size, &x, &w, &y, 1e-5);
     move || linear::forward(m, k, n, &x, Weight::F32(&w), &mut y)
+}
+
+/// With exponents coded; the product has to be that of the plain matrix to the last bit.
+fn coded_product(size: Size, single: bool) -> impl FnMut() {
+    let (m, k, n) = size;
+    let (x, w, mut y, mut plain) =
+        (noise(m * k, 1), noise(n * k, 2), vec![f32::NAN; m * n], vec![0.0; m * n]);
+    let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+    let (coded, stored) = match single {
+        true => (Coded::of_f32(n, k, &w), Weight::F32(&w)),
+        false => (Coded::of_bf16(n, k, &narrow), Weight::Bf16(&narrow)),
+    };
+    linear::forward(m, k, n, &x, Weight::Coded(&coded), &mut y);
+    linear::forward(m, k, n, &x, stored, &mut plain);
+    assert!(y == plain, "a coded matrix of {n} rows has another product than the plain one");
+    move || linear::forward(m, k, n, &x, Weight::Coded(&coded), &mut y)
 }
 
 fn bf16_product(size: Size) -> impl FnMut() {

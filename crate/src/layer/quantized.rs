@@ -158,6 +158,16 @@ impl Quantized {
         (self.rows, self.cols)
     }
 
+    /// The dtype of rows that are not quantized, if there are any.
+    pub fn dtype(&self) -> Option<DType> {
+        self.blocks.iter().find_map(|block| match block {
+            Block::Dense(values) => Some(values.dtype()),
+            Block::Coded(coded) if coded.is_f32() => Some(DType::F32),
+            Block::Coded(_) => Some(DType::BF16),
+            Block::Packed(_) | Block::Fake(_) => None,
+        })
+    }
+
     /// Bytes of the stored values.
     pub fn bytes(&self) -> usize {
         self.blocks.iter().map(Block::bytes).sum()

@@ -171,8 +171,9 @@ impl Model {
         }
         let specs = config.tensors();
         let mut stored = specs.iter().filter(|spec| spec.matrix).filter_map(|spec| tensors.get(&spec.name));
-        let stored = stored.next().map_or(DType::F32, Tensor::dtype);
-        let dtype = how.dtype.unwrap_or(stored);
+        let stored =
+            stored.next().map(Tensor::dtype).or_else(|| matrices.values().find_map(Quantized::dtype));
+        let dtype = how.dtype.or(stored).unwrap_or(DType::F32);
         if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
             return Err(Error::input(format!("weights of dtype {dtype:?} cannot be used as they are"))
                 .hint("ask for f32, bf16 or f16"));

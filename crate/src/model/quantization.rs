@@ -422,10 +422,11 @@ impl fmt::Display for Quantization {
         writeln!(f, "{table}")?;
         write!(
             f,
-            "{}: {}, {:.3} bits a weight where quantized",
+            "{}: {}, {:.3} bits a weight{}",
             self.scheme,
             self.method,
-            self.bits_per_weight()
+            self.bits_per_weight(),
+            if self.w_bits.is_some() { " where quantized" } else { "" }
         )?;
         match &self.calibration {
             Some(calibration) => write!(f, "; calibrated on {calibration}"),

@@ -260,9 +260,12 @@ fn a_lossless_model_is_the_same_in_fewer_bytes() {
         assert!(bits > most - 0.4 && bits < most && made.bytes() < plain.bytes(), "{lossless}: {bits} bits");
         assert_eq!((report.head().as_deref(), report.method.as_str()), (Some("lossless"), "exponents coded"));
         made.save(&folder.path().join(lossless)).unwrap();
+        let file = std::fs::read(folder.path().join(lossless).join("model.safetensors")).unwrap();
+        let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        assert_eq!(file.len() - header, made.bytes(), "{lossless}");
         let loaded = Model::load(folder.path().join(lossless).to_str().unwrap()).unwrap();
         assert!(logits(&loaded) == logits(&made) && loaded.bytes() == made.bytes());
-        assert_eq!(loaded.quantization, made.quantization);
+        assert_eq!((&loaded.quantization, loaded.dtype), (&made.quantization, made.dtype));
     }
     // What is not quantized: here the head.
     let mixed = model.quantized(&"w4a16-lossless".parse().unwrap()).unwrap();

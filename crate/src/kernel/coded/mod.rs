@@ -161,14 +161,13 @@ impl Coded {
         size_of_val(&*self.lines)
             + size_of_val(&*self.bases)
             + size_of_val(&*self.starts)
-            + size_of_val(&*self.exceptions)
+            + size_of_val(self.all_exceptions())
     }
 
     /// The bytes of the groups, the bases of the rows, where the exceptions of each row begin, and the exceptions: each a
     /// column times 256 plus an exponent field.
     pub fn parts(&self) -> (&[u8], &[u8], &[u32], Vec<u32>) {
-        let (_, exceptions) = self.exceptions.split_last().unwrap_or((&Exception::NONE, &[]));
-        let exceptions = exceptions.iter().map(|exception| exception.0).collect();
+        let exceptions = self.all_exceptions().iter().map(|exception| exception.0).collect();
         // SAFETY: lines are arrays of bytes, without gaps.
         let (_, bytes, _) = unsafe { self.lines.align_to::<u8>() };
         (bytes, &self.bases, &self.starts, exceptions)
@@ -220,7 +219,9 @@ impl Coded {
 
     /// The same of bf16, as such.
     pub(super) fn narrow(&self, first: usize, to: &mut [bf16]) {
-        let mend = |exception: Exception, value: bf16| bf16::from_f32(exception.mend(value.to_f32()));
+        let mend = |exception: Exception, value: bf16| {
+            bf16::from_bits((exception.mend(value.to_f32()).to_bits() >> 16) as u16)
+        };
         self.decode(first, to, vectors::narrow, mend);
     }
 
@@ -275,6 +276,10 @@ impl Coded {
             *field = self.bases[row].wrapping_sub(code);
         }
         fields
+    }
+
+    fn all_exceptions(&self) -> &[Exception] {
+        &self.exceptions[..self.exceptions.len() - 1]
     }
 
     #[inline(always)]
@@ -392,6 +397,35 @@ mod tests {
             let mut back = vec![bf16::ONE; narrow.len()];
             coded.narrow(0, &mut back);
             assert!(back.iter().zip(&narrow).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+
+    #[test]
+    fn parts_are_put_together_again_or_refused() {
+        let coded = Coded::of_f32(5, 300, &rows(300, 5));
+        let (groups, bases, starts, exceptions) = coded.parts();
+        let again = |groups: &[u8], bases: &[u8], starts: &[u32], exceptions: &[u32]| {
+            Coded::from_parts(5, 300, groups, bases.to_vec(), starts.to_vec(), exceptions)
+        };
+        assert_eq!(again(groups, bases, starts, &exceptions).as_ref(), Some(&coded));
+        let (mut late, mut far) = (starts.to_vec(), exceptions.clone());
+        late[2] = late[5] + 1;
+        far[exceptions.len() - 1] = 300 << 8;
+        let turned: Vec<u32> = exceptions.iter().rev().copied().collect();
+        for (case, wrong) in [
+            again(&groups[64..], bases, starts, &exceptions),
+            again(&groups[1..], bases, starts, &exceptions),
+            again(groups, &bases[1..], starts, &exceptions),
+            again(groups, bases, &late, &exceptions),
+            again(groups, bases, starts, &exceptions[1..]),
+            again(groups, bases, starts, &far),
+            again(groups, bases, starts, &turned),
+            Coded::from_parts(0, 300, &[], vec![], vec![0], &[]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(wrong, None, "{case}");
         }
     }
 
