@@ -199,3 +199,83 @@ pub(super) unsafe fn store<const TURNED: bool>(
         }
     }
 }
+
+/// What the products of every unit are held to.
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::kernel::coded::Coded;
+    use crate::kernel::linear::{Weight, widen};
+    use half::{bf16, f16};
+
+    fn values(count: usize, seed: usize) -> Vec<f32> {
+        (seed..seed + count).map(|i| ((i * 7919 + 13) % 10007) as f32 / 5003.0 - 1.0).collect()
+    }
+
+    /// Within `bound` of the sum of the terms' sizes.
+    fn close(found: f32, terms: impl Iterator<Item = f64>, bound: f64, what: &str) {
+        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+        assert!((f64::from(found) - sum).abs() <= bound * size, "{what}: {found} not {sum}");
+    }
+
+    /// Products with weights of every storage, at odd sizes.
+    pub fn hold_every_storage(
+        forward: fn(usize, usize, usize, &[f32], Weight<'_>, &mut [f32]),
+        bound: impl Fn(Weight<'_>, usize) -> f64,
+    ) {
+        for (m, k, n) in [(1, 1, 1), (5, 31, 33), (16, 32, 32), (33, 64, 96), (70, 500, 65), (257, 96, 40)] {
+            let (x, w) = (values(m * k, 0), values(n * k, 5));
+            let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+            let half: Vec<f16> = w.iter().map(|w| f16::from_f32(*w)).collect();
+            let coded = [Coded::of_f32(n, k, &w), Coded::of_bf16(n, k, &narrow)];
+            let decode = |first: usize, rows: &mut [f32]| rows.copy_from_slice(&w[first * k..][..rows.len()]);
+            for (at, stored) in [
+                Weight::F32(&w),
+                Weight::Decoded(&decode),
+                Weight::Coded(&coded[0]),
+                Weight::Bf16(&narrow),
+                Weight::Coded(&coded[1]),
+                Weight::F16(&half),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let mut wide = vec![0.0; n * k];
+                widen(stored, 0, k, &mut wide);
+                let factor =
+                    |x: f32| if stored.is_bf16() { bf16::from_f32(x).to_f64() } else { f64::from(x) };
+                let mut y = vec![f32::NAN; m * n];
+                forward(m, k, n, &x, stored, &mut y);
+                for (ij, y) in y.iter().enumerate() {
+                    let (x, w) = (&x[ij / n * k..][..k], &wide[ij % n * k..][..k]);
+                    let terms = x.iter().zip(w).map(|(x, w)| factor(*x) * f64::from(*w));
+                    close(*y, terms, bound(stored, k), &format!("storage {at}, {m}×{k}×{n} at {ij}"));
+                }
+            }
+        }
+    }
+
+    /// Products of operands that lie by rows or by columns.
+    pub fn hold_every_view(
+        product: fn(usize, usize, usize, View<'_>, View<'_>, &mut [f32]),
+        bound: impl Fn(usize) -> f64,
+    ) {
+        for (m, k, n) in [(1, 1, 1), (5, 31, 33), (33, 64, 96), (70, 100, 65), (257, 33, 40)] {
+            let (a, b) = (values(m * k, 0), values(n * k, 5));
+            for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
+                let view = |values, rows, turned| match turned {
+                    true => View::transposed(values, rows),
+                    false => View::rows(values, k),
+                };
+                let (a, b) = (view(&a, m, a_turned), view(&b, n, b_turned));
+                let mut out = vec![f32::NAN; m * n];
+                product(m, k, n, a, b, &mut out);
+                for (ij, found) in out.iter().enumerate() {
+                    let at = |v: View<'_>, i: usize, p: usize| f64::from(v.data[i * v.row + p * v.col]);
+                    let terms = (0..k).map(|p| at(a, ij / n, p) * at(b, ij % n, p));
+                    close(*found, terms, bound(k), &format!("{m}×{k}×{n} at {ij}"));
+                }
+            }
+        }
+    }
+}

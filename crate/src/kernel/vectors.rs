@@ -316,75 +316,24 @@ fn as_pairs(x: __m512i) -> __m512bh {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::f16;
+    use crate::kernel::blocked::tests::{hold_every_storage, hold_every_view};
 
-    fn value(i: usize) -> f32 {
-        ((i * 7919 + 13) % 10007) as f32 / 5003.0 - 1.0
-    }
-
-    /// Within what so many sums in f32 can lose.
-    fn close(found: f32, terms: impl Iterator<Item = f64>, what: &str) {
-        let add = |(sum, size, count): (f64, f64, f64), t: f64| (sum + t, size + t.abs(), count + 1.0);
-        let (sum, size, count) = terms.fold((0.0, 0.0, 0.0), add);
-        assert!(
-            (f64::from(found) - sum).abs() <= size * count * 0.5f64.powi(24),
-            "{what}: {found} not {sum}"
-        );
+    /// What so many sums in f32 can lose.
+    fn bound(k: usize) -> f64 {
+        k as f64 * 0.5f64.powi(24)
     }
 
     #[test]
     fn products_of_every_storage_are_the_definition() {
-        if !available() {
-            return;
-        }
-        for (m, k, n) in [(1, 1, 1), (5, 31, 33), (16, 32, 32), (33, 64, 96), (70, 500, 65), (257, 96, 40)] {
-            let x: Vec<f32> = (0..m * k).map(value).collect();
-            let w: Vec<f32> = (0..n * k).map(|i| value(i + 5)).collect();
-            let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
-            let half: Vec<f16> = w.iter().map(|w| f16::from_f32(*w)).collect();
-            let decode = |first: usize, rows: &mut [f32]| rows.copy_from_slice(&w[first * k..][..rows.len()]);
-            for stored in
-                [Weight::F32(&w), Weight::Decoded(&decode), Weight::Bf16(&narrow), Weight::F16(&half)]
-            {
-                let mut wide = vec![0.0; n * k];
-                widen(stored, 0, k, &mut wide);
-                let factor = |x: &f32| match stored {
-                    Weight::Bf16(_) => bf16::from_f32(*x).to_f64(),
-                    _ => f64::from(*x),
-                };
-                let mut y = vec![f32::NAN; m * n];
-                forward(m, k, n, &x, stored, &mut y);
-                for (ij, y) in y.iter().enumerate() {
-                    let (x, w) = (&x[ij / n * k..][..k], &wide[ij % n * k..][..k]);
-                    let terms = x.iter().zip(w).map(|(x, w)| factor(x) * f64::from(*w));
-                    close(*y, terms, &format!("{m}×{k}×{n} at {ij}"));
-                }
-            }
+        if available() {
+            hold_every_storage(forward, |_, k| bound(k));
         }
     }
 
     #[test]
     fn operands_may_lie_by_rows_or_by_columns() {
-        if !available() {
-            return;
-        }
-        for (m, k, n) in [(1, 1, 1), (5, 31, 33), (33, 64, 96), (70, 100, 65), (257, 33, 40)] {
-            let a: Vec<f32> = (0..m * k).map(value).collect();
-            let b: Vec<f32> = (0..n * k).map(|i| value(i + 5)).collect();
-            for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
-                let view = |values, rows, turned| match turned {
-                    true => View::transposed(values, rows),
-                    false => View::rows(values, k),
-                };
-                let (a, b) = (view(&a, m, a_turned), view(&b, n, b_turned));
-                let mut out = vec![f32::NAN; m * n];
-                floats(m, k, n, a, b, &mut out);
-                for (ij, found) in out.iter().enumerate() {
-                    let at = |v: View<'_>, i: usize, p: usize| f64::from(v.data[i * v.row + p * v.col]);
-                    let terms = (0..k).map(|p| at(a, ij / n, p) * at(b, ij % n, p));
-                    close(*found, terms, &format!("{m}×{k}×{n} at {ij}"));
-                }
-            }
+        if available() {
+            hold_every_view(floats, bound);
         }
     }
 }

@@ -1,193 +1,19 @@
-//! The chunked scan on the matrix unit `amx`, whose operands are split into bf16 terms.
-//!
-//! What the heads of a group share is made once: C and Bᵀ as left operands, and the scores C Bᵀ. Of a head come, for each
-//! chunk, the mixing matrix M = scores ∘ L as left operand, and as right ones u = Δx, its decayed form and the state
-//! [N, P]. The order of the summed index is free as long as both operands agree on it: a pair of bf16 holds the
-//! values i and 16 + i of a step of 32, so that two vectors of f32 are joined without a shuffle.
+//! A head on its way through the chunks: its state, and the operands that are its own.
 
-use super::{CHUNK, Shape};
+use super::super::{CHUNK, Shape};
+use super::shared::Shared;
+use super::terms::{join, load, part, splat, store_part};
+use super::{BANDS, Head, Padded, STEPS};
+use crate::kernel::amx::Tiles;
 use crate::kernel::amx::product::{keep, multiply};
 use crate::kernel::amx::terms::Tile;
-use crate::kernel::amx::{Config, Tiles};
 use crate::kernel::blocked::{Left, ROWS, STEP, Sums};
 use crate::kernel::simd::Lanes;
 use crate::kernel::tile::transpose;
-use rayon::prelude::*;
 use std::arch::x86_64::*;
 
-/// Rows of tiles of a chunk of tokens, and its steps.
-const BANDS: usize = CHUNK / ROWS;
-const STEPS: usize = CHUNK / STEP;
-/// Heads of a task: they share its working memory.
-const HEADS: usize = 3;
-
-/// [`scan`](super::scan) by tiles of `T` terms: 2 give products to 2⁻¹⁶, 3 to 2⁻²⁴. Other arguments as there.
-pub(super) fn tiled<const T: usize>(
-    shape: Shape,
-    xbc: &[f32],
-    dt: &[f32],
-    a: &[f32],
-    d: &[f32],
-    h: &mut [f32],
-    y: &mut [f32],
-) {
-    let Shape { batch, time, heads, head_dim, groups, state, .. } = shape;
-    let chunks = time.div_ceil(CHUNK);
-    let sizes = Padded::new(shape);
-    let shared: Vec<Shared<T>> = (0..batch * chunks * groups)
-        .into_par_iter()
-        .map(|index| {
-            let (rest, group) = (index / groups, index % groups);
-            let (b, first) = (rest / chunks, rest % chunks * CHUNK);
-            let rows = &xbc[(b * time + first) * shape.row()..];
-            // SAFETY: tiles are used only where the processor has them, and what they need.
-            unsafe { Shared::new(shape, sizes, rows, CHUNK.min(time - first), group) }
-        })
-        .collect();
-    let out = shape.scatter(y);
-    h.par_chunks_mut(HEADS * head_dim * state).enumerate().for_each(|(task, h)| {
-        let mut room = Room::<T>::new(sizes);
-        for (i, h) in h.chunks_mut(head_dim * state).enumerate() {
-            let index = task * HEADS + i;
-            let (b, head) = (index / heads, index % heads);
-            let tokens = b * time..(b + 1) * time;
-            let head = Head {
-                shape,
-                xbc: &xbc[tokens.start * shape.row()..tokens.end * shape.row()],
-                dt: &dt[tokens.start * heads..tokens.end * heads],
-                a: a[head],
-                d: d[head],
-                head,
-            };
-            let shared = shared[b * chunks * groups + shape.group_of(head.head)..].iter().step_by(groups);
-            let tiles = Tiles::load(&Config::FULL);
-            // SAFETY: as above.
-            unsafe { room.load(h, shape) };
-            for (chunk, shared) in shared.take(chunks).enumerate() {
-                let first = chunk * CHUNK;
-                let len = CHUNK.min(time - first);
-                let put = |t: usize, p: usize, count: usize| {
-                    let at = shape.y_at(tokens.start + first + t, head.head) + p;
-                    // SAFETY: every (b, t, head) has its own P values.
-                    unsafe { out.slice(at, count) }
-                };
-                // SAFETY: as above.
-                unsafe { room.chunk(&head, first, len, shared, &tiles, put) };
-            }
-            drop(tiles);
-            // SAFETY: as above.
-            unsafe { room.store(h, shape) };
-        }
-    });
-}
-
-/// Sizes filled up to whole tiles.
-#[derive(Clone, Copy)]
-struct Padded {
-    /// Of N, to whole steps.
-    state: usize,
-    /// Of P, to whole rows of tiles.
-    head_dim: usize,
-}
-
-impl Padded {
-    fn new(shape: Shape) -> Self {
-        Self { state: shape.state.next_multiple_of(STEP), head_dim: shape.head_dim.next_multiple_of(ROWS) }
-    }
-
-    /// Steps along the state.
-    fn steps(self) -> usize {
-        self.state / STEP
-    }
-}
-
-/// What the heads of a group share in a chunk.
-struct Shared<const T: usize> {
-    /// C as left operand: [Q / 16, N / 32].
-    c: Vec<[Tile; T]>,
-    /// Bᵀ as left operand: [N / 16, Q / 32].
-    b: Vec<[Tile; T]>,
-    /// C Bᵀ, [Q, Q].
-    scores: Vec<f32>,
-}
-
-impl<const T: usize> Shared<T> {
-    /// Of `len` tokens, from the first of `rows` on.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn new(shape: Shape, sizes: Padded, rows: &[f32], len: usize, group: usize) -> Self {
-        let (n, steps) = (sizes.state, sizes.steps());
-        let mut of_b = vec![0.0; CHUNK * n];
-        let mut turned = vec![0.0; n * CHUNK];
-        let mut c = vec![[Tile::ZERO; T]; BANDS * steps];
-        for t in 0..len {
-            let row = &rows[t * shape.row()..][..shape.row()];
-            of_b[t * n..][..shape.state].copy_from_slice(&row[shape.b_at(group)..][..shape.state]);
-            let from = &row[shape.c_at(group)..][..shape.state];
-            for (step, from) in from.chunks(STEP).enumerate() {
-                let (low, high) = from.split_at(from.len().min(ROWS));
-                join([part(low), part(high)], &mut c[t / ROWS * steps + step], t % ROWS);
-            }
-        }
-        transpose(CHUNK, n, &of_b, n, &mut turned, CHUNK);
-        let mut b = vec![[Tile::ZERO; T]; n / ROWS * STEPS];
-        for (row, from) in turned.chunks_exact(CHUNK).enumerate() {
-            for step in 0..STEPS {
-                let from = &from[step * STEP..];
-                join([load(from), load(&from[ROWS..])], &mut b[row / ROWS * STEPS + step], row % ROWS);
-            }
-        }
-        // The same as right operand, for the scores: [Q / 16, N / 32].
-        let mut right = vec![[Tile::ZERO; T]; BANDS * steps];
-        for band in 0..BANDS {
-            for step in 0..steps {
-                for i in 0..ROWS {
-                    let at = |row: usize| load(&turned[row * CHUNK + band * ROWS..]);
-                    let row = step * STEP + i;
-                    join([at(row), at(row + ROWS)], &mut right[band * steps + step], i);
-                }
-            }
-        }
-        let mut scores = vec![0.0; CHUNK * CHUNK];
-        let mut sums = Sums::ZERO;
-        let tiles = Tiles::load(&Config::FULL);
-        for t in (0..len.div_ceil(ROWS)).step_by(2) {
-            for s in (0..=t).step_by(2) {
-                let left = Left::packed([&c[t * steps..], &c[(t + 1) * steps..]]);
-                // SAFETY: `steps` tiles a band.
-                unsafe {
-                    multiply::<T, T>(
-                        &tiles,
-                        left,
-                        [&right[s * steps..], &right[(s + 1) * steps..]],
-                        steps,
-                        None,
-                    );
-                }
-                keep(&tiles, &mut sums);
-                for (at, tile) in sums.0.iter().enumerate() {
-                    let (t, s) = ((t + at / 2) * ROWS, (s + at % 2) * ROWS);
-                    for (i, row) in tile.iter().enumerate() {
-                        scores[(t + i) * CHUNK + s..][..ROWS].copy_from_slice(row);
-                    }
-                }
-            }
-        }
-        Self { c, b, scores }
-    }
-}
-
-/// One head of one sequence.
-struct Head<'a> {
-    shape: Shape,
-    xbc: &'a [f32],
-    dt: &'a [f32],
-    a: f32,
-    d: f32,
-    head: usize,
-}
-
 /// Working memory of a head.
-struct Room<const T: usize> {
+pub(super) struct Room<const T: usize> {
     sizes: Padded,
     /// The state, [N, P].
     h: Vec<f32>,
@@ -207,7 +33,7 @@ struct Room<const T: usize> {
 }
 
 impl<const T: usize> Room<T> {
-    fn new(sizes: Padded) -> Self {
+    pub fn new(sizes: Padded) -> Self {
         let (bands, steps) = (sizes.head_dim / ROWS, sizes.steps());
         Self {
             sizes,
@@ -226,7 +52,7 @@ impl<const T: usize> Room<T> {
 
     /// Takes a state [P, N] in.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn load(&mut self, h: &[f32], shape: Shape) {
+    pub fn load(&mut self, h: &[f32], shape: Shape) {
         let Padded { head_dim, .. } = self.sizes;
         transpose(shape.head_dim, shape.state, h, shape.state, &mut self.h, head_dim);
         let steps = self.sizes.steps();
@@ -241,13 +67,13 @@ impl<const T: usize> Room<T> {
 
     /// Gives the state back.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn store(&mut self, h: &mut [f32], shape: Shape) {
+    pub fn store(&mut self, h: &mut [f32], shape: Shape) {
         transpose(shape.state, shape.head_dim, &self.h, self.sizes.head_dim, h, shape.state);
     }
 
     /// Moves the state past the `len` tokens from `first` on; `put` gives the places of their results.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn chunk<'y>(
+    pub fn chunk<'y>(
         &mut self,
         head: &Head<'_>,
         first: usize,
@@ -406,54 +232,5 @@ impl<const T: usize> Room<T> {
         if len.div_ceil(ROWS) % 2 == 1 {
             self.mixing[len.div_ceil(ROWS) * STEPS..][..STEPS].fill([Tile::ZERO; T]);
         }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(from: &[f32]) -> __m512 {
-    let from = &from[..ROWS];
-    // SAFETY: 16 values.
-    unsafe { _mm512_loadu_ps(from.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn splat(x: f32) -> __m512 {
-    _mm512_set1_ps(x)
-}
-
-/// The values of a slice of at most 16, zeros behind them.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn part(from: &[f32]) -> __m512 {
-    assert!(from.len() <= ROWS);
-    // SAFETY: the mask ends with the slice.
-    unsafe { _mm512_maskz_loadu_ps(((1u32 << from.len()) - 1) as u16, from.as_ptr()) }
-}
-
-/// Writes as many values as the slice has, at most 16.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_part(x: __m512, to: &mut [f32]) {
-    assert!(to.len() <= ROWS);
-    // SAFETY: the mask ends with the slice.
-    unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), ((1u32 << to.len()) - 1) as u16, x) }
-}
-
-/// Row `i` of tiles: the terms of two vectors, value j of the first beside value j of the second.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn join<const T: usize>([mut low, mut high]: [__m512; 2], tiles: &mut [Tile; T], i: usize) {
-    let (half, mask) = (_mm512_set1_epi32(0x8000), _mm512_set1_epi32(0xffff_0000_u32 as i32));
-    for Tile(rows) in tiles {
-        // Rounded to 16 bits: half of the last one is added, the rest cut off.
-        let round = |x: __m512| _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), mask);
-        let (a, b) = (round(low), round(high));
-        let pairs = _mm512_or_si512(_mm512_srli_epi32::<16>(a), b);
-        // SAFETY: a row is 64 bytes.
-        unsafe { _mm512_store_si512(rows[i].as_mut_ptr().cast(), pairs) };
-        low = _mm512_sub_ps(low, _mm512_castsi512_ps(a));
-        high = _mm512_sub_ps(high, _mm512_castsi512_ps(b));
     }
 }
