@@ -6,10 +6,12 @@
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
+//! | `card` | what was loaded, in lines |
 //! | `loading` | where to and in which storage, by name |
 //! | [`generate`] | greedy continuation and scores of tokens |
 //! | [`quantization`] | the report of a quantized model, and its parts in a file |
 
+mod card;
 pub mod checkpoint;
 mod files;
 pub mod generate;
@@ -34,7 +36,6 @@ pub use loading::{Loading, parse_device, parse_dtype};
 use quantization::Quantization;
 use safetensors::save_safetensors;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -372,38 +373,5 @@ impl Model {
             })?;
         }
         Ok(())
-    }
-}
-
-impl Model {
-    /// What was loaded, as lines of name and value.
-    pub fn card(&self) -> Vec<(String, String)> {
-        let millions = self.parameters() as f64 / 1e6;
-        let size = format!("{millions:.2} M, {:.1} MB as {}", self.bytes() as f64 / 1e6, self.dtype.as_str());
-        let lines = [
-            ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
-            ("parameters", Some(size)),
-            ("vocabulary", Some(format!("{} ({})", self.config.vocab_size(), self.tokenizer.name()))),
-            (
-                "quantized",
-                self.quantization
-                    .as_ref()
-                    .map(|q| format!("{}, {:.3} bits a weight", q.scheme, q.bits_per_weight())),
-            ),
-            ("trained at", self.training_length.map(|length| format!("{length} tokens"))),
-            ("revision", self.revision.clone()),
-            ("hash", Some(self.hash[..self.hash.len().min(16)].to_string())),
-            ("assumed", Some(self.assumed.join(", ")).filter(|text| !text.is_empty())),
-            ("unused", Some(self.unused.join(", ")).filter(|text| !text.is_empty())),
-        ];
-        lines.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
-    }
-}
-
-/// The card as text.
-impl fmt::Display for Model {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  ({})", self.name, self.config.family())?;
-        self.card().iter().try_for_each(|(name, value)| write!(f, "\n  {name:<11} {value}"))
     }
 }

@@ -1,0 +1,37 @@
+//! What was loaded, as lines of name and value.
+
+use super::Model;
+use std::fmt;
+
+impl Model {
+    /// What was loaded, as lines of name and value.
+    pub fn card(&self) -> Vec<(String, String)> {
+        let millions = self.parameters() as f64 / 1e6;
+        let size = format!("{millions:.2} M, {:.1} MB as {}", self.bytes() as f64 / 1e6, self.dtype.as_str());
+        let lines = [
+            ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
+            ("parameters", Some(size)),
+            ("vocabulary", Some(format!("{} ({})", self.config.vocab_size(), self.tokenizer.name()))),
+            (
+                "quantized",
+                self.quantization
+                    .as_ref()
+                    .map(|q| format!("{}, {:.3} bits a weight", q.scheme, q.bits_per_weight())),
+            ),
+            ("trained at", self.training_length.map(|length| format!("{length} tokens"))),
+            ("revision", self.revision.clone()),
+            ("hash", Some(self.hash[..self.hash.len().min(16)].to_string())),
+            ("assumed", Some(self.assumed.join(", ")).filter(|text| !text.is_empty())),
+            ("unused", Some(self.unused.join(", ")).filter(|text| !text.is_empty())),
+        ];
+        lines.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
+    }
+}
+
+/// The card as text.
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}  ({})", self.name, self.config.family())?;
+        self.card().iter().try_for_each(|(name, value)| write!(f, "\n  {name:<11} {value}"))
+    }
+}
