@@ -3,9 +3,9 @@
 //! | file | computes |
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
-//! | [`coded`] | f32 and bf16 with every bit, in fewer: exponents as half bytes |
 //! | [`stream`] | the same for a few rows of X, at the speed of memory |
 //! | `blocked` | the same for many rows of X, in blocks: on the matrix unit `amx` from terms that are `split`, or on `vectors` |
+//! | [`coded`] | f32 and bf16 with every bit, in fewer: exponents as half bytes |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
 //! | [`levels`] | codes of up to 8 bits → values |
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
@@ -19,6 +19,7 @@
 //! | [`softplus`] | the step sizes of the recurrence |
 //! | [`softmax`] | negative log-likelihood and its gradient; divergence of two distributions |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
+//! | `kept`, `pages` | memory that a thread keeps, and memory in large pages |
 //!
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
 //! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512|vnni|amx` forces a lower level (for tests).
