@@ -9,7 +9,8 @@
 //! | `card` | what was loaded, in lines |
 //! | `loading` | where to and in which storage, by name |
 //! | [`generate`] | greedy continuation and scores of tokens |
-//! | [`quantization`] | the report of a quantized model, and its parts in a file |
+//! | [`quantization`] | the report of a quantized model |
+//! | `saved` | its parts in a file |
 
 mod card;
 pub mod checkpoint;
@@ -21,6 +22,7 @@ mod loading;
 mod pickle;
 pub mod quantization;
 pub mod safetensors;
+mod saved;
 mod side_by_side;
 pub mod tokenizer;
 
@@ -107,7 +109,7 @@ impl Model {
             .map(|(name, tensor)| (Config::canonical_name(&name), tensor))
             .collect();
         let at = |error: Error| error.at(found.source.display());
-        let quantization = quantization::read_report(&found.metadata).map_err(at)?;
+        let quantization = saved::read_report(&found.metadata).map_err(at)?;
         let (config, mut assumed, matrices) = match &quantization {
             None => {
                 let (config, assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
@@ -119,7 +121,7 @@ impl Model {
                 let config = saved.and_then(|saved| {
                     serde_json::from_value(saved).map_err(|e| Error::input(e).at("config.json"))
                 });
-                let matrices = quantization::read_matrices(report, &mut tensors).map_err(at)?;
+                let matrices = saved::read_matrices(report, &mut tensors).map_err(at)?;
                 (config.map_err(at)?, vec![], matrices)
             }
         };

@@ -1,24 +1,18 @@
-//! What a quantized model is: the report that its making leaves, enough to put it together again from a file.
+//! What a quantized model is: the report that its making leaves, enough to put it together again.
 
 use super::Model;
 use super::init::stream;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::family::site::Residual;
 use crate::family::{Config, Matrices, Network, Tensors};
-use crate::format::{Coding, Encoded, Scales};
-use crate::kernel::coded::Coded;
+use crate::format::Coding;
 use crate::layer::linear::Activation;
 use crate::layer::mamba2::Recurrence;
-use crate::layer::quantized::{Block, Quantized};
 use crate::layer::rotation::Rotation;
-use candle_core::{Device, Tensor, WithDType};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use half::bf16;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 /// The version of the layout in which quantized models are saved.
 pub const LAYOUT: &str = "1";
@@ -145,7 +139,7 @@ impl BlockReport {
 
 impl LayerReport {
     /// Whether any of its weights are stored in a format.
-    fn is_encoded(&self) -> bool {
+    pub(super) fn is_encoded(&self) -> bool {
         self.blocks.iter().any(|block| block.coding.is_some() || block.lossless)
     }
 
@@ -237,174 +231,6 @@ impl Model {
         quantization.apply(&self.config, &mut network)?;
         Ok(Self { tensors, matrices, network, quantization: Some(quantization), ..self.clone() })
     }
-
-    /// The tensors of the file of a quantized model: codes and scales beside what is not quantized.
-    pub(super) fn packed_tensors(&self) -> Result<Tensors> {
-        let mut all = self.tensors.clone();
-        for (name, matrix) in &self.matrices {
-            for (i, block) in matrix.blocks().iter().enumerate() {
-                let at = |part: &str| format!("{name}.{i}.{part}");
-                match block {
-                    Block::Dense(values) => drop(all.insert(at("values"), values.clone())),
-                    Block::Coded(coded) => {
-                        all.extend(coded_parts(coded)?.map(|(part, tensor)| (at(part), tensor)));
-                    }
-                    Block::Packed(encoded) => {
-                        all.extend(parts(encoded)?.into_iter().map(|(part, tensor)| (at(part), tensor)));
-                    }
-                    Block::Fake(_) => {
-                        return Err(Error::input("a simulated quantization cannot be saved")
-                            .at(&self.name)
-                            .hint("quantize with the packed backend"));
-                    }
-                }
-            }
-        }
-        Ok(all)
-    }
-}
-
-/// The report in a checkpoint's metadata, if it is one of a quantized model.
-///
-/// # Errors
-/// If it was written in another layout, or is damaged.
-pub(super) fn read_report(metadata: &BTreeMap<String, String>) -> Result<Option<Quantization>> {
-    let Some(text) = metadata.get("quantization") else { return Ok(None) };
-    match metadata.get("lowbit_layout").map(String::as_str) {
-        Some(LAYOUT) => {}
-        layout => {
-            let written = metadata.get("lowbit_version").map_or("unknown", String::as_str);
-            let layout = layout.unwrap_or("none");
-            return Err(Error::input(format!(
-                "the quantized weights have layout {layout}, written by lowbit {written}; this version reads {LAYOUT}"
-            ))
-            .hint("quantize the original model again"));
-        }
-    }
-    let report = serde_json::from_str(text);
-    Ok(Some(
-        report
-            .map_err(|error| Error::input(format!("the report of the quantization is damaged: {error}")))?,
-    ))
-}
-
-/// Takes the matrices that the report tells of out of a checkpoint's tensors.
-///
-/// # Errors
-/// If parts are missing or have other sizes than the report says.
-pub(super) fn read_matrices(report: &Quantization, tensors: &mut Tensors) -> Result<Matrices> {
-    let mut matrices = Matrices::new();
-    for layer in report.layers.iter().filter(|layer| layer.is_encoded()) {
-        let cols = layer.shape.1;
-        let mut blocks = vec![];
-        for (i, block) in layer.blocks.iter().enumerate() {
-            let name = format!("{}.{i}", layer.weight);
-            let mut take = |part: &str| {
-                let name = format!("{name}.{part}");
-                tensors.remove(&name).ok_or_else(|| {
-                    Error::input("this part of a quantized matrix is missing")
-                        .at(name)
-                        .hint("copy the file again")
-                })
-            };
-            blocks.push(match block.coding {
-                None if block.lossless => Block::Coded(Arc::new(
-                    coded(block.rows, cols, &mut take).map_err(|error| error.at(&name))?,
-                )),
-                None => Block::Dense(take("values")?),
-                Some(coding) => {
-                    let encoded =
-                        encoded(coding, block.rows, cols, &mut take).map_err(|error| error.at(&name))?;
-                    Block::Packed(Arc::new(encoded))
-                }
-            });
-        }
-        let mut matrix = Quantized::new(blocks, cols)?;
-        matrix.lay_out();
-        matrices.insert(layer.weight.clone(), matrix);
-    }
-    Ok(matrices)
-}
-
-fn tensor<T: WithDType>(values: &[T]) -> Result<Tensor> {
-    Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
-}
-
-fn values<T: WithDType>(tensor: &Tensor) -> Result<Vec<T>> {
-    tensor.flatten_all()?.to_vec1().map_err(|_| {
-        Error::input(format!("expected values of type {:?}, found {:?}", T::DTYPE, tensor.dtype()))
-    })
-}
-
-/// A matrix whose exponents are coded, as tensors by part.
-fn coded_parts(coded: &Coded) -> Result<[(&'static str, Tensor); 4]> {
-    let (groups, bases, starts, exceptions) = coded.parts();
-    Ok([
-        ("groups", tensor(groups)?),
-        ("bases", tensor(bases)?),
-        ("starts", tensor(starts)?),
-        ("exceptions", tensor(&exceptions)?),
-    ])
-}
-
-/// The reverse of [`coded_parts`].
-fn coded(rows: usize, cols: usize, take: &mut impl FnMut(&str) -> Result<Tensor>) -> Result<Coded> {
-    let (groups, bases) = (values::<u8>(&take("groups")?)?, values(&take("bases")?)?);
-    let (starts, exceptions) = (values(&take("starts")?)?, values(&take("exceptions")?)?);
-    Coded::from_parts(rows, cols, &groups, bases, starts, &exceptions).ok_or_else(|| {
-        Error::input(format!("the coded exponents are not those of a matrix [{rows}, {cols}]"))
-            .hint("copy the file again, or quantize the original model again")
-    })
-}
-
-/// An encoded matrix as tensors by part.
-fn parts(encoded: &Encoded) -> Result<Vec<(&'static str, Tensor)>> {
-    let mut parts = vec![("codes", tensor(&encoded.codes())?)];
-    match &encoded.scales {
-        Scales::Bf16(scales) => parts.push(("scales", tensor(scales)?)),
-        Scales::F32(scales) => parts.push(("scales", tensor(scales)?)),
-        Scales::Power(scales) => parts.push(("scales", tensor(scales)?)),
-        Scales::Affine(scales, zeros) => {
-            parts.extend([("scales", tensor(scales)?), ("zeros", tensor(zeros)?)]);
-        }
-        Scales::Double { codes, absmax, offset, .. } => {
-            parts.extend([
-                ("scales", tensor(codes)?),
-                ("absmax", tensor(absmax)?),
-                ("offset", tensor(&[*offset])?),
-            ]);
-        }
-        Scales::Fp8 { codes, tensor: factor } => {
-            parts.extend([("scales", tensor(codes)?), ("factor", tensor(&[*factor])?)]);
-        }
-    }
-    Ok(parts)
-}
-
-/// The reverse of [`parts`].
-fn encoded(
-    coding: Coding,
-    rows: usize,
-    cols: usize,
-    take: &mut impl FnMut(&str) -> Result<Tensor>,
-) -> Result<Encoded> {
-    let codes = values::<u8>(&take("codes")?)?;
-    let scales = take("scales")?;
-    let scales = match Scales::store(coding.format, &[]) {
-        Scales::Bf16(_) => Scales::Bf16(values::<bf16>(&scales)?),
-        Scales::F32(_) => Scales::F32(values(&scales)?),
-        Scales::Power(_) => Scales::Power(values(&scales)?),
-        Scales::Affine(..) => Scales::Affine(values(&scales)?, values(&take("zeros")?)?),
-        Scales::Double { map, .. } => {
-            let offset = values::<f32>(&take("offset")?)?.first().copied().unwrap_or(0.0);
-            Scales::Double { codes: values(&scales)?, absmax: values(&take("absmax")?)?, offset, map }
-        }
-        Scales::Fp8 { .. } => {
-            let tensor = values::<f32>(&take("factor")?)?.first().copied().unwrap_or(0.0);
-            Scales::Fp8 { codes: values(&scales)?, tensor }
-        }
-    };
-    Encoded::from_parts(coding, rows, cols, codes, scales)
 }
 
 /// The table, and a line on the whole.

@@ -29,10 +29,10 @@ impl Product {
         unsafe {
             match self {
                 Self::Bf16 => tdpbf16ps(sums, left, right, sizes),
-                Self::SignedSigned => tdpbssd(sums, left, right, sizes),
-                Self::SignedUnsigned => tdpbsud(sums, left, right, sizes),
-                Self::UnsignedSigned => tdpbusd(sums, left, right, sizes),
-                Self::UnsignedUnsigned => tdpbuud(sums, left, right, sizes),
+                Self::SignedSigned => bytes::<true, true>(sums, left, right, sizes),
+                Self::SignedUnsigned => bytes::<true, false>(sums, left, right, sizes),
+                Self::UnsignedSigned => bytes::<false, true>(sums, left, right, sizes),
+                Self::UnsignedUnsigned => bytes::<false, false>(sums, left, right, sizes),
             }
         }
     }
@@ -71,32 +71,8 @@ fn flushed(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
 }
 
-/// Bytes with a sign by bytes with a sign.
+/// Four products of bytes, with signs or without, are added to a sum of 32 bits, which wraps around.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn tdpbssd(sums: &mut Tile, left: &Tile, right: &Tile, sizes: [usize; 3]) {
-    bytes::<true, true>(sums, left, right, sizes);
-}
-
-/// Bytes with a sign by bytes without.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn tdpbsud(sums: &mut Tile, left: &Tile, right: &Tile, sizes: [usize; 3]) {
-    bytes::<true, false>(sums, left, right, sizes);
-}
-
-/// Bytes without a sign by bytes with one.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn tdpbusd(sums: &mut Tile, left: &Tile, right: &Tile, sizes: [usize; 3]) {
-    bytes::<false, true>(sums, left, right, sizes);
-}
-
-/// Bytes without a sign by bytes without one.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn tdpbuud(sums: &mut Tile, left: &Tile, right: &Tile, sizes: [usize; 3]) {
-    bytes::<false, false>(sums, left, right, sizes);
-}
-
-/// Four products of bytes are added to a sum of 32 bits, which wraps around.
-#[inline(always)]
 fn bytes<const LEFT: bool, const RIGHT: bool>(
     sums: &mut Tile,
     left: &Tile,

@@ -40,7 +40,7 @@ impl Streamed for Rows<'_> {
     }
 }
 
-/// x · each of R rows. Sums as that of rows that are not coded does.
+/// x · each of R rows. Where rows are multiples of 32 wide it sums in the order of rows that are not coded.
 #[inline(always)]
 fn dots<V: Grouped, const SINGLE: bool, const R: usize>(
     w: &Coded,
