@@ -156,6 +156,9 @@ pub struct Source {
     /// Hub revision: branch, tag or commit.
     #[arg(long)]
     pub revision: Option<String>,
+    /// How text is read: bytes, or the path of a tokenizer.json or of its folder [default: the one beside the weights].
+    #[arg(long, value_name = "bytes|PATH")]
+    pub tokenizer: Option<String>,
     /// Quantize it: w8a8, w4a8-g64-gptq, …; `lowbit schemes` explains the names.
     #[arg(long)]
     pub scheme: Option<String>,
@@ -213,6 +216,9 @@ pub struct Reproduce {
     /// Another model than the study's: a folder, a file, a hub id or random:SHAPE.
     #[arg(long)]
     pub model: Option<String>,
+    /// How text is read: bytes, or the path of a tokenizer.json or of its folder [default: the one beside the weights].
+    #[arg(long, value_name = "bytes|PATH")]
+    pub tokenizer: Option<String>,
     /// Other schemes than the study's.
     #[arg(long, value_delimiter = ',')]
     pub schemes: Option<Vec<String>>,

@@ -13,7 +13,7 @@ use lowbit::measure::{
     passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
 };
 use lowbit::model::quantization::Backend;
-use lowbit::model::{Loading, Model, parse_device, parse_dtype};
+use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
 use lowbit::study::Study;
@@ -77,8 +77,9 @@ fn threads(count: Option<usize>) -> Result<()> {
 
 fn load(source: &Source) -> Result<Model> {
     let dtype = source.dtype.as_deref().map(parse_dtype).transpose()?;
-    let how =
-        Loading { dtype, device: Some(parse_device(&source.device)?), revision: source.revision.clone() };
+    let tokenizer = source.tokenizer.as_deref().map(parse_tokenizer).transpose()?;
+    let device = Some(parse_device(&source.device)?);
+    let how = Loading { dtype, device, revision: source.revision.clone(), tokenizer };
     let model = Model::load_with(&source.model, &how)?;
     match &source.scheme {
         Some(scheme) => model.quantized_with(&scheme.parse()?, &quantizing(source)),
@@ -122,6 +123,8 @@ struct Resolved<'a, M> {
     scheme: Option<&'a str>,
     quantizing: Option<Quantizing>,
     device: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokenizer: Option<&'a str>,
     measure: &'a M,
 }
 
@@ -134,7 +137,9 @@ fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) ->
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
     let scheme = source.scheme.as_deref();
     let quantizing = scheme.map(|_| quantizing(source));
-    run.write_config(&Resolved { model: &source.model, dtype, scheme, quantizing, device, measure })?;
+    let tokenizer = source.tokenizer.as_deref();
+    let model_name = &source.model;
+    run.write_config(&Resolved { model: model_name, dtype, scheme, quantizing, device, tokenizer, measure })?;
     measure.record(&model, &run)?;
     run.finish()?;
     report(&run)
@@ -172,6 +177,7 @@ fn measure(mut study: Study, flags: &args::Reproduce) -> Result<()> {
     if let Some(model) = &flags.model {
         study.models = vec![model.clone()];
     }
+    study.tokenizer = flags.tokenizer.clone().or(study.tokenizer);
     if let Some(schemes) = &flags.schemes {
         study.schemes = schemes.clone();
     }

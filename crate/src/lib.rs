@@ -56,8 +56,10 @@ pub mod record;
 pub mod settings;
 pub mod stats;
 pub mod study;
+pub mod text;
 pub mod threads;
 pub mod train;
+pub mod warning;
 
 pub use corpus::Corpus;
 pub use error::{Error, Result};

@@ -149,7 +149,7 @@ pub fn report(run: &Run) -> Result<()> {
     }
     for warning in frame.filter("row", "summary")?.texts("warning").unwrap_or_default().into_iter().flatten()
     {
-        eprintln!("lowbit: warning: {warning}");
+        lowbit::warning::warn(&warning);
     }
     let figures = figure::draw_all(&frame, &run.plots_dir()?)?;
     println!("\n{} figures and all readings in {}", figures.len(), run.path().display());

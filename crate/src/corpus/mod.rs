@@ -5,6 +5,7 @@
 pub mod passkey;
 
 use crate::error::{Error, Result};
+use crate::text;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ impl Corpus {
     ///
     /// A file is one document, except that `.jsonl` is one document per line, in the line's field `text`.
     /// A folder is all its `.txt`, `.raw` and `.jsonl` files, sorted by name; folders inside it are not entered.
+    /// Endings are the same in capitals, and the byte order mark that some programs begin a file with is skipped.
     ///
     /// # Errors
     /// The path is missing or cannot be read, a file is not UTF-8 (the sentence gives the byte), a line is not
@@ -64,14 +66,18 @@ impl Corpus {
     }
 
     /// Loads one split of a folder: its subfolder of that name, or its file that is named so, alone or as the
-    /// last part of the name before the ending (`test.txt`, `wiki.test.raw`, `lambada_test.jsonl`).
+    /// last part of the name before the ending (`test.txt`, `wiki.test.raw`, `lambada_test.jsonl`). A name that differs
+    /// only in capitals (`TEST.TXT`) counts where it is the only one.
     ///
     /// # Errors
     /// As [`Corpus::load`]; for an unknown split the sentence lists those that exist.
     pub fn split(folder: impl AsRef<Path>, split: &str) -> Result<Self> {
         let folder = folder.as_ref();
         let splits = splits(folder)?;
-        let Some(path) = splits.get(split) else {
+        let mut alike =
+            splits.iter().filter(|(name, _)| name.eq_ignore_ascii_case(split)).map(|(_, path)| path);
+        let only = alike.next().filter(|_| alike.next().is_none());
+        let Some(path) = splits.get(split).or(only) else {
             let known: Vec<&str> = splits.keys().map(String::as_str).collect();
             let error = Error::input(format!("no split '{split}'")).at(folder.display());
             return Err(match known.is_empty() {
@@ -137,7 +143,12 @@ impl fmt::Debug for Corpus {
 const ENDINGS: [&str; 3] = ["txt", "raw", "jsonl"];
 
 fn is_text(path: &Path) -> bool {
-    path.is_file() && path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+    path.is_file() && ENDINGS.iter().any(|known| ends_in(path, known))
+}
+
+/// Whether a file has this ending, in small letters or in capitals as old programs write them.
+fn ends_in(path: &Path, known: &str) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(known))
 }
 
 /// All entries of a folder, sorted, so that no order of the file system leaks into a result.
@@ -183,14 +194,9 @@ fn advice(folder: &Path) -> String {
 
 fn read(path: &Path) -> Result<Vec<Document>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, &e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let offset = e.utf8_error().valid_up_to();
-        Error::input(format!("not UTF-8 text: the byte at offset {offset} starts no character"))
-            .at(path.display())
-            .hint("convert the file to UTF-8")
-    })?;
+    let text = text::decode(bytes).map_err(|e| e.at(path.display()))?;
     let name = file_stem(path);
-    if path.extension().is_some_and(|ending| ending == "jsonl") {
+    if ends_in(path, "jsonl") {
         read_lines(&name, &text).map_err(|e| e.at(path.display()))
     } else {
         Ok(vec![Document { name, text }])
@@ -206,6 +212,8 @@ struct Line {
 fn read_lines(name: &str, text: &str) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     for (index, line) in text.lines().enumerate() {
+        // Files that were put one after the other have marks inside.
+        let line = line.trim_start_matches(text::MARK);
         if line.trim().is_empty() {
             continue;
         }
@@ -282,6 +290,33 @@ mod tests {
         fs::write(&path, "{\"text\": \"one\"}\n{\"words\": 1}\n").unwrap();
         let error = Corpus::load(&path).unwrap_err().to_string();
         assert!(error.contains("set.jsonl: line 2: ") && error.contains("text"), "{error}");
+    }
+
+    #[test]
+    fn capitals_and_marks_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("B.TXT", "\u{feff}two");
+        write("a.txt", "one");
+        write("c.Raw", "three");
+        assert_eq!(Corpus::load(folder.path()).unwrap().joined(), "two\n\none\n\nthree");
+        assert_eq!(Corpus::split(folder.path(), "b").unwrap().joined(), "two");
+        let lines = "\u{feff}{\"text\": \"one\"}\r\n\u{feff}{\"text\": \"two\"}\n";
+        write("SET.JSONL", lines);
+        write("set.jsonl", lines);
+        for name in ["SET.JSONL", "set.jsonl"] {
+            assert_eq!(Corpus::load(folder.path().join(name)).unwrap().joined(), "one\n\ntwo");
+        }
+        // Two that differ in capitals alone are two splits, and neither stands for a third spelling.
+        assert_eq!(Corpus::split(folder.path(), "SET").unwrap().documents[0].name, "SET:1");
+        let error = Corpus::split(folder.path(), "Set").unwrap_err().to_string();
+        assert!(error.ends_with("it has B, SET, a, c, set"), "{error}");
+        fs::write(folder.path().join("wide.txt"), b"\xff\xfeo\0n\0e\0").unwrap();
+        let error = Corpus::load(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("wide.txt: UTF-16 text") && error.contains("save the file as UTF-8"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl PasskeyPrompt {
 ///
 /// # Errors
 /// `length` is shorter than the prompt without any filler (the sentence names both), `depth` is outside 0 to 1,
-/// `key` is not all digits, or `count` fails.
+/// `key` is not all digits, filler does not lengthen the prompt as `count` counts, or `count` fails.
 pub fn passkey_prompt(
     length: usize,
     depth: f64,
@@ -116,6 +116,14 @@ pub fn passkey_prompt(
         let longer = build(beyond)?;
         if longer.tokens > length {
             break;
+        }
+        // A sentence is a token at least. Where that is not so, no number of sentences may ever be enough.
+        if longer.tokens <= best.tokens || beyond > length {
+            return Err(Error::input(format!(
+                "{beyond} sentences of filler make a prompt of {} tokens, {fits} one of {}: it does not grow to {length}",
+                longer.tokens, best.tokens
+            ))
+            .hint("use a tokenizer that has tokens for all of a text"));
         }
         (fits, beyond, best) = (beyond, beyond * 2, longer);
     }
@@ -180,7 +188,7 @@ fn below(rng: &mut impl Rng, n: u32) -> u32 {
 /// needle's depth even from 0 to 1.
 ///
 /// # Errors
-/// `count` fails.
+/// As for [`passkey_prompt`].
 pub fn training_prompt(
     rng: &mut impl Rng,
     room: usize,
@@ -191,7 +199,7 @@ pub fn training_prompt(
 ) -> Result<Option<PasskeyPrompt>> {
     let key = key(rng, digits);
     let shortest = count(&lay_out(0, 0, &key))?;
-    let Some(spare) = room.checked_sub(shortest + ending) else { return Ok(None) };
+    let Some(spare) = room.checked_sub(shortest.saturating_add(ending)) else { return Ok(None) };
     let spare = u32::try_from(spare.min(filler)).unwrap_or(u32::MAX - 1);
     let length = shortest + below(rng, spare + 1) as usize;
     let depth = f64::from(rng.next_u32()) / f64::from(u32::MAX);
@@ -269,6 +277,21 @@ mod tests {
         let words = |text: &str| Ok(text.split_whitespace().count());
         let prompt = passkey_prompt(100, 0.25, "5", &words).unwrap();
         assert!(prompt.tokens <= 100 && prompt.tokens > 95, "{}", prompt.tokens);
+    }
+
+    #[test]
+    fn a_counter_that_stands_still_is_no_endless_prompt() {
+        for most in [0, 1, 120] {
+            let still = |text: &str| Ok(text.split_whitespace().count().min(most));
+            let error = passkey_prompt(1000, 0.5, "12345", &still).unwrap_err().to_string();
+            assert!(error.contains("does not grow to 1000"), "{error}");
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let prompt = training_prompt(&mut rng, 1000, 1, 1000, 5, &still);
+            assert!(prompt.unwrap_err().to_string().contains("does not grow"));
+        }
+        // A token for every doubling.
+        let slow = |text: &str| Ok(text.len().ilog2() as usize);
+        assert!(passkey_prompt(64, 0.5, "12345", &slow).unwrap_err().to_string().contains("does not grow"));
     }
 
     #[test]

@@ -63,6 +63,10 @@ impl Weight {
 
     /// The same on a CPU: `to` [ids, in], overwritten.
     pub(crate) fn rows(&self, ids: &[u32], to: &mut [f32]) -> Result<()> {
+        let rows = self.shape()?.0;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+            candle_core::bail!("token {id} lies outside a vocabulary of {rows}");
+        }
         match self {
             Self::Dense(weight) => with_weight(weight, |w| {
                 let inner = to.len() / ids.len().max(1);

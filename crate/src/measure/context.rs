@@ -5,10 +5,10 @@
 //! early contexts, few long ones for the late. Contexts are binned by powers of two.
 
 use super::divergence::between;
+use super::limit::{self, WINDOW, at_most};
 use super::reference::{self, Beside};
-use super::window::Sliding;
+use super::window::{Excerpt, Sliding};
 use super::{Measure, subject};
-use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -93,11 +93,11 @@ impl LongContext {
     /// tokens.
     pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
         reference::comparable(reference, model)?;
-        let (ids, corpus) = self.tokens(model)?;
+        let text = self.tokens(model)?;
         let clock = Instant::now();
-        let bins = self.bins(reference, model, &ids)?;
+        let bins = self.bins(reference, model, &text.ids)?;
         let runtime = clock.elapsed().as_secs_f64();
-        let identity = self.identity(reference, model, &corpus)?;
+        let identity = self.identity(reference, model, &text.corpus)?;
         let row = || {
             Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.sliding().conditions())
                 .fingerprint(&identity)
@@ -132,11 +132,9 @@ impl LongContext {
         }
         let scored: usize = bins.iter().map(|bin| bin.rise.len()).sum();
         let parts = rises.iter().zip(&adjusted).position(|(rise, p)| rise.value > 0.0 && *p < ALPHA);
-        let summary = row()
-            .value("parts_at", parts.map(|i| bins[i].contexts.start))
+        let summary = text
+            .name(row().value("parts_at", parts.map(|i| bins[i].contexts.start)))
             .value("n_tokens", scored)
-            .value("corpus", corpus.title())
-            .value("corpus_hash", corpus.sha256.as_str())
             .value("runtime_s", runtime);
         let summary = match model.training_length {
             Some(length) => widening(summary, &bins, &rises, length),
@@ -147,7 +145,7 @@ impl LongContext {
     }
 
     /// The text in the model's tokens: at least one of the longest windows.
-    fn tokens(&self, model: &Model) -> Result<(Vec<u32>, Corpus)> {
+    fn tokens(&self, model: &Model) -> Result<Excerpt> {
         let mut before = 0;
         for length in &self.lengths {
             if !length.is_power_of_two() || *length <= before.max(1) {
@@ -158,15 +156,16 @@ impl LongContext {
             }
             before = *length;
         }
-        let corpus = self.sliding().text()?;
-        let mut ids = model.tokenizer.encode(&corpus.joined())?;
-        ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
-        if self.lengths.is_empty() || ids.len() < before {
-            return Err(Error::input(format!("{} tokens are fewer than one window of {before}", ids.len()))
+        at_most("lengths", [before], WINDOW)?;
+        limit::bootstrap(&self.bootstrap)?;
+        let text = self.sliding().cut(model)?;
+        let found = text.ids.len();
+        if self.lengths.is_empty() || found < before {
+            return Err(Error::input(format!("{found} tokens are fewer than one window of {before}"))
                 .at(self.corpus.display())
                 .hint("name a longer text, or shorter lengths"));
         }
-        Ok((ids, corpus))
+        Ok(text)
     }
 
     /// Reads everything once with each of the two models.
@@ -300,7 +299,7 @@ mod tests {
         let model = Model::load("random:mamba2-tiny").unwrap();
         let quantized = model.quantized(&"w3a16".parse().unwrap()).unwrap();
         let rows = context.compare(&model, &quantized).unwrap();
-        let (ids, _) = context.tokens(&model).unwrap();
+        let ids = context.tokens(&model).unwrap().ids;
         let mean = |model: &Model, length: usize, contexts: Range<usize>| {
             let nll = |window: &[u32]| {
                 model.nll(window, length - 1).unwrap()[contexts.start - 1..contexts.end - 1].to_vec()

@@ -4,6 +4,7 @@
 //! allocates), then one call is thrown away, then the repetitions are timed: minimum, median and maximum are kept.
 //! Prompts are seeded random tokens; nothing of the cost depends on what they say.
 
+use super::limit::{MADE, at_most};
 use super::{Measure, subject};
 use crate::error::{Error, Result};
 use crate::memory::Watch;
@@ -186,6 +187,9 @@ impl Measure for Cost {
         {
             return Err(Error::input("cost needs lengths, repetitions and gen_len of at least 1"));
         }
+        at_most("lengths", self.lengths.iter().copied(), MADE)?;
+        at_most("repetitions", [self.repetitions], MADE)?;
+        at_most("gen_len", [self.gen_len], MADE)?;
         if self.phases.is_empty() {
             return Err(Error::input("cost needs a phase: prefill, decode or both"));
         }

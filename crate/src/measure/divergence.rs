@@ -7,7 +7,7 @@
 
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, subject};
+use super::{Measure, limit, subject};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
@@ -88,6 +88,7 @@ impl Divergence {
     /// # Errors
     /// If a setting is wrong, the text cannot be read, or the two do not speak of the same tokens.
     pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.sensible(model)?;
         reference::comparable(reference, model)?;
         let text = self.sliding().cut(model)?;
         let clock = Instant::now();
@@ -99,8 +100,7 @@ impl Divergence {
             .value("block", self.bootstrap.block)
             .value("resamples", self.bootstrap.resamples)
             .value("bootstrap_seed", self.bootstrap.seed);
-        let bytes = model.tokenizer.decode(&text.ids[1..])?.len();
-        let reading = summarize(&tokens, &self.bootstrap, bytes, reading)?;
+        let reading = summarize(&tokens, &self.bootstrap, text.bytes, reading)?;
         let reading = reference::describe(reference, reading);
         Ok(vec![text.describe(reading, runtime)])
     }
@@ -132,12 +132,7 @@ impl Beside for Divergence {
     }
 
     fn sensible(&self, _model: &Model) -> Result<()> {
-        match self.bootstrap.block == 0 || self.bootstrap.resamples == 0 {
-            true => Err(Error::input(
-                "the bootstrap needs blocks of at least one token and at least one resample",
-            )),
-            false => Ok(()),
-        }
+        limit::bootstrap(&self.bootstrap)
     }
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {

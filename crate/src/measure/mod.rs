@@ -14,12 +14,13 @@
 //! | [`cost`] | speed and memory against length |
 //!
 //! [`window`] cuts a text into the sliding windows of the first three; `watch` shows what a model's linears read, `power`
-//! sets noise against a signal.
+//! sets noise against a signal, `limit` says how large a setting may be.
 
 pub mod context;
 pub mod cost;
 pub mod divergence;
 pub mod drift;
+mod limit;
 pub mod outliers;
 pub mod passkey;
 pub mod perplexity;
@@ -35,6 +36,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
 use crate::record::{Reading, Run, Subject};
+use crate::warning::warn;
 use serde::Serialize;
 
 /// A measurement of a model.
@@ -70,8 +72,11 @@ pub trait Measure: Serialize + Sized {
     }
 }
 
-/// The model as records name it.
+/// The model as records name it. Every measurement comes by here, so it is here that what loading assumed is told.
 pub fn subject(model: &Model) -> Subject {
+    for assumed in &model.assumed {
+        warn(&format!("{}: assumed: {assumed}", model.name));
+    }
     let dtype = model.dtype.as_str().to_string();
     let quantization = model.quantization.as_ref();
     Subject {

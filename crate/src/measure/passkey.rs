@@ -1,17 +1,26 @@
 //! Passkey retrieval: is a key, said once in a long filler text, recalled at its end?
+//!
+//! The answer is the first number that the model says. It is read from the tokens as the vocabulary spells them, and the
+//! right one is read from the key's own tokens in the same way: no decoder, which may put blanks between tokens or take
+//! them away, has a say in it. Where a vocabulary spells digits otherwise, the tokens themselves are compared.
 
+use super::limit::{DIGITS, MADE, at_most};
 use super::{Measure, subject};
 use crate::corpus::passkey::{PasskeyPrompt, PasskeyTemplate, first_number, passkey_prompt, trial};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
 use crate::model::generate::argmax;
+use crate::model::tokenizer::{Encoding, Tokenizer};
 use crate::model::{Model, Positions};
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
 use crate::stats::wilson;
+use crate::warning::warn;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Instant;
 
 /// Tokens generated beyond the key's digits, for a space and punctuation around it.
@@ -37,6 +46,13 @@ impl Default for Passkey {
     fn default() -> Self {
         Self { lengths: vec![256, 512, 1024, 2048, 4096], trials: 50, depths: 10, digits: 5, seed: 7 }
     }
+}
+
+/// A prompt in tokens, and those of its right answer.
+struct Asked {
+    prompt: PasskeyPrompt,
+    text: Encoding,
+    answer: Vec<u32>,
 }
 
 /// What one prompt gave.
@@ -66,17 +82,31 @@ impl Passkey {
         self
     }
 
-    fn prompt(&self, model: &Model, length: usize, index: usize) -> Result<PasskeyPrompt> {
+    fn prompt(&self, model: &Model, length: usize, index: usize) -> Result<Asked> {
+        let tokenizer = &model.tokenizer;
         let (key, depth) = trial(self.seed, length, index, self.digits, self.depths)?;
-        passkey_prompt(length, depth, &key, &|text| Ok(model.tokenizer.encode(text)?.len()))
+        let prompt = passkey_prompt(length, depth, &key, &|text| Ok(tokenizer.encode(text)?.len()))?;
+        let (_, answer) = tokenizer.continued(&prompt.text, &prompt.answer())?;
+        let (text, said) = (tokenizer.encoding(&prompt.text)?, tokenizer.encoding(&prompt.answer())?);
+        let again = prompt.repetition();
+        if answer.is_empty() || lacks(&text, again) || lacks(&said, 1..prompt.answer().len()) {
+            return Err(Error::input(format!(
+                "the tokenizer '{}' has no tokens for the key",
+                tokenizer.name()
+            ))
+            .at(key)
+            .hint("passkeys need a tokenizer that has tokens for digits"));
+        }
+        model.tokens(&answer)?; // held to the vocabulary
+        Ok(Asked { prompt, text, answer })
     }
 
     /// Reads the prompt once; from there continues greedily and, on a copy of the state, scores the right answer.
-    fn ask(&self, model: &Model, prompt: &PasskeyPrompt) -> Result<Outcome> {
+    fn ask(&self, model: &Model, asked: &Asked) -> Result<Outcome> {
         let mut state = model.state(1)?;
-        let mut logits = model.prefill(&model.tokenizer.encode(&prompt.text)?, &mut state)?;
+        let mut logits = model.prefill(&asked.text.ids, &mut state)?;
 
-        let answer = model.tokenizer.encode(&prompt.answer())?;
+        let answer = &asked.answer;
         let mut nll = f64::from(softmax::nll(&logits, logits.len(), &answer[..1])[0]);
         if answer.len() > 1 {
             let tokens = model.tokens(&answer[..answer.len() - 1])?;
@@ -87,13 +117,13 @@ impl Passkey {
         }
 
         let mut generated = vec![argmax(&logits)];
-        while generated.len() < self.digits + EXTRA_TOKENS {
+        while generated.len() < (self.digits + EXTRA_TOKENS).max(answer.len()) {
             let last = generated[generated.len() - 1];
             model.step_into(last, &mut state, &mut logits)?;
             generated.push(argmax(&logits));
         }
-        let answer = first_number(&model.tokenizer.decode(&generated)?);
-        Ok(Outcome { correct: answer.as_deref() == Some(prompt.key.as_str()), answer, key_logprob: -nll })
+        let (answer, correct) = heard(&model.tokenizer, &generated, answer, &asked.prompt.key)?;
+        Ok(Outcome { correct, answer, key_logprob: -nll })
     }
 
     fn measure_length(&self, model: &Model, length: usize) -> Result<Vec<Reading>> {
@@ -113,10 +143,16 @@ impl Passkey {
         };
         let progress = Progress::new(&format!("passkey {length}"), self.trials as u64, "prompts");
         let clock = Instant::now();
-        let (mut rows, mut correct, mut logprob) = (vec![], 0, 0.0);
+        let (mut rows, mut correct, mut logprob, mut lost) = (vec![], 0, 0.0, (0, 0));
         for index in 0..self.trials {
-            let prompt = self.prompt(model, length, index)?;
-            let outcome = self.ask(model, &prompt)?;
+            let asked = self.prompt(model, length, index)?;
+            let outcome = self.ask(model, &asked)?;
+            let Asked { prompt, text, .. } = asked;
+            lost = (lost.0 + text.dropped(), lost.1 + text.unknown());
+            if index == 0 {
+                let title = format!("passkey prompt of {length} tokens");
+                text.loss(model.tokenizer.name(), &title).iter().for_each(|loss| warn(loss));
+            }
             correct += u64::from(outcome.correct);
             logprob += outcome.key_logprob;
             rows.push(
@@ -132,6 +168,7 @@ impl Passkey {
             );
             progress.tick(1)?;
         }
+        let some = |count: usize| Some(count).filter(|count| *count > 0);
         let (low, high) = wilson(correct, self.trials as u64, 1.96);
         rows.push(
             row()
@@ -142,12 +179,43 @@ impl Passkey {
                 .value("key_logprob", logprob / self.trials as f64)
                 .value("depths", self.depths)
                 .value("digits", self.digits)
+                .value("dropped_bytes", some(lost.0))
+                .value("unknown_tokens", some(lost.1))
                 .value("template_version", PasskeyTemplate::VERSION)
                 .value("template_hash", PasskeyTemplate::hash())
                 .value("runtime_s", clock.elapsed().as_secs_f64()),
         );
         Ok(rows)
     }
+}
+
+/// Whether some of these bytes of a text have no tokens of their own.
+fn lacks(text: &Encoding, bytes: Range<usize>) -> bool {
+    text.dropped_of(bytes.clone()) > 0 || text.unknown_of(text.tokens(bytes)) > 0
+}
+
+/// Refuses a tokenizer that gives the same tokens to different digits: every answer would be right.
+fn distinct(tokenizer: &Tokenizer) -> Result<()> {
+    let spelled =
+        (0..10).map(|digit| tokenizer.encode(&digit.to_string())).collect::<Result<BTreeSet<_>>>()?;
+    match spelled.len() {
+        10 => Ok(()),
+        found => Err(Error::input(format!(
+            "the tokenizer '{}' tells only {found} of ten digits apart: keys cannot be recalled in it",
+            tokenizer.name()
+        ))),
+    }
+}
+
+/// What was said after a prompt, and whether it is the key.
+fn heard(tokenizer: &Tokenizer, said: &[u32], answer: &[u32], key: &str) -> Result<(Option<String>, bool)> {
+    let number = |tokens: &[u32]| first_number(&tokenizer.spell(tokens));
+    if number(answer).as_deref() == Some(key) {
+        let said = number(said);
+        let correct = said.as_deref() == Some(key);
+        return Ok((said, correct));
+    }
+    Ok((Some(tokenizer.decode(said)?), said.starts_with(answer)))
 }
 
 impl Measure for Passkey {
@@ -167,10 +235,13 @@ impl Measure for Passkey {
         if self.trials == 0 || self.lengths.is_empty() {
             return Err(Error::input("a passkey sweep needs at least one length and one trial"));
         }
+        at_most("lengths", self.lengths.iter().copied(), MADE)?;
+        at_most("trials", [self.trials], MADE)?;
+        at_most("digits", [self.digits], DIGITS)?;
         for length in &self.lengths {
             self.prompt(model, *length, 0)?;
         }
-        Ok(())
+        distinct(&model.tokenizer)
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
@@ -202,7 +273,7 @@ mod tests {
             assert_eq!(stable(a), stable(b));
         }
         // The key's log-probability by another path: the whole text scored at once.
-        let prompt = sweep.prompt(&model, 300, 1).unwrap();
+        let prompt = sweep.prompt(&model, 300, 1).unwrap().prompt;
         let ids = model.tokenizer.encode(&(prompt.text.clone() + &prompt.answer())).unwrap();
         let nll: f32 = model.nll(&ids, prompt.answer().len()).unwrap().iter().sum();
         assert!((first[1].number("key_logprob").unwrap() + f64::from(nll)).abs() < 1e-4);

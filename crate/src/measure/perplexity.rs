@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::{Reading, fingerprint};
+use crate::warning::warn;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -94,8 +95,8 @@ impl Measure for Perplexity {
         self.identity(model, &self.sliding().text()?)
     }
 
-    fn check(&self, _model: &Model) -> Result<()> {
-        self.sliding().check()
+    fn check(&self, model: &Model) -> Result<()> {
+        self.sliding().check(model)
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
@@ -111,18 +112,18 @@ impl Measure for Perplexity {
         }
         let runtime = clock.elapsed().as_secs_f64();
         let sum = sums.iter().sum::<f64>();
-        let bytes = model.tokenizer.decode(&text.ids[1..])?.len();
         let (nll, vocab) = (sum / text.scored() as f64, model.config.vocab_size());
         let worse = nll.exp() >= vocab as f64;
         let warning =
             worse.then(|| format!("perplexity ≥ vocabulary size {vocab}: worse than a uniform guess"));
+        warning.iter().for_each(|warning| warn(warning));
         let conditions = self.sliding().conditions();
         let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)
             .fingerprint(&self.identity(model, &text.corpus)?)
             .value("ppl", nll.exp())
-            .value("bits_per_byte", sum / std::f64::consts::LN_2 / bytes as f64)
+            .value("bits_per_byte", sum / std::f64::consts::LN_2 / text.bytes as f64)
             .value("nll", nll)
-            .value("n_bytes", bytes)
+            .value("n_bytes", text.bytes)
             .value("vocab_size", vocab)
             .value("warning", warning)
             .value("window_nll", sums)

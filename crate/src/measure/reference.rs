@@ -72,7 +72,7 @@ impl<T: Beside> Measure for T {
 
     fn check(&self, model: &Model) -> Result<()> {
         self.sensible(model)?;
-        self.sliding().check()?;
+        self.sliding().check(model)?;
         self.alike(&load(self.reference(), model)?, model)
     }
 
@@ -84,7 +84,7 @@ impl<T: Beside> Measure for T {
     // The reference is loaded once for all that has to be known of it.
     fn record(&self, model: &Model, run: &Run) -> Result<()> {
         self.sensible(model)?;
-        self.sliding().check()?;
+        self.sliding().check(model)?;
         let (reference, corpus) = (load(self.reference(), model)?, self.sliding().text()?);
         for unit in self.parts() {
             if !run.has(&unit.identity(&reference, model, &corpus)?) {
@@ -105,8 +105,15 @@ fn load(source: Option<&str>, model: &Model) -> Result<Model> {
             .at(&model.name)
             .hint("name one: a folder, a file, a hub id or random:SHAPE"));
     }
-    let reference =
-        Model::load_with(source, &Loading { revision, dtype: Some(DType::F32), ..Loading::default() })?;
+    let mut how = Loading { revision, dtype: Some(DType::F32), ..Loading::default() };
+    if !named {
+        how.tokenizer = Some(model.tokenizer.clone());
+    }
+    let mut reference = Model::load_with(source, &how)?;
+    // Only tokens are given to it: where it has no tokenizer of its own, the model's is as good.
+    if reference.tokenizer.present().is_err() {
+        reference.tokenizer = model.tokenizer.clone();
+    }
     if !named && reference.quantization.is_some() {
         return Err(Error::input("the model was loaded quantized: it cannot be its own reference")
             .at(source)

@@ -4,6 +4,7 @@
 //! the first token that differs the two go different ways. For each prompt: how many tokens agree until then, how much
 //! each repeats itself, and how unsure it is of its next token.
 
+use super::limit::{MADE, at_most};
 use super::reference::{self, Beside};
 use super::window::Sliding;
 use super::{Measure, subject};
@@ -12,7 +13,7 @@ use crate::kernel::softmax::{argmax, log_sum_exp};
 use crate::layer::op::with_floats;
 use crate::model::{Model, Positions};
 use crate::progress::{Progress, check_interrupt};
-use crate::record::{Conditions, Reading};
+use crate::record::{Conditions, Provenance, Reading};
 use crate::stats::{Bootstrap, Z95, quantile, wilson};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,7 @@ impl Stability {
     /// # Errors
     /// If a setting is wrong, the text is too short, or the two do not speak of the same tokens.
     pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.sensible(model)?;
         reference::comparable(reference, model)?;
         let rows: Result<Vec<_>> =
             self.units().iter().map(|unit| unit.one_length(reference, model)).collect();
@@ -147,12 +149,7 @@ impl Stability {
             .collect();
         let summary = summarize(&pairs, self.gen_len, row().value("ngram", self.ngram));
         let summary = reference::describe(reference, summary.value("prompts", self.prompts));
-        rows.push(
-            summary
-                .value("corpus", text.corpus.title())
-                .value("corpus_hash", text.corpus.sha256.as_str())
-                .value("runtime_s", runtime),
-        );
+        rows.push(text.name(summary).value("runtime_s", runtime));
         Ok(rows)
     }
 
@@ -207,7 +204,7 @@ impl Beside for Stability {
         self.lengths.iter().map(|length| Self { lengths: vec![*length], ..self.clone() }).collect()
     }
 
-    fn sensible(&self, _model: &Model) -> Result<()> {
+    fn sensible(&self, model: &Model) -> Result<()> {
         for (name, value) in [
             ("lengths", self.lengths.iter().copied().min().unwrap_or(0)),
             ("prompts", self.prompts),
@@ -218,7 +215,20 @@ impl Beside for Stability {
                 return Err(Error::input(format!("{name} must be at least 1, found 0 or none")));
             }
         }
-        Ok(())
+        at_most("lengths", self.lengths.iter().copied(), MADE)?;
+        at_most("gen_len", [self.gen_len], MADE)?;
+        // All prompts of a length are decoded together, each with a state of its own.
+        let tokens = self.lengths.iter().map(|length| length.saturating_mul(self.prompts));
+        at_most("tokens of all prompts of a length", tokens, MADE)?;
+        let states = model.state(1)?.bytes().saturating_mul(self.prompts) as u64;
+        match Provenance::gather().memory_bytes {
+            memory if 0 < memory && memory < states => Err(Error::input(format!(
+                "the states of {} prompts take {states} bytes, more than this machine's memory of {memory}",
+                self.prompts
+            ))
+            .hint("ask for fewer prompts")),
+            _ => Ok(()),
+        }
     }
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {

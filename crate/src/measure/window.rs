@@ -4,10 +4,12 @@
 //! `stride` tokens and conditions them on at most `seq_len` tokens in all. The text's first token has nothing before it
 //! and is not scored; every other is scored exactly once.
 
+use super::limit::{WINDOW, at_most};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::record::{Conditions, Reading};
+use crate::warning::warn;
 use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::Path;
@@ -26,7 +28,7 @@ pub fn windows(tokens: usize, seq_len: usize, stride: usize) -> Vec<Window> {
     let (mut all, mut done) = (vec![], 1);
     while done < tokens {
         // The first window has no context to spare: it scores all that it can read.
-        let end = (done + if done == 1 { seq_len } else { stride }).min(tokens);
+        let end = done.saturating_add(if done == 1 { seq_len } else { stride }).min(tokens);
         all.push(Window { scored: done..end, start: (end - 1).saturating_sub(seq_len) });
         done = end;
     }
@@ -48,6 +50,12 @@ pub(super) struct Excerpt {
     pub corpus: Corpus,
     pub ids: Vec<u32>,
     pub windows: Vec<Window>,
+    /// Bytes of the text that the scored tokens stand for.
+    pub bytes: usize,
+    /// Bytes of the text that no token stands for.
+    dropped: usize,
+    /// Tokens that stand for what the tokenizer does not know.
+    unknown: usize,
 }
 
 impl Sliding<'_> {
@@ -60,7 +68,7 @@ impl Sliding<'_> {
     }
 
     /// Refuses settings that leave tokens out, and texts that cannot be read.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, model: &Model) -> Result<()> {
         let least = [
             ("seq_len", Some(self.seq_len), 1),
             ("stride", Some(self.stride), 1),
@@ -71,6 +79,7 @@ impl Sliding<'_> {
                 return Err(Error::input(format!("{name} must be at least {least}, found {value}")));
             }
         }
+        at_most("seq_len", [self.seq_len], WINDOW)?;
         if self.stride > self.seq_len {
             return Err(Error::input(format!(
                 "stride {} is larger than seq_len {}: tokens between two windows would not be scored",
@@ -78,22 +87,26 @@ impl Sliding<'_> {
             ))
             .hint("choose a stride of at most seq_len"));
         }
+        model.tokenizer.present()?;
         self.text().map(|_| ())
     }
 
     /// The text in the model's tokens, cut into windows.
     pub fn cut(&self, model: &Model) -> Result<Excerpt> {
-        self.check()?;
+        self.check(model)?;
         let corpus = self.text()?;
-        let mut ids = model.tokenizer.encode(&corpus.joined())?;
-        ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
+        let mut text = model.tokenizer.encoding(&corpus.joined())?;
+        text.truncate(self.max_tokens.unwrap_or(usize::MAX));
+        text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(|loss| warn(loss));
+        let (bytes, dropped, unknown) = (text.bytes(1..text.ids.len()), text.dropped(), text.unknown());
+        let ids = text.ids;
         let windows = windows(ids.len(), self.seq_len, self.stride);
         if windows.is_empty() {
             return Err(Error::input(format!("{} tokens leave nothing to score", ids.len()))
                 .at(self.corpus.display())
                 .hint("a text is scored from its second token on"));
         }
-        Ok(Excerpt { corpus, ids, windows })
+        Ok(Excerpt { corpus, ids, windows, bytes, dropped, unknown })
     }
 
     /// What of these settings decides the scores, for fingerprints.
@@ -121,12 +134,20 @@ impl Excerpt {
 
     /// A reading with what it says about the text and the time it took.
     pub fn describe(&self, reading: Reading, runtime: f64) -> Reading {
-        reading
-            .value("corpus", self.corpus.title())
-            .value("corpus_hash", self.corpus.sha256.as_str())
+        self.name(reading)
             .value("n_tokens", self.scored())
             .value("runtime_s", runtime)
             .value("tokens_per_s", self.scored() as f64 / runtime)
+    }
+
+    /// A reading with the text's name, and how much of it is not in the tokens; null where all of it is.
+    pub fn name(&self, reading: Reading) -> Reading {
+        let some = |count: usize| Some(count).filter(|count| *count > 0);
+        reading
+            .value("corpus", self.corpus.title())
+            .value("corpus_hash", self.corpus.sha256.as_str())
+            .value("dropped_bytes", some(self.dropped))
+            .value("unknown_tokens", some(self.unknown))
     }
 }
 

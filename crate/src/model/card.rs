@@ -1,6 +1,7 @@
 //! What was loaded, as lines of name and value.
 
 use super::Model;
+use super::tokenizer::Tokenizer;
 use std::fmt;
 
 impl Model {
@@ -8,10 +9,14 @@ impl Model {
     pub fn card(&self) -> Vec<(String, String)> {
         let millions = self.parameters() as f64 / 1e6;
         let size = format!("{millions:.2} M, {:.1} MB as {}", self.bytes() as f64 / 1e6, self.dtype.as_str());
+        let text = match &self.tokenizer {
+            Tokenizer::Missing { .. } => "no tokenizer: token ids only",
+            tokenizer => tokenizer.name(),
+        };
         let lines = [
             ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
             ("parameters", Some(size)),
-            ("vocabulary", Some(format!("{} ({})", self.config.vocab_size(), self.tokenizer.name()))),
+            ("vocabulary", Some(format!("{} ({text})", self.config.vocab_size()))),
             (
                 "quantized",
                 self.quantization

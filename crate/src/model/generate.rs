@@ -8,7 +8,7 @@ use crate::layer::op::with_floats;
 use crate::layer::state::State;
 use crate::progress::check_interrupt;
 use crate::threads::install;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use std::ops::Range;
 
 /// Prompts are read in pieces of this many tokens: between them an interrupt is heeded, and on a GPU memory does not grow with
@@ -24,6 +24,7 @@ impl Model {
         Ok(Tensor::from_slice(ids, (1, ids.len()), self.device())?)
     }
 
+    /// The one place where tokens come in: none lies outside the vocabulary, and there is at least one.
     fn check(&self, ids: &[u32]) -> Result<()> {
         let vocab = self.config.vocab_size();
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
@@ -34,6 +35,21 @@ impl Model {
             return Err(Error::input("there are no tokens to read"));
         }
         Ok(())
+    }
+
+    /// As [`check`](Self::check), of tokens [B, T] that a caller made.
+    pub(super) fn admit(&self, tokens: &Tensor, state: Option<&State>) -> Result<()> {
+        let (dims, dtype) = (tokens.dims(), tokens.dtype());
+        if dims.len() != 2 || dtype != DType::U32 {
+            return Err(Error::input(format!(
+                "tokens are [B, T] in u32, found {dims:?} in {}",
+                dtype.as_str()
+            )));
+        }
+        if let Some(held) = state.map(State::batch).filter(|held| *held != dims[0]) {
+            return Err(Error::input(format!("{} sequences cannot move a state of {held} on", dims[0])));
+        }
+        self.check(&tokens.flatten_all()?.to_vec1()?)
     }
 
     /// Reads a prompt, moving `state` on, and returns the logits after its last token.
@@ -68,7 +84,7 @@ impl Model {
                 logits.resize(self.config.vocab_size(), 0.0);
                 install(|| self.network.read(piece, state, last.then_some(&mut *logits)))?;
             } else if last {
-                let found = self.forward(&self.tokens(piece)?, Some(state), Positions::Last)?;
+                let found = self.forward_admitted(&self.tokens(piece)?, Some(state), Positions::Last)?;
                 *logits = found.flatten_all()?.to_vec1()?;
             } else {
                 self.network.stream(&self.tokens(piece)?, Some(state))?;
@@ -82,7 +98,7 @@ impl Model {
     pub fn continue_greedily(&self, ids: &[u32], count: usize) -> Result<Vec<u32>> {
         let mut state = self.state(1)?;
         let mut logits = self.prefill(ids, &mut state)?;
-        let mut out = Vec::with_capacity(count);
+        let mut out = vec![];
         while out.len() < count {
             let best = argmax(&logits);
             out.push(best);

@@ -1,7 +1,13 @@
-//! How a model is to be loaded: storage, device, revision.
+//! How a model is to be loaded: storage, device, revision, tokenizer.
 
+use super::checkpoint::Checkpoint;
+use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
+use std::path::Path;
+
+/// What safetensors metadata call the tokenizer of a model whose text was chosen to be bytes.
+pub(super) const TOKENIZER: &str = "tokenizer";
 
 /// Where and how to load a model.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +18,57 @@ pub struct Loading {
     pub device: Option<Device>,
     /// A hub revision: branch, tag or commit.
     pub revision: Option<String>,
+    /// How text is read; by default with the `tokenizer.json` beside the weights, see [`tokenizer`](super::tokenizer).
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl Loading {
+    /// The tokenizer of a checkpoint, and what is assumed by it.
+    pub(super) fn tokenizer_of(
+        &self,
+        found: &Checkpoint,
+        vocab_size: usize,
+    ) -> Result<(Tokenizer, Option<String>)> {
+        let file = found.tokenizer.as_ref().filter(|_| self.tokenizer.is_none());
+        let (tokenizer, assumed) = match (&self.tokenizer, file) {
+            (Some(chosen), _) => (chosen.clone(), None),
+            (None, Some(file)) => (Tokenizer::load(file)?, None),
+            (None, None) if found.metadata.get(TOKENIZER).is_some_and(|name| name == "bytes") => {
+                (Tokenizer::Bytes, None)
+            }
+            (None, None) => {
+                let source = found.source.as_path();
+                let folder = if source.is_dir() { Some(source) } else { source.parent() };
+                let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+                Tokenizer::without_file(vocab_size, folder.unwrap_or(Path::new(".")))
+            }
+        };
+        let told_by = file.unwrap_or(&found.source);
+        tokenizer.check(vocab_size).map_err(|error| error.at(told_by.display()))?;
+        Ok((tokenizer, assumed))
+    }
+
+    /// The tokenizer of a model that has no checkpoint: bytes, where the vocabulary holds them.
+    pub(super) fn tokenizer_without_checkpoint(&self, vocab_size: usize) -> Result<Tokenizer> {
+        let tokenizer = match &self.tokenizer {
+            Some(chosen) => chosen.clone(),
+            None if vocab_size >= Tokenizer::Bytes.vocab_size() => Tokenizer::Bytes,
+            None => Tokenizer::without_file(vocab_size, Path::new(".")).0,
+        };
+        tokenizer.check(vocab_size)?;
+        Ok(tokenizer)
+    }
+}
+
+/// The tokenizer of that name: bytes, or the path of a `tokenizer.json` or of its folder.
+pub fn parse_tokenizer(name: &str) -> Result<Tokenizer> {
+    match name {
+        "bytes" => Ok(Tokenizer::Bytes),
+        path => Tokenizer::load(path).map_err(|error| match Path::new(path).exists() {
+            true => error,
+            false => error.hint("give bytes, or the path of a tokenizer.json or of its folder"),
+        }),
+    }
 }
 
 /// The storage dtype of that name: f32, bf16 or f16.

@@ -34,7 +34,7 @@ use crate::layer::state::State;
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Checkpoint;
-pub use loading::{Loading, parse_device, parse_dtype};
+pub use loading::{Loading, parse_device, parse_dtype, parse_tokenizer};
 use quantization::Quantization;
 use safetensors::save_safetensors;
 use std::collections::BTreeMap;
@@ -125,19 +125,8 @@ impl Model {
                 (config.map_err(at)?, vec![], matrices)
             }
         };
-        let tokenizer = match &found.tokenizer {
-            Some(path) => Tokenizer::load(path)?,
-            None => Tokenizer::Bytes,
-        };
-        let told_by = found.tokenizer.as_ref().unwrap_or(&found.source);
-        tokenizer.check(config.vocab_size()).map_err(|error| error.at(told_by.display()))?;
-        if matches!(tokenizer, Tokenizer::Bytes) && config.vocab_size() > 2 * tokenizer.vocab_size() {
-            // Not an error: speed and memory can be measured all the same.
-            assumed.push(format!(
-                "text is bytes, though the vocabulary has {} tokens (no tokenizer.json beside the weights)",
-                config.vocab_size()
-            ));
-        }
+        let (tokenizer, told) = how.tokenizer_of(&found, config.vocab_size())?;
+        assumed.extend(told);
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
         let built = Self::build(config, tensors, matrices, quantization, tokenizer, how).map_err(at)?;
         let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
@@ -150,9 +139,10 @@ impl Model {
         Ok(Self { hash: format!("random-{seed}"), ..Self::from_tensors(name, config, tensors, how)? })
     }
 
-    /// A model of tensors at hand, reading bytes. Its hash is empty: it has no checkpoint.
+    /// A model of tensors at hand, reading bytes if no other tokenizer is chosen. Its hash is empty: it has no checkpoint.
     pub fn from_tensors(name: &str, config: Config, tensors: Tensors, how: &Loading) -> Result<Self> {
-        let built = Self::build(config, tensors, Matrices::new(), None, Tokenizer::Bytes, how)?;
+        let tokenizer = how.tokenizer_without_checkpoint(config.vocab_size())?;
+        let built = Self::build(config, tensors, Matrices::new(), None, tokenizer, how)?;
         Ok(Self { name: name.to_string(), ..built })
     }
 
@@ -224,7 +214,7 @@ impl Model {
 
     /// The same model with its matrices stored in another dtype. Widening does not bring back what narrowing lost.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
-        let how = Loading { dtype: Some(dtype), device: Some(self.device.clone()), revision: None };
+        let how = Loading { dtype: Some(dtype), device: Some(self.device.clone()), ..Loading::default() };
         let built = Self::build(
             self.config.clone(),
             self.tensors.clone(),
@@ -295,7 +285,21 @@ impl Model {
 
     /// tokens [B, T] → logits [B, T or 1, vocabulary] in f32, moving `state` on by T tokens. Without a state the
     /// sequences start from nothing and nothing is kept.
+    ///
+    /// # Errors
+    /// If the tokens are not whole numbers of the vocabulary, or not as many sequences as `state` holds.
     pub fn forward(
+        &self,
+        tokens: &Tensor,
+        state: Option<&mut State>,
+        positions: Positions,
+    ) -> Result<Tensor> {
+        self.admit(tokens, state.as_deref())?;
+        self.forward_admitted(tokens, state, positions)
+    }
+
+    /// As [`forward`](Self::forward), for tokens that were held to the vocabulary.
+    fn forward_admitted(
         &self,
         tokens: &Tensor,
         state: Option<&mut State>,
@@ -345,8 +349,8 @@ impl Model {
         install(|| self.network.logits(hidden))
     }
 
-    /// Writes `model.safetensors` and `config.json`, and the tokenizer if it is not bytes, into a folder. Loading it
-    /// gives identical logits.
+    /// Writes `model.safetensors` and `config.json`, and the tokenizer's file as it was if there is one, into a folder.
+    /// Loading it gives identical logits.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
         let mut metadata = BTreeMap::from([
@@ -355,6 +359,11 @@ impl Model {
             ("dtype".to_string(), self.dtype.as_str().to_string()),
             ("saved_from".to_string(), format!("{} {}", self.name, self.hash)),
         ]);
+        // Loaded again, it reads bytes as it does now, though its vocabulary does not tell.
+        let (alone, _) = Tokenizer::without_file(self.config.vocab_size(), folder);
+        if matches!((&self.tokenizer, alone), (Tokenizer::Bytes, Tokenizer::Missing { .. })) {
+            metadata.insert(loading::TOKENIZER.to_string(), self.tokenizer.name().to_string());
+        }
         if let Some(length) = self.training_length {
             metadata.insert("training_length".to_string(), length.to_string());
         }
@@ -369,10 +378,7 @@ impl Model {
         std::fs::write(&path, config + "\n").map_err(|error| Error::io(&path, &error))?;
         if let Tokenizer::Pieces(pieces) = &self.tokenizer {
             let path = folder.join("tokenizer.json");
-            let saved = pieces.tokenizer.save(&path, false);
-            saved.map_err(|error| {
-                Error::unavailable(format!("cannot be written: {error}")).at(path.display())
-            })?;
+            std::fs::write(&path, pieces.file()).map_err(|error| Error::io(&path, &error))?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::model::init::stream;
 use crate::model::quantization::Calibrated;
 use crate::progress::Progress;
 use crate::threads::install;
+use crate::warning::warn;
 use candle_core::Tensor;
 use rand::seq::index::sample;
 use rayon::prelude::*;
@@ -110,7 +111,9 @@ impl Calibration {
         if self.samples == 0 || self.length == 0 {
             return Err(Error::input("calibration needs at least one window of at least one token"));
         }
-        let ids = model.tokenizer.encode(&corpus.joined())?;
+        let text = model.tokenizer.encoding(&corpus.joined())?;
+        text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(|loss| warn(loss));
+        let ids = text.ids;
         let places = ids.len() / self.length;
         if places == 0 {
             let (found, length) = (ids.len(), self.length);

@@ -28,6 +28,7 @@ struct Single {
     model: String,
     dtype: Option<String>,
     scheme: Option<String>,
+    tokenizer: Option<String>,
     quantizing: Option<crate::quantize::Quantizing>,
     measure: Value,
 }
@@ -58,6 +59,7 @@ impl Study {
         Ok(Self {
             name: kind,
             models: vec![single.model],
+            tokenizer: single.tokenizer,
             schemes: single.scheme.or(single.dtype).into_iter().collect(),
             quantizing: single.quantizing.unwrap_or_default(),
             measures: vec![measure.map_err(|e| Error::input(e).at(path.display()))?],

@@ -26,7 +26,7 @@ use crate::measure::{
     Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
     passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
 };
-use crate::model::Model;
+use crate::model::{Loading, Model, parse_tokenizer};
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
 pub use check::Check;
@@ -41,6 +41,10 @@ pub struct Study {
     pub name: String,
     /// Folders, files, hub ids or `random:SHAPE`.
     pub models: Vec<String>,
+    /// How their text is read, if not with the tokenizers beside their weights: `bytes`, or the path of a `tokenizer.json`
+    /// or of its folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// Names of schemes, one after the other; empty: every model as it is.
     #[serde(default)]
     pub schemes: Vec<String>,
@@ -87,6 +91,13 @@ impl Study {
     #[must_use]
     pub fn models<S: Into<String>>(mut self, models: impl IntoIterator<Item = S>) -> Self {
         self.models.extend(models.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets how text is read, if not with the tokenizer beside the weights: `bytes`, or a path.
+    #[must_use]
+    pub fn tokenizer(mut self, tokenizer: &str) -> Self {
+        self.tokenizer = Some(tokenizer.to_string());
         self
     }
 
@@ -151,7 +162,7 @@ impl Study {
         if schemes.is_empty() {
             schemes.push(Scheme::default());
         }
-        let first = Model::load(&self.models[0])?;
+        let first = self.load(&self.models[0])?;
         self.measures.iter().try_for_each(|measure| measure.check(&first))?;
         schemes.iter().try_for_each(|scheme| scheme.check(&first, &self.quantizing))?;
         let mut first = Some(first);
@@ -160,7 +171,7 @@ impl Study {
         let alone = self.measures.iter().any(|measure| matches!(measure, Instrument::Cost(_)));
         for source in &self.models {
             for scheme in &schemes {
-                let whole = first.take().map_or_else(|| Model::load(source), Ok)?;
+                let whole = first.take().map_or_else(|| self.load(source), Ok)?;
                 let model = whole.quantized_with(scheme, &self.quantizing)?;
                 first = (!alone).then_some(whole);
                 self.measures.iter().try_for_each(|measure| measure.record(&model, &run))?;
@@ -169,6 +180,11 @@ impl Study {
         }
         run.finish()?;
         Ok(run)
+    }
+
+    fn load(&self, source: &str) -> Result<Model> {
+        let tokenizer = self.tokenizer.as_deref().map(parse_tokenizer).transpose()?;
+        Model::load_with(source, &Loading { tokenizer, ..Loading::default() })
     }
 }
 

@@ -108,9 +108,9 @@ impl Data {
         while let Some(prompt) = passkey::training_prompt(rng, room(&tokens), ending, filler, digits, &count)?
         {
             let again = prompt.repetition();
-            let again = count(&prompt.text[..again.start])?..count(&prompt.text[..again.end])?;
-            let answer = self.tokenizer.encode(&format!("{}.\n", prompt.answer()))?;
-            let prompt = self.tokenizer.encode(&prompt.text)?;
+            let again = self.tokenizer.encoding(&prompt.text)?.tokens(again);
+            let answer = format!("{}.\n", prompt.answer());
+            let (prompt, answer) = self.tokenizer.continued(&prompt.text, &answer)?;
             let weight = |i| if again.contains(&i) { key_weight } else { filler_weight };
             weights.extend((0..prompt.len()).map(weight));
             weights.extend(std::iter::repeat_n(key_weight, answer.len()));

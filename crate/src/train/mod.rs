@@ -194,6 +194,14 @@ impl Training {
                 return Err(Error::input(format!("{name} must be at least 1, found 0")));
             }
         }
+        for (name, value, most) in [
+            ("mixture.batch_size", self.mixture.batch_size, 1 << 16),
+            ("mixture.digits", self.mixture.digits, 1000),
+        ] {
+            if value > most {
+                return Err(Error::input(format!("{name} must be at most {most}, found {value}")));
+            }
+        }
         let share = self.mixture.passkey;
         if !(0.0..=1.0).contains(&share) {
             return Err(Error::input(format!("mixture.passkey is a share from 0 to 1, found {share}")));

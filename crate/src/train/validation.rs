@@ -22,8 +22,8 @@ pub(super) struct Text {
 
 impl Text {
     pub(super) fn new(corpus: &Corpus, tokenizer: &Tokenizer, training: &Training) -> Result<Self> {
-        let tokens = tokenizer.encode(&corpus.joined())?;
-        let len = training.mixture.seq_len;
+        let text = tokenizer.encoding(&corpus.joined())?;
+        let (tokens, len) = (&text.ids, training.mixture.seq_len);
         let available = tokens.len().saturating_sub(1) / len;
         if available == 0 {
             return Err(Error::input(format!("fewer than the {len} tokens of one sequence"))
@@ -35,7 +35,7 @@ impl Text {
         let starts: Vec<_> = (0..windows).map(|i| i * available / windows * len).collect();
         let inputs: Vec<_> = starts.iter().flat_map(|s| &tokens[*s..s + len]).copied().collect();
         let targets: Vec<_> = starts.iter().flat_map(|s| &tokens[s + 1..=s + len]).copied().collect();
-        let bytes = tokenizer.decode(&targets)?.len();
+        let bytes = starts.iter().map(|s| text.bytes(s + 1..s + len + 1)).sum();
         Ok(Self { inputs: Tensor::from_vec(inputs, (windows, len), &Device::Cpu)?, targets, bytes })
     }
 
@@ -68,10 +68,12 @@ impl Recall {
         let mut prompts = vec![];
         for index in 0..if share > 0.0 { TRIALS } else { 0 } {
             let (key, depth) = passkey::trial(training.seed, seq_len, index, digits, TRIALS)?;
-            let answer = tokenizer.encode(&format!(" {key}"))?;
+            let answer = tokenizer.encode(&format!(" {key}"))?; // as long as it may be after a prompt
             let room = seq_len.saturating_sub(answer.len());
             let Ok(prompt) = passkey::passkey_prompt(room, depth, &key, &count) else { break };
-            prompts.push((tokenizer.encode(&(prompt.text + " " + &key))?, answer.len()));
+            let (mut tokens, answer) = tokenizer.continued(&prompt.text, &prompt.answer())?;
+            tokens.extend(&answer);
+            prompts.push((tokens, answer.len()));
         }
         Ok(Self { prompts })
     }

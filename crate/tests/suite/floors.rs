@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 /// From the ground up, on the two staircases; `measure` is where they meet.
 const FLOORS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("warning", &[]),
+    ("text", &["error"]),
     ("progress", &["error"]),
     ("json", &["error"]),
     ("memory", &[]),
@@ -13,11 +15,14 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("kernel", &[]),
     ("settings", &["error"]),
     ("stats", &[]),
-    ("corpus", &["error", "progress"]),
+    ("corpus", &["error", "text", "progress"]),
     ("format", &["error", "kernel"]),
     ("layer", &["error", "kernel", "format"]),
     ("family", &["error", "json", "threads", "kernel", "format", "layer"]),
-    ("model", &["error", "progress", "json", "memory", "threads", "kernel", "format", "layer", "family"]),
+    (
+        "model",
+        &["error", "text", "progress", "json", "memory", "threads", "kernel", "format", "layer", "family"],
+    ),
     (
         "train",
         &[
@@ -28,12 +33,18 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("record", &["error"]),
     ("frame", &["error", "record", "stats"]),
     ("figure", &["error", "record", "stats", "frame"]),
-    ("quantize", &["error", "progress", "threads", "corpus", "kernel", "format", "layer", "family", "model"]),
+    (
+        "quantize",
+        &[
+            "error", "warning", "progress", "threads", "corpus", "kernel", "format", "layer", "family",
+            "model",
+        ],
+    ),
     (
         "measure",
         &[
-            "error", "progress", "memory", "threads", "kernel", "format", "layer", "family", "model",
-            "corpus", "train", "quantize", "record", "stats",
+            "error", "warning", "progress", "memory", "threads", "kernel", "format", "layer", "family",
+            "model", "corpus", "train", "quantize", "record", "stats",
         ],
     ),
     (

@@ -11,6 +11,7 @@
 
 mod heads;
 
+use super::limit::{MADE, at_most};
 use super::reference::{self, Beside};
 use super::window::Sliding;
 use super::{Measure, subject};
@@ -73,6 +74,7 @@ impl Drift {
     /// # Errors
     /// If a setting is wrong, the text is too short, or the two have different layers.
     pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        self.sensible(model)?;
         alike(reference, model)?;
         let text = self.sliding().cut(model)?;
         let pieces: Vec<&[u32]> = text.ids.chunks_exact(self.length).collect();
@@ -121,7 +123,7 @@ impl Beside for Drift {
             split: self.split.as_deref(),
             seq_len: self.length,
             stride: self.length,
-            max_tokens: Some(self.samples * self.length),
+            max_tokens: Some(self.samples.saturating_mul(self.length)),
         }
     }
 
@@ -130,6 +132,8 @@ impl Beside for Drift {
     }
 
     fn sensible(&self, _model: &Model) -> Result<()> {
+        at_most("samples", [self.samples], MADE)?;
+        at_most("length", [self.length], MADE)?;
         match self.samples == 0 || self.length < 2 {
             true => Err(Error::input("drift needs at least one piece of at least two tokens")),
             false => Ok(()),

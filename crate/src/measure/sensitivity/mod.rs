@@ -17,7 +17,7 @@ pub mod ranking;
 mod sweep;
 
 use super::window::Sliding;
-use super::{Measure, subject};
+use super::{Measure, limit, subject};
 use crate::error::{Error, Result};
 use crate::kernel::softmax::Divergence;
 use crate::model::Model;
@@ -156,7 +156,8 @@ impl Measure for Sensitivity {
     }
 
     fn check(&self, model: &Model) -> Result<()> {
-        self.sliding().check()?;
+        self.sliding().check(model)?;
+        limit::bootstrap(&self.bootstrap)?;
         if self.schemes.is_empty() {
             return Err(Error::input("no scheme is named whose parts could be tried").hint("such as w3a16"));
         }
