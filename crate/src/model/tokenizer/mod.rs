@@ -14,7 +14,9 @@
 //! |---|---|
 //! | `pieces` | tokenizers of the tokenizers library |
 //! | `encoding` | a text in tokens, and which of its bytes each stands for |
+//! | `composed` | marks that went into the letter before them |
 
+mod composed;
 mod encoding;
 mod pieces;
 

@@ -1,5 +1,6 @@
 //! Tokenizers of the tokenizers library, as a `tokenizer.json` holds them.
 
+use super::composed;
 use super::encoding::{Encoding, Own, Place};
 use crate::error::{Error, Result};
 use crate::text;
@@ -105,6 +106,10 @@ impl Pieces {
             let unknown = self.unknown.as_ref().is_some_and(|(known, name)| id == known && !stands_for(name));
             Place { start: *start, end: *end, unknown }
         });
+        let mut places: Vec<Place> = places.collect();
+        if let Some(normalizer) = self.tokenizer.get_normalizer() {
+            composed::extend(&mut places, text, normalizer);
+        }
         // A byte of a character is a token of its own name, or one letter of a token in an alphabet of bytes.
         let (tokens, exact) = (found.get_tokens(), self.is_byte_level());
         let added = self.tokenizer.get_added_vocabulary().get_vocab();
@@ -115,7 +120,7 @@ impl Pieces {
                 exact: exact && Some(&found.get_ids()[i]) != unknown && !added.contains_key(&tokens[i]),
             },
         };
-        Ok(Encoding::of_places(found.get_ids().to_vec(), places.collect(), bytes, text.len()))
+        Ok(Encoding::of_places(found.get_ids().to_vec(), places, bytes, text.len()))
     }
 
     /// The text of tokens, as the decoder puts it together.

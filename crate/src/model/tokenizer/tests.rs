@@ -119,6 +119,10 @@ fn bytes_are_those_before_normalizing() {
             "{normalizer}"
         );
     }
+    // Marks that a normalizer takes away are lost, whether they were written apart or not.
+    let stripped = json!({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]});
+    let encoding = byte_level(&[], &json!({"normalizer": stripped})).encoding("ae\u{301}o").unwrap();
+    assert_eq!((encoding.ids.len(), encoding.dropped(), encoding.bytes(1..3)), (3, 2, 4));
     // A blank that the tokenizer puts before a text is none of its bytes.
     let level =
         json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
