@@ -1,7 +1,14 @@
 //! The one error type: what went wrong, where, and what to try.
 
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
+
+/// Tells on standard error what is no error, but should be known: what was assumed, dropped or replaced. Nothing happens
+/// where nobody reads it.
+pub fn warn(sentence: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "lowbit: warning: {sentence}");
+}
 
 /// What a caller may want to do about an error; the command line turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

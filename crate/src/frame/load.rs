@@ -1,7 +1,7 @@
 //! Finding and loading the records of one or many runs.
 
 use super::Frame;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, warn};
 use crate::record::{Lines, SCHEMA_VERSION, read_lines, runs_folder};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ impl Frame {
             all.warnings.extend(lines.warnings);
         }
         for warning in &all.warnings {
-            eprintln!("warning: {warning}");
+            warn(warning);
         }
         Ok(Self { warnings: all.warnings, ..Self::from_rows(&all.rows)? })
     }

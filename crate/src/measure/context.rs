@@ -5,6 +5,7 @@
 //! early contexts, few long ones for the late. Contexts are binned by powers of two.
 
 use super::divergence::between;
+use super::finite::{self, Known};
 use super::reference::{self, Beside};
 use super::window::Sliding;
 use super::{Measure, subject};
@@ -132,8 +133,9 @@ impl LongContext {
         }
         let scored: usize = bins.iter().map(|bin| bin.rise.len()).sum();
         let parts = rises.iter().zip(&adjusted).position(|(rise, p)| rise.value > 0.0 && *p < ALPHA);
+        let known = rises.iter().all(|rise| !rise.value.is_nan());
         let summary = row()
-            .value("parts_at", parts.map(|i| bins[i].contexts.start))
+            .value("parts_at", Known(parts.map(|i| bins[i].contexts.start), known))
             .value("n_tokens", scored)
             .value("corpus", corpus.title())
             .value("corpus_hash", corpus.sha256.as_str())
@@ -143,7 +145,8 @@ impl LongContext {
             None => summary,
         };
         rows.push(reference::describe(reference, summary));
-        Ok(rows)
+        let windows = self.lengths.iter().flat_map(|length| ids.chunks_exact(*length));
+        finite::told(rows, &[("in the reference ", reference), ("", model)], windows)
     }
 
     /// The text in the model's tokens: at least one of the longest windows.
@@ -212,8 +215,7 @@ impl LongContext {
     /// The mean of a bin's values. A block is at most the run of neighbours that one window gives.
     fn estimate(&self, values: &[f64], bin: &Bin) -> Result<Estimate> {
         let bootstrap = self.bootstrap.block(self.bootstrap.block.min(bin.contexts.len()));
-        let found = bootstrap.mean(values);
-        found.ok_or_else(|| Error::input("the bootstrap needs blocks and resamples of at least 1"))
+        bootstrap.mean(values).ok_or_else(|| Error::internal("a bin holds no token"))
     }
 }
 
@@ -272,6 +274,7 @@ impl Beside for LongContext {
     }
 
     fn sensible(&self, model: &Model) -> Result<()> {
+        self.bootstrap.check()?;
         self.tokens(model).map(|_| ())
     }
 

@@ -14,12 +14,13 @@
 //! | [`cost`] | speed and memory against length |
 //!
 //! [`window`] cuts a text into the sliding windows of the first three; `watch` shows what a model's linears read, `power`
-//! sets noise against a signal.
+//! sets noise against a signal, `finite` says where values that are not finite begin.
 
 pub mod context;
 pub mod cost;
 pub mod divergence;
 pub mod drift;
+mod finite;
 pub mod outliers;
 pub mod passkey;
 pub mod perplexity;

@@ -1,5 +1,6 @@
 //! Passkey retrieval: is a key, said once in a long filler text, recalled at its end?
 
+use super::finite::{self, Known};
 use super::{Measure, subject};
 use crate::corpus::passkey::{PasskeyPrompt, PasskeyTemplate, first_number, passkey_prompt, trial};
 use crate::error::{Error, Result};
@@ -16,6 +17,9 @@ use std::time::Instant;
 
 /// Tokens generated beyond the key's digits, for a space and punctuation around it.
 const EXTRA_TOKENS: usize = 3;
+
+/// The longest key.
+const MOST_DIGITS: usize = 100;
 
 /// Which prompts, and how many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +48,8 @@ struct Outcome {
     answer: Option<String>,
     correct: bool,
     key_logprob: f64,
+    /// Whether the answer comes of logits that are numbers.
+    known: bool,
 }
 
 impl Passkey {
@@ -86,14 +92,18 @@ impl Passkey {
             nll += each.iter().map(|x| f64::from(*x)).sum::<f64>();
         }
 
+        let numbers = |logits: &[f32]| logits.iter().all(|logit| !logit.is_nan());
+        let mut known = numbers(&logits) && nll.is_finite();
         let mut generated = vec![argmax(&logits)];
         while generated.len() < self.digits + EXTRA_TOKENS {
             let last = generated[generated.len() - 1];
             model.step_into(last, &mut state, &mut logits)?;
+            known &= numbers(&logits);
             generated.push(argmax(&logits));
         }
         let answer = first_number(&model.tokenizer.decode(&generated)?);
-        Ok(Outcome { correct: answer.as_deref() == Some(prompt.key.as_str()), answer, key_logprob: -nll })
+        let correct = answer.as_deref() == Some(prompt.key.as_str());
+        Ok(Outcome { answer: answer.filter(|_| known), correct, key_logprob: -nll, known })
     }
 
     fn measure_length(&self, model: &Model, length: usize) -> Result<Vec<Reading>> {
@@ -113,7 +123,7 @@ impl Passkey {
         };
         let progress = Progress::new(&format!("passkey {length}"), self.trials as u64, "prompts");
         let clock = Instant::now();
-        let (mut rows, mut correct, mut logprob) = (vec![], 0, 0.0);
+        let (mut rows, mut correct, mut logprob, mut odd) = (vec![], 0, 0.0, vec![]);
         for index in 0..self.trials {
             let prompt = self.prompt(model, length, index)?;
             let outcome = self.ask(model, &prompt)?;
@@ -127,18 +137,22 @@ impl Passkey {
                     .value("prompt_tokens", prompt.tokens)
                     .value("key", prompt.key)
                     .value("answer", outcome.answer)
-                    .value("correct", u8::from(outcome.correct))
+                    .value("correct", Known(u8::from(outcome.correct), outcome.known))
                     .value("key_logprob", outcome.key_logprob),
             );
+            if !outcome.known {
+                odd.push(model.tokenizer.encode(&prompt.text)?);
+            }
             progress.tick(1)?;
         }
         let (low, high) = wilson(correct, self.trials as u64, 1.96);
+        let known = |share: f64| Known(share, odd.is_empty());
         rows.push(
             row()
                 .value("trials", self.trials)
-                .value("accuracy", correct as f64 / self.trials as f64)
-                .value("accuracy_low", low)
-                .value("accuracy_high", high)
+                .value("accuracy", known(correct as f64 / self.trials as f64))
+                .value("accuracy_low", known(low))
+                .value("accuracy_high", known(high))
                 .value("key_logprob", logprob / self.trials as f64)
                 .value("depths", self.depths)
                 .value("digits", self.digits)
@@ -146,7 +160,7 @@ impl Passkey {
                 .value("template_hash", PasskeyTemplate::hash())
                 .value("runtime_s", clock.elapsed().as_secs_f64()),
         );
-        Ok(rows)
+        finite::told(rows, &[("", model)], odd.iter().map(Vec::as_slice))
     }
 }
 
@@ -166,6 +180,10 @@ impl Measure for Passkey {
     fn check(&self, model: &Model) -> Result<()> {
         if self.trials == 0 || self.lengths.is_empty() {
             return Err(Error::input("a passkey sweep needs at least one length and one trial"));
+        }
+        if self.digits > MOST_DIGITS {
+            let what = format!("a key has at most {MOST_DIGITS} digits, found {}", self.digits);
+            return Err(Error::input(what));
         }
         for length in &self.lengths {
             self.prompt(model, *length, 0)?;

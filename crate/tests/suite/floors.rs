@@ -12,7 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("threads", &["error"]),
     ("kernel", &[]),
     ("settings", &["error"]),
-    ("stats", &[]),
+    ("stats", &["error"]),
     ("corpus", &["error", "progress"]),
     ("format", &["error", "kernel"]),
     ("layer", &["error", "kernel", "format"]),

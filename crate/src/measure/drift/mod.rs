@@ -13,7 +13,7 @@ mod heads;
 
 use super::reference::{self, Beside};
 use super::window::Sliding;
-use super::{Measure, subject};
+use super::{Measure, finite, subject};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -104,7 +104,7 @@ impl Drift {
             let summary = summary.value("samples", pieces.len());
             rows.push(text.describe(reference::describe(reference, summary), clock.elapsed().as_secs_f64()));
         }
-        Ok(rows)
+        finite::told(rows, &[("in the reference ", reference), ("", model)], pieces)
     }
 }
 
@@ -121,7 +121,7 @@ impl Beside for Drift {
             split: self.split.as_deref(),
             seq_len: self.length,
             stride: self.length,
-            max_tokens: Some(self.samples * self.length),
+            max_tokens: Some(self.samples.saturating_mul(self.length)),
         }
     }
 
