@@ -11,9 +11,14 @@ use lowbit::train;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
+/// How commands end.
+const ENDS: &str = "\
+Exit codes: 0 done · 1 a check found differences, or a bug · 2 something given cannot be used · 3 the system refused · \
+130 interrupted. A reader that stops reading (head, a pager) is no error: figures and records are made all the same.";
+
 /// A research lab for low-bit sequence models: load, measure, record, plot.
 #[derive(Parser)]
-#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(version, propagate_version = true, arg_required_else_help = true, after_long_help = ENDS)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,

@@ -2,9 +2,10 @@
 
 use crate::args::{self, Args, Command, Measuring, Recording, Source};
 use crate::flags::over;
-use crate::report::{comparison, report};
+use crate::out::{say, told};
+use crate::report::{comparison, failures, report};
 use clap::Args as Flags;
-use lowbit::error::{Error, Result};
+use lowbit::error::{Error, Kind, Result};
 use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
@@ -18,6 +19,7 @@ use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
 use lowbit::study::Study;
 use lowbit::train::Training;
+use lowbit::warning::warn;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 
@@ -41,23 +43,18 @@ pub fn run(args: Args) -> Result<()> {
             record("cost", &cost, &flags)
         }
         Command::Quantize { model, out } => quantize(&model, &out),
-        Command::Schemes => {
-            println!("{}", schemes());
-            Ok(())
-        }
+        Command::Schemes => say!("{}", schemes()),
         Command::Train(flags) => train(&flags),
         Command::Plots { run } => plots(&run),
         Command::Compare { runs, baseline } => {
-            println!("{}", comparison(&Frame::load_all(&runs)?, baseline.as_deref())?);
-            Ok(())
+            say!("{}", comparison(&Frame::load_all(&runs)?, baseline.as_deref())?)
         }
         Command::Info { model, linears } => info(&model, linears),
         Command::Convert { model, out, training_length } => {
             let mut model = load(&model)?;
             model.training_length = training_length.or(model.training_length);
             model.save(&out)?;
-            println!("wrote {}", out.display());
-            Ok(())
+            say!("wrote {}", out.display())
         }
     }
 }
@@ -101,10 +98,9 @@ fn quantize(source: &Source, out: &Path) -> Result<()> {
     let model = load(source)?;
     model.save(out)?;
     if let Some(report) = &model.quantization {
-        println!("{report}");
+        say!("{report}")?;
     }
-    println!("{:.2} MB in {}", model.bytes() as f64 / 1e6, out.display());
-    Ok(())
+    say!("{:.2} MB in {}", model.bytes() as f64 / 1e6, out.display())
 }
 
 /// The presets, and how names are made.
@@ -119,6 +115,7 @@ fn schemes() -> String {
 #[derive(Serialize)]
 struct Resolved<'a, M> {
     model: &'a str,
+    model_hash: &'a str,
     dtype: &'a str,
     scheme: Option<&'a str>,
     quantizing: Option<Quantizing>,
@@ -133,16 +130,27 @@ fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) ->
     threads(recording.threads)?;
     let model = load(source)?;
     measure.check(&model)?;
-    let run = noted(Run::create_in(root(recording), name)?, recording);
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
     let scheme = source.scheme.as_deref();
     let quantizing = scheme.map(|_| quantizing(source));
-    let tokenizer = source.tokenizer.as_deref();
-    let model_name = &source.model;
-    run.write_config(&Resolved { model: model_name, dtype, scheme, quantizing, device, tokenizer, measure })?;
-    measure.record(&model, &run)?;
+    let (model_hash, tokenizer) = (model.hash.as_str(), source.tokenizer.as_deref());
+    let source = source.model.as_str();
+    let config = Resolved { model: source, model_hash, dtype, scheme, quantizing, device, tokenizer, measure };
+    let run = noted(Run::resume_free_or_create(root(recording), name, &config)?, recording);
+    run.write_config(&config)?;
+    measure.record(&model, &run).map_err(|error| {
+        goes_on(error, || match run.units() {
+            0 => "nothing was recorded yet: the same command begins again".to_string(),
+            _ => format!("what was recorded is in {}: the same command goes on from there", told(run.path())),
+        })
+    })?;
     run.finish()?;
     report(&run)
+}
+
+/// An interruption with what the same command will do when it is given again.
+fn goes_on(error: Error, then: impl FnOnce() -> String) -> Error {
+    if error.kind() == Kind::Interrupted { error.hint(then()) } else { error }
 }
 
 fn root(recording: &Recording) -> PathBuf {
@@ -165,15 +173,34 @@ fn reproduce(flags: &args::Reproduce) -> Result<()> {
             .hint("name a study, or a run after --check")),
         Some(None) => Study::parts(name).into_iter().try_for_each(|part| check(Path::new(part))),
         None => match &flags.recording.config {
-            Some(path) => measure(lowbit::settings::read(path)?, flags),
-            None => Study::parts(name)
-                .into_iter()
-                .try_for_each(|part| measure(Study::named_in(part, root(&flags.recording))?, flags)),
+            Some(path) => measure(chosen(lowbit::settings::read(path)?, flags), flags),
+            None => parts(&Study::parts(name), flags),
         },
     }
 }
 
-fn measure(mut study: Study, flags: &args::Reproduce) -> Result<()> {
+/// Measures studies one after the other. Where one of them was interrupted, those before it are not measured again.
+fn parts(names: &[&str], flags: &args::Reproduce) -> Result<()> {
+    let root = root(&flags.recording);
+    let study = |part: &str| Ok(chosen(Study::named_in(part, &root)?, flags));
+    let under_way = |part: &&str| {
+        let found = study(part).and_then(|study| Run::unfinished(&root, &study.name, &study));
+        found.is_ok_and(|run| run.is_some())
+    };
+    let first = names.iter().rposition(|part| under_way(part)).unwrap_or(0);
+    for (i, part) in names.iter().enumerate() {
+        let study = study(part)?;
+        let done = if i < first { Run::finished(&root, &study.name, &study)? } else { None };
+        match done {
+            Some(run) => say!("{part} is measured already: {}", told(&run))?,
+            None => measure(study, flags)?,
+        }
+    }
+    Ok(())
+}
+
+/// A study with what the flags put in its place.
+fn chosen(mut study: Study, flags: &args::Reproduce) -> Study {
     if let Some(model) = &flags.model {
         study.models = vec![model.clone()];
     }
@@ -181,17 +208,27 @@ fn measure(mut study: Study, flags: &args::Reproduce) -> Result<()> {
     if let Some(schemes) = &flags.schemes {
         study.schemes = schemes.clone();
     }
-    if flags.small {
-        study = study.small();
-    }
-    let run = study.run_into(|| Ok(noted(study.open(root(&flags.recording))?, &flags.recording)))?;
+    if flags.small { study.small() } else { study }
+}
+
+fn measure(study: Study, flags: &args::Reproduce) -> Result<()> {
+    let root = root(&flags.recording);
+    let open = || Ok(noted(study.open(&root)?, &flags.recording));
+    let run = study.run_into(open).map_err(|error| {
+        goes_on(error, || match Run::unfinished(&root, &study.name, &study) {
+            Ok(Some(run)) => {
+                format!("what was recorded is in {}: the same command goes on from there", told(&run))
+            }
+            _ => format!("nothing of {} was recorded yet", study.name),
+        })
+    })?;
     report(&run)
 }
 
 /// A recorded run measured again.
 fn check(run: &Path) -> Result<()> {
     let check = Study::check_run(run)?;
-    println!("{check}");
+    say!("{check}")?;
     check.passed()
 }
 
@@ -201,15 +238,19 @@ fn train(flags: &args::Train) -> Result<()> {
     training.corpus = flags.corpus.clone().unwrap_or(training.corpus);
     training.steps = flags.steps.unwrap_or(training.steps);
     training.seed = flags.seed.unwrap_or(training.seed);
-    let outcome = training.run(&flags.out)?;
-    println!(
+    let outcome = training.run(&flags.out).map_err(|error| {
+        goes_on(error, || match flags.out.join("checkpoint.safetensors").exists() {
+            true => "the same command goes on from the last checkpoint".to_string(),
+            false => "there was no checkpoint yet: the same command begins again".to_string(),
+        })
+    })?;
+    say!(
         "{} steps, {:.3} bits/byte on held-out text, {:.0} tokens/s; model in {}",
         outcome.steps,
         outcome.valid_bits_per_byte,
         outcome.tokens_per_s,
         outcome.model.display()
-    );
-    Ok(())
+    )
 }
 
 fn plots(run: &str) -> Result<()> {
@@ -220,15 +261,26 @@ fn plots(run: &str) -> Result<()> {
         (Frame::load(run)?, Run::open(run)?.plots_dir()?)
     };
     std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, &error))?;
-    for path in figure::draw_all(&frame, &folder)? {
-        println!("{}", path.display());
+    let mut figures = figure::draw_all(&frame, &folder)?;
+    figures.drawn.iter().try_for_each(|path| say!("{}", path.display()))?;
+    // Only where nothing at all could be drawn the command has failed.
+    match (figures.drawn.is_empty(), figures.failed.pop()) {
+        (true, Some((name, error))) => Err(error.at(format!("figure {name}"))),
+        (true, None) => {
+            warn("the records hold nothing that there is a figure of");
+            Ok(())
+        }
+        (false, failed) => {
+            figures.failed.extend(failed);
+            failures(&figures);
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 fn info(source: &Source, linears: bool) -> Result<()> {
     let model = load(source)?;
-    println!("{model}");
+    say!("{model}")?;
     if linears {
         for (path, linear) in model.linears() {
             let (out, inner) = linear.weight.shape()?;
@@ -236,7 +288,7 @@ fn info(source: &Source, linears: bool) -> Result<()> {
                 Weight::Dense(weight) => weight.dtype().as_str(),
                 Weight::Quantized(_) => "quantized",
             };
-            println!("  {path:<44} [{out}, {inner}]  {stored}  {} bytes", linear.weight.bytes());
+            say!("  {path:<44} [{out}, {inner}]  {stored}  {} bytes", linear.weight.bytes())?;
         }
     }
     Ok(())

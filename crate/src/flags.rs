@@ -14,6 +14,8 @@ use std::path::PathBuf;
 /// A path is not Unicode or a number not finite, which records could not hold.
 pub fn over<S: Serialize + DeserializeOwned>(settings: &S, flags: &impl Serialize) -> Result<S> {
     let unfit = |error: serde_json::Error| Error::input(format!("settings that cannot be recorded: {error}"));
+    finite(settings)?;
+    finite(flags)?;
     let mut all = serde_json::to_value(settings).map_err(unfit)?;
     let given = serde_json::to_value(flags).map_err(unfit)?;
     // A default split belongs to the default corpus, a default stride to the default length.
@@ -27,6 +29,20 @@ pub fn over<S: Serialize + DeserializeOwned>(settings: &S, flags: &impl Serializ
         all[name] = value.clone();
     }
     serde_json::from_value(all).map_err(unfit)
+}
+
+/// Refuses numbers that are not finite, which JSON would leave out without a word.
+fn finite(settings: &impl Serialize) -> Result<()> {
+    let yaml = serde_saphyr::to_string(settings)
+        .map_err(|error| Error::input(format!("settings that cannot be recorded: {error}")))?;
+    let mut fields = yaml.lines().filter_map(|line| line.trim_start().split_once(": "));
+    match fields.find(|(_, value)| [".nan", ".inf", "-.inf"].contains(&value.trim())) {
+        Some((name, value)) => {
+            let value = value.trim().replace('.', "");
+            Err(Error::input(format!("{name} must be a number, found {value}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Which text is read.
@@ -121,7 +137,7 @@ pub struct Outliers {
     #[serde(flatten)]
     pieces: Pieces,
     /// Share of the channels that count as a token's largest.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_share: Option<f64>,
 }
 

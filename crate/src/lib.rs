@@ -36,6 +36,9 @@
 //! A lower floor never imports a higher one: kernel → format → layer → family → model → quantize → measure → study on the
 //! one staircase, record → frame → figure on the other; they meet at record.
 
+// Printing ends in a panic where nobody reads: `warning::warn` and the program's `say!` do not.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod corpus;
 pub mod display;
 pub mod error;

@@ -1,13 +1,27 @@
 //! The command line of lowbit: the verbs of the library, with flags.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod commands;
 mod flags;
+mod out;
 mod report;
 
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use lowbit::error::Kind;
+use out::{complain, say};
 use std::process::ExitCode;
+
+/// What a newcomer does next: the answer to a call without arguments.
+const WELCOME: &str = "\
+lowbit: a research lab for low-bit sequence models
+
+  lowbit reproduce first-look                  first tables and figures: the default model, whole and in four bits
+  lowbit ppl data/models/bard --scheme w4a8    one measurement of one model; yours: a folder, a file or a hub id
+  cargo lab                                    the same in notebooks, in the repository
+
+lowbit --help tells all commands, lowbit schemes all schemes.";
 
 fn main() -> ExitCode {
     // candle keeps a second, spinning thread pool for elementwise operations; beside rayon's it only costs time.
@@ -15,6 +29,10 @@ fn main() -> ExitCode {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
     }
+    if std::env::args_os().len() <= 1 {
+        return ended(say!("{WELCOME}"));
+    }
+    stop_on_interrupt();
     let args = match args::Args::given() {
         Ok(args) => args,
         // Help and version are what was asked for, not mistakes.
@@ -22,14 +40,19 @@ fn main() -> ExitCode {
             error.exit()
         }
         Err(error) => {
-            eprintln!("lowbit: {}", one_sentence(&error.to_string()));
+            complain(one_sentence(&error.to_string()));
             return ExitCode::from(2);
         }
     };
-    match commands::run(args) {
+    ended(commands::run(args))
+}
+
+/// The exit code, with the sentence where there is something to complain about.
+fn ended(result: lowbit::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lowbit: {error}");
+            complain(&error);
             ExitCode::from(match error.kind() {
                 Kind::Internal | Kind::Differs => 1,
                 Kind::Input => 2,
@@ -39,6 +62,27 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Lets the first Ctrl-C stop the work at its next tick, with what was recorded kept and a sentence; the second ends the
+/// program at once.
+#[cfg(unix)]
+fn stop_on_interrupt() {
+    extern "C" fn stop(_: libc::c_int) {
+        lowbit::progress::interrupt();
+        // SAFETY: `signal` may be called in a handler.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    }
+    // SAFETY: the handler stores a flag and calls what a handler may call.
+    let before = unsafe { libc::signal(libc::SIGINT, stop as *const () as libc::sighandler_t) };
+    if before == libc::SIG_IGN {
+        // In the background of a script: what the terminal says is for others.
+        // SAFETY: as above.
+        unsafe { libc::signal(libc::SIGINT, before) };
+    }
+}
+
+#[cfg(not(unix))]
+fn stop_on_interrupt() {}
 
 /// A complaint about flags without its layout: what is wrong, tips, and where the flags are told.
 fn one_sentence(complaint: &str) -> String {

@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -127,7 +128,7 @@ impl Progress {
     /// Prints a line above the bar.
     pub fn line(&self, text: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{text}");
+            let _ = writeln!(std::io::stderr(), "{text}"); // nobody may be reading
         } else {
             self.bar.println(text);
         }

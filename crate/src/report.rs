@@ -1,9 +1,11 @@
 //! What is shown of a finished run: a table for each measurement, the schemes beside a baseline, figures.
 
+use crate::out::{say, told};
 use lowbit::error::{Error, Result};
-use lowbit::figure;
+use lowbit::figure::{self, Gallery};
 use lowbit::frame::{Comparison, Frame};
 use lowbit::record::Run;
+use lowbit::warning::warn;
 
 /// The columns of each measurement's table.
 const TABLES: [(&str, &[&str]); 11] = [
@@ -132,28 +134,60 @@ const TABLES: [(&str, &[&str]); 11] = [
     ),
 ];
 
-/// Tables and figures of a finished run.
+/// Figures and tables of a finished run. The figures come first: whoever reads the tables may stop at any line.
 pub fn report(run: &Run) -> Result<()> {
     let frame = Frame::load(run.path())?;
+    let figures = figure::draw_all(&frame, &run.plots_dir()?)?;
     for (measure, columns) in TABLES {
         // Of outliers the roles say more than the summary.
         let kind = if measure == "outliers" { "role" } else { "summary" };
         let rows = frame.filter("measure", measure)?.filter("row", kind)?;
         if rows.height() > 0 {
-            println!("\n{measure}\n{}", rows.select(columns.iter().copied())?);
+            // What a measurement had no reason to record has no column.
+            let known = columns.iter().filter(|column| rows.has(column));
+            say!("\n{measure}\n{}", rows.select(known)?)?;
         }
     }
     // Where there is nothing to compare, or not with one baseline, the tables above are all.
     if let Some(comparison) = comparison(&frame, None).ok().filter(|comparison| comparison.rows.len() > 1) {
-        println!("\nschemes\n{comparison}");
+        say!("\nschemes\n{comparison}")?;
     }
-    for warning in frame.filter("row", "summary")?.texts("warning").unwrap_or_default().into_iter().flatten()
-    {
-        lowbit::warning::warn(&warning);
+    warnings(&frame)?.iter().for_each(warn);
+    failures(&figures);
+    say!("")?;
+    if let Some(first) = figures.drawn.iter().find(|path| path.extension().is_some_and(|end| end == "png")) {
+        let others = figures.drawn.len() / 2 - 1;
+        let beside = if others > 0 { format!(", and {others} more beside it") } else { String::new() };
+        say!("figure    {}{beside}", told(first))?;
     }
-    let figures = figure::draw_all(&frame, &run.plots_dir()?)?;
-    println!("\n{} figures and all readings in {}", figures.len(), run.path().display());
-    Ok(())
+    say!("readings  {}", told(&run.path().join("metrics.jsonl")))
+}
+
+/// What the records of a run warn of, each once, with the scheme where there are several.
+fn warnings(frame: &Frame) -> Result<Vec<String>> {
+    let rows = frame.filter("row", "summary")?;
+    if !rows.has("warning") {
+        return Ok(vec![]);
+    }
+    let schemes = rows.texts("scheme")?;
+    let several = schemes.iter().any(|scheme| *scheme != schemes[0]);
+    let mut all = vec![];
+    for (warning, scheme) in rows.texts("warning")?.into_iter().zip(&schemes) {
+        let Some(warning) = warning else { continue };
+        let told = scheme.as_ref().filter(|_| several).map(|scheme| format!("{scheme}: {warning}"));
+        let told = told.unwrap_or(warning);
+        if !all.contains(&told) {
+            all.push(told);
+        }
+    }
+    Ok(all)
+}
+
+/// Tells of the figures that could not be drawn.
+pub fn failures(figures: &Gallery) {
+    for (name, error) in &figures.failed {
+        warn(format!("the figure {name} was not drawn: {error}"));
+    }
 }
 
 /// The schemes of the records beside a baseline: the one named, or the first that was recorded.

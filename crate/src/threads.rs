@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, PoisonError, RwLock};
 
+/// The most threads: more than any machine has processors, and fewer than the system refuses.
+const MOST: usize = 1024;
+
 static POOL: RwLock<Option<Arc<ThreadPool>>> = RwLock::new(None);
 /// Pools of one thread each, started when they are first needed.
 static LANES: RwLock<Vec<Arc<ThreadPool>>> = RwLock::new(Vec::new());
@@ -14,7 +17,7 @@ static LANES: RwLock<Vec<Arc<ThreadPool>>> = RwLock::new(Vec::new());
 /// Sets how many threads the kernels use from now on; without it, all processors (or `RAYON_NUM_THREADS`).
 ///
 /// # Errors
-/// If `count` is 0, or the system refuses the threads.
+/// If `count` is 0 or beyond all reason, or the system refuses the threads.
 pub fn set_threads(count: usize) -> Result<()> {
     let pool = pool_of(count)?;
     *POOL.write().unwrap_or_else(PoisonError::into_inner) = Some(pool);
@@ -72,11 +75,29 @@ fn lanes(count: usize) -> Vec<Arc<ThreadPool>> {
     started.iter().take(count).cloned().collect()
 }
 
-fn pool_of(count: usize) -> Result<Arc<ThreadPool>> {
-    if count == 0 {
-        return Err(Error::input("0 threads cannot work").hint("give a count of at least 1"));
+/// Refuses a count that no pool has.
+///
+/// # Errors
+/// If it is 0 or beyond all reason.
+pub(crate) fn check_threads(count: usize) -> Result<()> {
+    let here = std::thread::available_parallelism().map_or(1, usize::from);
+    match count {
+        0 => Err(Error::input("0 threads cannot work").hint("give a count of at least 1")),
+        1..=MOST => Ok(()),
+        _ => Err(Error::input(format!("{count} threads are more than {MOST}, the most that are started"))
+            .hint(format!("this machine has {here} processors"))),
     }
+}
+
+fn pool_of(count: usize) -> Result<Arc<ThreadPool>> {
+    check_threads(count)?;
     build(count)
+}
+
+/// How many threads there are by default: 0 leaves it to rayon, which asks the environment and the machine.
+fn by_default() -> usize {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
+    asked.filter(|count: &usize| *count > MOST).map_or(0, |_| MOST)
 }
 
 /// The pool in force. None where the system refuses its threads: rayon's own pool then serves.
@@ -86,7 +107,7 @@ fn pool() -> Option<Arc<ThreadPool>> {
     }
     let mut place = POOL.write().unwrap_or_else(PoisonError::into_inner);
     if place.is_none() {
-        *place = build(0).ok(); // rayon reads 0 as its own default
+        *place = build(by_default()).ok();
     }
     place.clone()
 }
@@ -112,5 +133,9 @@ mod tests {
         assert!(install(|| rayon::current_thread_index().is_some()));
         assert_eq!(install(rayon::current_num_threads), threads());
         assert!(set_threads(0).unwrap_err().to_string().contains("at least 1"));
+        let sentence = set_threads(100_000).unwrap_err().to_string();
+        assert!(
+            sentence.contains("100000 threads are more than 1024") && sentence.contains("this machine has")
+        );
     }
 }

@@ -32,6 +32,7 @@ use candle_core::Tensor;
 use polars::prelude::DataFrame;
 use std::any::Any;
 use std::fmt::Debug;
+use std::io::Write;
 
 /// What a cell shows of a value: the same thing in several MIME types, of which a front end takes the richest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,8 +68,8 @@ impl Drawing {
             .filter_map(|(mime, content)| Some((mime, (*content)?)))
             .map(|(mime, content)| format!("EVCXR_BEGIN_CONTENT {mime}\n{content}\nEVCXR_END_CONTENT\n"))
             .collect();
-        print!("{blocks}");
-        let _ = std::io::Write::flush(&mut std::io::stdout()); // a closed notebook is no reason to fail
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(blocks.as_bytes()).and_then(|()| out.flush()); // a closed notebook is no reason to fail
     }
 }
 

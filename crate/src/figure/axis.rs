@@ -80,7 +80,8 @@ impl Fitted {
             (values.clone().fold(f64::INFINITY, f64::min), values.clone().fold(f64::NEG_INFINITY, f64::max))
         });
         if min > max {
-            (min, max) = (0.0, 1.0); // no value is known
+            // No value is known.
+            (min, max) = if axis.scale == Scale::Linear { (0.0, 1.0) } else { (1.0, 2.0) };
         }
         let warp = |v: f64| warp(axis.scale, v);
         let fitted = |low: f64, high: f64, ticks: Vec<Tick>, label: String| Self {
@@ -295,6 +296,7 @@ mod tests {
     #[test]
     fn log_axes_never_stay_without_ticks() {
         let axis = Axis { scale: Scale::Log10, ..Axis::default() };
+        assert!(!texts(&axis, &[f64::NAN], false).is_empty(), "even without a value");
         for (a, b) in [(1.0, 1.0), (3.0, 3.3), (20.0, 90.0), (1e-4, 1e6), (7.0, 5e3)] {
             let ticks = texts(&axis, &[a, b], false);
             assert!((2..=12).contains(&ticks.len()), "{a} {b}: {ticks:?}");

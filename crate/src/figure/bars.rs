@@ -79,7 +79,8 @@ pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &
     let (left, right) = (MARGIN + name_room + 12.0, f64::from(SIZE.0) - MARGIN - value_room - 10.0);
     let top = header + legend_height + 16.0;
     let bottom = top + rows.last().map_or(0.0, |(top, _, _)| top + BAR) + 8.0;
-    let at = |value: f64| left + y.at(value) * (right - left);
+    // An end of an interval may lie beyond a logarithmic axis.
+    let at = |value: f64| (left + y.at(value) * (right - left)).clamp(left, right.max(left));
 
     let tick = Font::new(12.5, GREY);
     for mark in &y.ticks {

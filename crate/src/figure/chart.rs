@@ -55,6 +55,18 @@ pub struct Series {
     pub band: bool,
 }
 
+impl Series {
+    /// Leaves out what has no place on an axis: bars and cells stay, without a value.
+    fn keep_numbers(&mut self, kind: Kind) {
+        if kind == Kind::Line {
+            self.points.retain(|point| point.x.is_finite() && point.y.is_finite());
+        }
+        for point in &mut self.points {
+            point.interval = point.interval.filter(|(low, high)| low.is_finite() && high.is_finite());
+        }
+    }
+}
+
 /// A vertical line that marks a place on the horizontal axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -79,6 +91,9 @@ impl Chart {
             None => Self::default(),
         };
         chart.series.extend(figure.series.iter().cloned());
+        for series in &mut chart.series {
+            series.keep_numbers(figure.kind);
+        }
         chart.series.retain(|series| !series.points.is_empty());
         if chart.series.is_empty() {
             return Err(Error::input("there is nothing to draw: no row has a value")
@@ -138,7 +153,7 @@ impl Chart {
             chart.series[index].points.push(Point { x, y, interval: bounds[row] });
         }
         for series in chart.series.iter_mut().filter(|_| source.look != Look::Points) {
-            series.points = averaged(std::mem::take(&mut series.points));
+            series.points = averaged(std::mem::take(&mut series.points), kind);
         }
         Ok(chart)
     }
@@ -161,11 +176,13 @@ fn labels(frame: &Frame, column: Option<&str>) -> Result<Vec<String>> {
     }
 }
 
-/// Sorted by `x`; points of equal `x` become one: the mean, within the widest of their intervals.
-fn averaged(mut points: Vec<Point>) -> Vec<Point> {
+/// Sorted by `x`; points of equal `x` become one: the mean, within the widest of their intervals. A bar or a cell may be of
+/// rows without a value, which do not count.
+fn averaged(mut points: Vec<Point>, kind: Kind) -> Vec<Point> {
     points.sort_by(|a, b| a.x.total_cmp(&b.x));
     let groups = points.chunk_by(|a, b| a.x == b.x).map(|group| {
-        let known: Vec<f64> = group.iter().map(|p| p.y).filter(|y| !y.is_nan()).collect();
+        let values = group.iter().map(|p| p.y);
+        let known: Vec<f64> = values.filter(|y| kind == Kind::Line || !y.is_nan()).collect();
         let bounds = group.iter().filter_map(|p| p.interval);
         let interval = bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
         Point { x: group[0].x, y: known.iter().sum::<f64>() / known.len() as f64, interval }

@@ -28,7 +28,7 @@ pub fn divergence(frame: &Frame) -> Result<Figure> {
         None if rows.has("corpus") => figure = figure.color("corpus"),
         None => {}
     }
-    let known: Vec<f64> = rows.numbers("kl")?.into_iter().flatten().collect();
+    let known: Vec<f64> = rows.numbers("kl")?.into_iter().flatten().filter(|kl| kl.is_finite()).collect();
     let (low, high) =
         (known.iter().copied().fold(f64::INFINITY, f64::min), known.iter().copied().fold(0.0, f64::max));
     let scale = if low > 0.0 && high > WIDE * low { Scale::Log10 } else { Scale::Linear };

@@ -4,7 +4,7 @@ use super::{
     Figure, context, context_loss, decode, divergence, drift, drift_prediction, memory, outliers, passkey,
     perplexity, prefill, ranking, sensitivity, size, stability, training_loss,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
 use std::path::{Path, PathBuf};
 
@@ -31,35 +31,65 @@ const GALLERY: [Entry; 16] = [
     ("training_loss", None, "loss", training_loss),
 ];
 
-/// Draws every ready-made figure that the records allow into `plots_dir`, each as `.svg` and `.png`.
+/// What became of the figures that the records allow.
+#[derive(Clone, Debug, Default)]
+pub struct Gallery {
+    /// The files, `.svg` and `.png` of each figure, the most telling figure first.
+    pub drawn: Vec<PathBuf>,
+    /// The figures that could not be drawn, each with what is wrong.
+    pub failed: Vec<(&'static str, Error)>,
+}
+
+/// Draws every ready-made figure that the records allow into `plots_dir`, each as `.svg` and `.png`. One that cannot be
+/// drawn does not take the others with it.
 ///
 /// # Errors
-/// If a figure cannot be drawn or written.
-pub fn draw_all(frame: &Frame, plots_dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+/// If the folder or a file in it cannot be written.
+pub fn draw_all(frame: &Frame, plots_dir: impl AsRef<Path>) -> Result<Gallery> {
     let plots_dir = plots_dir.as_ref();
     std::fs::create_dir_all(plots_dir).map_err(|e| Error::io(plots_dir, &e))?;
-    let mut drawn = Vec::new();
+    let mut gallery = Gallery::default();
     for (name, measure, column, figure) in GALLERY {
-        if !allows(frame, name, measure, column)? {
-            continue;
-        }
-        let figure = figure(frame)?;
-        for ending in ["svg", "png"] {
-            let path = plots_dir.join(format!("{name}.{ending}"));
-            figure.save(&path)?;
-            drawn.push(path);
+        match draw(frame, name, measure, column, figure, plots_dir) {
+            Ok(files) => gallery.drawn.extend(files),
+            // A full disk is full for all of them.
+            Err(error) if error.kind() == Kind::Io => return Err(error),
+            Err(error) => gallery.failed.push((name, error)),
         }
     }
-    Ok(drawn)
+    Ok(gallery)
+}
+
+/// The files of one figure; none where the records do not allow it.
+fn draw(
+    frame: &Frame,
+    name: &str,
+    measure: Option<&str>,
+    column: &str,
+    figure: fn(&Frame) -> Result<Figure>,
+    plots_dir: &Path,
+) -> Result<Vec<PathBuf>> {
+    if !allows(frame, name, measure, column)? {
+        return Ok(vec![]);
+    }
+    let figure = figure(frame)?;
+    let files = ["svg", "png"].map(|ending| plots_dir.join(format!("{name}.{ending}")));
+    files.iter().try_for_each(|path| figure.save(path))?;
+    Ok(files.into())
+}
+
+/// Whether there is a number to draw.
+fn known(rows: &Frame, column: &str) -> bool {
+    rows.numbers(column).is_ok_and(|values| values.into_iter().flatten().any(f64::is_finite))
 }
 
 fn allows(frame: &Frame, name: &str, measure: Option<&str>, column: &str) -> Result<bool> {
-    let Some(measure) = measure else { return Ok(frame.has(column) && frame.has("tokens")) };
+    let Some(measure) = measure else { return Ok(known(frame, column) && frame.has("tokens")) };
     if !frame.has("measure") || !frame.has("row") {
         return Ok(false);
     }
     let rows = super::compare::summaries(frame, measure)?;
     let phased = ["prefill", "decode"].contains(&name);
     let rows = if phased && rows.has("phase") { rows.filter("phase", name)? } else { rows };
-    Ok(rows.has(column) && (!phased || rows.has("phase")))
+    Ok(known(&rows, column) && (!phased || rows.has("phase")))
 }

@@ -47,7 +47,7 @@ pub use chart::{Dash, Point, Rule, Series};
 pub use context::{context, context_loss};
 pub use divergence::divergence;
 pub use drift::{drift, drift_prediction};
-pub use gallery::draw_all;
+pub use gallery::{Gallery, draw_all};
 pub use memory::memory;
 pub use outliers::outliers;
 pub use passkey::passkey;

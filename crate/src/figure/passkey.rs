@@ -30,7 +30,8 @@ pub fn passkey(frame: &Frame) -> Result<Figure> {
 /// The figure with a vertical line at each length that a model was trained at.
 pub(super) fn trained(mut figure: Figure, rows: &Frame) -> Result<Figure> {
     if rows.has("training_length") {
-        let mut lengths: Vec<f64> = rows.numbers("training_length")?.into_iter().flatten().collect();
+        let lengths = rows.numbers("training_length")?.into_iter().flatten();
+        let mut lengths: Vec<f64> = lengths.filter(|length| *length > 0.0 && length.is_finite()).collect();
         lengths.sort_by(f64::total_cmp);
         lengths.dedup();
         for length in lengths {

@@ -67,7 +67,8 @@ fn draws_what_the_records_allow() {
     let folder = tempfile::tempdir().unwrap();
     let kept = std::env::var_os("LOWBIT_TEST_FIGURES").map(std::path::PathBuf::from);
     let folder = kept.as_deref().unwrap_or(folder.path());
-    let drawn = draw_all(&records(), folder).unwrap();
+    let Gallery { drawn, failed } = draw_all(&records(), folder).unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
     let names: Vec<_> =
         drawn.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
     let expected = ["perplexity", "divergence", "passkey", "prefill", "decode", "memory"];
@@ -79,9 +80,66 @@ fn draws_what_the_records_allow() {
         let bytes = std::fs::read(path).unwrap();
         assert!(bytes.starts_with(b"<svg") || bytes.starts_with(b"\x89PNG"), "{}", path.display());
     }
-    let names = draw_all(&training(), folder).unwrap();
-    assert_eq!(names.len(), 2);
-    assert!(draw_all(&frame(vec![json!({"measure": "drift"})]), folder).unwrap().is_empty());
+    assert_eq!(draw_all(&training(), folder).unwrap().drawn.len(), 2);
+    assert!(draw_all(&frame(vec![json!({"measure": "drift"})]), folder).unwrap().drawn.is_empty());
+}
+
+#[test]
+fn one_figure_that_cannot_be_drawn_does_not_take_the_others_with_it() {
+    let row = |more: serde_json::Value| {
+        let mut row = json!({"row": "summary", "model": "m", "scheme": "f32"});
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let rows = frame(vec![
+        row(json!({"measure": "perplexity", "ppl": 4.0, "bits_per_byte": 2.0, "weight_bytes": 0})),
+        row(json!({"measure": "passkey", "context_length": 0, "accuracy": 1.0})),
+        row(json!({"measure": "stability", "together_median": 3.0})),
+        row(json!({"measure": "cost", "phase": "decode", "context_length": 512, "tokens_per_s": 9.0})),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let Gallery { drawn, failed } = draw_all(&rows, folder.path()).unwrap();
+    let names: Vec<_> = drawn.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["perplexity.svg", "perplexity.png", "decode.svg", "decode.png"]);
+    let failed: Vec<String> = failed.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+    assert_eq!(failed.len(), 3, "{failed:?}");
+    assert!(
+        failed[0].starts_with("size: ") && failed[0].contains("a logarithmic axis cannot show values of 0")
+    );
+    assert!(
+        failed[1].starts_with("stability: ") && failed[1].contains("no column `together_q25`"),
+        "{failed:?}"
+    );
+    assert!(failed[2].starts_with("passkey: "), "{failed:?}");
+}
+
+#[test]
+fn values_that_are_not_finite_have_no_place() {
+    let odd =
+        |y: f64| crate::record::Reading::default().value("x", 1).value("y", y).value("s", format!("{y}"));
+    let rows = |readings: Vec<crate::record::Reading>| {
+        let record = |reading| crate::record::Record { reading, ..Default::default() };
+        Frame::from_records(&readings.into_iter().map(record).collect::<Vec<_>>()).unwrap()
+    };
+    let all = rows([f64::NAN, f64::INFINITY, 2.0].map(odd).to_vec());
+    for figure in
+        [Figure::line(&all, "x", "y").color("s"), Figure::line(&all, "x", "y").color("s").log_y().points()]
+    {
+        assert_eq!(chart::Chart::of(&figure).unwrap().series.len(), 1);
+        figure.svg().unwrap();
+    }
+    // A mean of which one value is none is none: the point is left out.
+    assert!(Figure::line(&all, "x", "y").svg().unwrap_err().to_string().contains("no row has a value"));
+    let none = rows([f64::NAN, f64::INFINITY].map(odd).to_vec());
+    for figure in [
+        Figure::bar(&none, "s", "y"),
+        Figure::bar(&none, "s", "y").log_y(),
+        Figure::heat(&none, "x", "s", "y").log_y(),
+        Figure::bar(&all, "s", "y"),
+    ] {
+        assert!(figure.svg().unwrap().starts_with("<svg"));
+    }
+    assert!(Figure::bar(&all, "s", "y").svg().unwrap().contains("no value"));
 }
 
 #[test]
@@ -240,7 +298,7 @@ fn drift_is_drawn_against_time_and_prediction() {
     let svg = drift_prediction(&records).unwrap().svg().unwrap();
     assert!(svg.contains("w4a16 · τ 0.25 [0.15, 0.35]") && svg.contains("predicted gain"), "{svg}");
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(draw_all(&records, folder.path()).unwrap().len(), 4);
+    assert_eq!(draw_all(&records, folder.path()).unwrap().drawn.len(), 4);
     keep(&drift(&records).unwrap(), "drift");
 }
 

@@ -20,7 +20,9 @@ pub fn training_loss(frame: &Frame) -> Result<Figure> {
     let tokens = frame.numbers("tokens")?;
     let column = |name: &str, scale: f64| -> Result<Vec<Point>> {
         let pairs = tokens.iter().zip(frame.numbers(name)?);
-        let mut points: Vec<Point> = pairs.filter_map(|(x, y)| Some(Point::new((*x)?, y? * scale))).collect();
+        let points = pairs.filter_map(|(x, y)| Some(Point::new((*x)?, y? * scale)));
+        // A running mean would carry one NaN on to the end.
+        let mut points: Vec<Point> = points.filter(|p| p.x.is_finite() && p.y.is_finite()).collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x)); // a resumed log repeats its last steps
         Ok(points)
     };

@@ -213,7 +213,7 @@ impl Coding {
     /// The scales of a matrix [rows, cols], as they will be stored.
     ///
     /// # Errors
-    /// As [`check`](Self::check), and if a value is NaN or infinite.
+    /// As [`check`](Self::check), and if a value is NaN or infinite, or too large for the scale that it needs.
     pub fn fit(&self, values: &[f32], rows: usize, cols: usize) -> Result<Scales> {
         self.check(rows, cols)?;
         let bad = values.par_chunks(1 << 16).map(|v| v.iter().filter(|v| !v.is_finite()).count());
@@ -228,7 +228,12 @@ impl Coding {
             .with_min_len(64)
             .map(|i| self.ideal(&values[runs.range(i)]))
             .collect();
-        Ok(Scales::store(self.format, &ideal))
+        let scales = Scales::store(self.format, &ideal);
+        match (0..scales.len()).all(|i| scales.get(i).scale.is_finite()) {
+            true => Ok(scales),
+            false => Err(Error::input(format!("a weight is too large for a scale of {self}"))
+                .hint("leave this matrix out, or choose another format")),
+        }
     }
 
     fn ideal(&self, run: &[f32]) -> Scale {

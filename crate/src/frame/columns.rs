@@ -1,7 +1,10 @@
 //! From rows of JSON to typed columns, whatever versions of the schema wrote them.
+//!
+//! JSON has no NaN and no infinities: a record says beside the value what it was (see [`crate::record`]), and here it is
+//! that number again.
 
 use crate::error::Result;
-use crate::record::{COLUMNS, Row};
+use crate::record::{COLUMNS, NONFINITE, Row};
 use polars::prelude::{Column, DataFrame, DataType, IntoColumn, NamedFrom, Series};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -17,9 +20,40 @@ enum Kind {
     Text,
 }
 
+/// A value of a row, and what is noted of it where it is not finite.
+#[derive(Clone, Copy)]
+struct Cell<'a> {
+    value: &'a Value,
+    note: Option<&'a str>,
+}
+
+impl<'a> Cell<'a> {
+    fn of(row: &'a Row, name: &str, note: &str) -> Self {
+        Self { value: row.get(name).unwrap_or(&Value::Null), note: row.get(note).and_then(Value::as_str) }
+    }
+
+    fn number(self) -> Option<f64> {
+        self.value.as_f64().or_else(|| self.note?.parse().ok())
+    }
+
+    fn list(self) -> Option<Series> {
+        let mut items: Vec<Option<f64>> = self.value.as_array()?.iter().map(Value::as_f64).collect();
+        // Such as `3: NaN, 7: inf`.
+        for (place, what) in
+            self.note.into_iter().flat_map(|note| note.split(", ")).filter_map(|s| s.split_once(": "))
+        {
+            if let Some(item) = place.parse().ok().and_then(|place: usize| items.get_mut(place)) {
+                *item = what.parse().ok();
+            }
+        }
+        Some(Series::new("".into(), items))
+    }
+}
+
 impl Kind {
-    fn of(value: &Value) -> Self {
-        match value {
+    fn of(cell: &Cell) -> Self {
+        match cell.value {
+            Value::Null if cell.number().is_some() => Self::Fraction,
             Value::Null => Self::Null,
             Value::Bool(_) => Self::Boolean,
             Value::Number(n) if n.is_i64() => Self::Integer,
@@ -42,23 +76,25 @@ impl Kind {
 pub(super) fn data_frame(rows: &[Row]) -> Result<DataFrame> {
     let all: BTreeSet<&str> = rows.iter().flat_map(|row| row.keys().map(String::as_str)).collect();
     let known = COLUMNS.iter().copied().filter(|name| all.contains(name));
-    let others = all.iter().copied().filter(|name| !COLUMNS.contains(name));
+    let noted = |name: &str| name.strip_suffix(NONFINITE).is_some_and(|of| all.contains(of));
+    let others = all.iter().copied().filter(|name| !COLUMNS.contains(name) && !noted(name));
     let columns = known.chain(others).map(|name| column(name, rows));
     Ok(DataFrame::new(rows.len(), columns.collect::<Result<_>>()?)?)
 }
 
 fn column(name: &str, rows: &[Row]) -> Result<Column> {
-    let values: Vec<&Value> = rows.iter().map(|row| row.get(name).unwrap_or(&Value::Null)).collect();
-    let kind = values.iter().map(|v| Kind::of(v)).fold(Kind::Null, Kind::join);
+    let note = format!("{name}{NONFINITE}");
+    let values: Vec<Cell> = rows.iter().map(|row| Cell::of(row, name, &note)).collect();
+    let kind = values.iter().map(Kind::of).fold(Kind::Null, Kind::join);
     let name = name.into();
     let series = match kind {
         Kind::Null => Series::new_null(name, values.len()),
-        Kind::Boolean => Series::new(name, values.iter().map(|v| v.as_bool()).collect::<Vec<_>>()),
-        Kind::Integer => Series::new(name, values.iter().map(|v| v.as_i64()).collect::<Vec<_>>()),
-        Kind::Fraction => Series::new(name, values.iter().map(|v| v.as_f64()).collect::<Vec<_>>()),
-        Kind::Text => Series::new(name, values.iter().map(|v| text(v)).collect::<Vec<_>>()),
+        Kind::Boolean => Series::new(name, values.iter().map(|v| v.value.as_bool()).collect::<Vec<_>>()),
+        Kind::Integer => Series::new(name, values.iter().map(|v| v.value.as_i64()).collect::<Vec<_>>()),
+        Kind::Fraction => Series::new(name, values.iter().map(|v| v.number()).collect::<Vec<_>>()),
+        Kind::Text => Series::new(name, values.iter().map(|v| text(v.value)).collect::<Vec<_>>()),
         Kind::Numbers => {
-            let lists: Vec<Option<Series>> = values.iter().map(|v| list(v)).collect();
+            let lists: Vec<Option<Series>> = values.iter().map(|v| v.list()).collect();
             Series::new(name, lists).cast(&DataType::List(Box::new(DataType::Float64)))?
         }
     };
@@ -71,11 +107,6 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     }
-}
-
-fn list(value: &Value) -> Option<Series> {
-    let items: Vec<Option<f64>> = value.as_array()?.iter().map(Value::as_f64).collect();
-    Some(Series::new("".into(), items))
 }
 
 /// Up to three names that look like `name`: they share its letters, or differ by a few.

@@ -2,6 +2,7 @@
 
 use super::Frame;
 use crate::error::{Error, Result};
+use crate::warning::warn;
 use crate::record::{Lines, SCHEMA_VERSION, read_lines, runs_folder};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +46,7 @@ impl Frame {
             all.warnings.extend(lines.warnings);
         }
         for warning in &all.warnings {
-            eprintln!("warning: {warning}");
+            warn(warning);
         }
         Ok(Self { warnings: all.warnings, ..Self::from_rows(&all.rows)? })
     }

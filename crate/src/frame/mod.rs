@@ -48,7 +48,8 @@ impl Frame {
     /// The table of these rows; a row without some column has null there.
     ///
     /// A column that holds integers in some rows and fractions in others is one of fractions; one that mixes
-    /// text with something else is one of text. Lists of numbers stay lists.
+    /// text with something else is one of text. Lists of numbers stay lists. Numbers that are not finite, which JSON has no
+    /// spelling for, are numbers again.
     ///
     /// # Errors
     /// If polars refuses the columns.

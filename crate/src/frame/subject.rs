@@ -101,8 +101,10 @@ pub(super) fn trials(frame: &Frame) -> Result<BTreeMap<Subject, BTreeMap<String,
     let told = told.into_iter().collect::<Result<Vec<_>>>()?;
     let correct = rows.numbers("correct")?;
     for (i, subject) in rows.each_subject()?.into_iter().enumerate() {
+        // Whose answer comes of logits that are no numbers has not been asked.
+        let Some(correct) = correct[i].filter(|correct| !correct.is_nan()) else { continue };
         let prompt = format!("{:?}", told.iter().map(|column| &column[i]).collect::<Vec<_>>());
-        all.entry(subject).or_default().insert(prompt, correct[i] == Some(1.0));
+        all.entry(subject).or_default().insert(prompt, correct == 1.0);
     }
     Ok(all)
 }

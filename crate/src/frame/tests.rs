@@ -28,6 +28,25 @@ fn records_of_different_versions_load_together() {
 }
 
 #[test]
+fn what_is_not_finite_is_a_number_again() {
+    let reading = |ppl: f64, nll: Vec<f64>| {
+        let reading = crate::record::Reading::default().value("ppl", ppl).value("nll", nll);
+        crate::record::Record { reading, ..Record::default() }
+    };
+    let records = [reading(f64::NAN, vec![1.0, f64::NAN, f64::NEG_INFINITY]), reading(4.0, vec![2.0])];
+    let frame = Frame::from_records(&records).unwrap();
+    assert!(!frame.columns().iter().any(|name| name.ends_with("_nonfinite")), "{:?}", frame.columns());
+    assert!(frame.numbers("ppl").unwrap()[0].unwrap().is_nan());
+    let lists = frame.lists("nll").unwrap();
+    let list = lists[0].as_ref().unwrap();
+    assert!(list[0] == 1.0 && list[1].is_nan() && list[2] == f64::NEG_INFINITY, "{list:?}");
+    // A mean over it is none either.
+    assert!(frame.mean("ppl", ["model"]).unwrap().numbers("ppl").unwrap()[0].unwrap().is_nan());
+    let alone = Frame::from_records(&records[..1]).unwrap().select(["ppl"]).unwrap();
+    assert!(alone.has("ppl") && alone.to_string().contains("NaN"), "{alone}");
+}
+
+#[test]
 fn the_mean_is_sorted_and_ignores_rows_without_value() {
     let frame = frame(json!([
         {"scheme": "int8", "context_length": 512, "correct": 1},

@@ -3,6 +3,8 @@
 use super::simd::{Lanes, dispatch};
 use rayon::prelude::*;
 
+/// All bits of an f32 but its sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Weight rows of one task.
 const ROWS: usize = 8;
 
@@ -27,6 +29,9 @@ pub fn quantize_rows(x: &[f32], k: usize, bits: u8, fixed: Option<f32>) -> Integ
 impl Integers {
     /// Rounds every row of x [m, k] to integers −top … top, top = 2^(bits−1) − 1, to even: with the scale |row|_max / top, or
     /// with a fixed one, beyond whose range values are clipped. What was here before is overwritten.
+    ///
+    /// No integer stands for NaN or an infinity: a row that holds one has a scale that is not finite, and every product
+    /// with it is NaN.
     pub fn round(&mut self, x: &[f32], k: usize, bits: u8, fixed: Option<f32>) {
         let Self { codes, scales, k: width } = self;
         *width = k;
@@ -35,7 +40,12 @@ impl Integers {
         let top = ((1i32 << (bits - 1)) - 1) as f32;
         let rows = codes.par_chunks_mut(k).zip(x.par_chunks(k)).zip(scales.par_iter_mut());
         rows.with_min_len(16).for_each(|((codes, x), scale)| {
-            *scale = fixed.unwrap_or_else(|| absmax(x) / top);
+            let largest = absmax(x);
+            *scale = match fixed {
+                Some(fixed) if largest < f32::INFINITY => fixed,
+                Some(_) => f32::NAN,
+                None => largest / top,
+            };
             round_row(x, *scale, top, codes);
         });
     }
@@ -123,7 +133,10 @@ dispatch! {
     pub fn dot(a: &[i8], b: &[i8]) -> i32 = dot_body;
 }
 dispatch! { pub(super) fn total(a: &[i8]) -> i32 = total_body; }
-dispatch! { fn absmax(x: &[f32]) -> f32 = absmax_body; }
+dispatch! {
+    /// The largest magnitude; NaN if there is one.
+    fn absmax(x: &[f32]) -> f32 = absmax_body;
+}
 dispatch! { fn round_row(x: &[f32], scale: f32, top: f32, codes: &mut [i8]) = round_row_body; }
 
 // The compiler vectorizes these loops for the instruction set that they are dispatched to.
@@ -151,17 +164,18 @@ fn total_body<V: Lanes>(a: &[i8]) -> i32 {
 #[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
 #[inline(always)]
 fn absmax_body<V: Lanes>(x: &[f32]) -> f32 {
-    let mut tops = [0.0f32; 16];
+    // The bits of magnitudes are in the order of the magnitudes, and those of NaN lie above them all.
+    let mut tops = [0; 16];
     let chunks = x.chunks_exact(16);
     for x in chunks.remainder() {
-        tops[0] = tops[0].max(x.abs());
+        tops[0] = tops[0].max((x.to_bits() & MAGNITUDE) as i32);
     }
     for chunk in chunks {
         for (top, x) in tops.iter_mut().zip(chunk) {
-            *top = if x.abs() > *top { x.abs() } else { *top };
+            *top = (*top).max((x.to_bits() & MAGNITUDE) as i32);
         }
     }
-    tops.into_iter().fold(0.0, f32::max)
+    f32::from_bits(tops.into_iter().fold(0, i32::max) as u32)
 }
 
 #[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
@@ -209,6 +223,39 @@ mod tests {
         assert_eq!(clipped.codes, [3, -3, 1]);
         assert_eq!(clipped.values(), [1.5, -1.5, 0.5]);
         assert_eq!(quantize_rows(&[0.0; 5], 5, 4, None).values(), [0.0; 5]);
+    }
+
+    /// Rows of numbers with one value in `odd` ones that is none: whatever rounds them, no number comes out.
+    #[test]
+    fn what_is_not_finite_is_never_an_integer() {
+        for k in [1, 7, 16, 37, 256] {
+            for odd in [f32::NAN, -f32::NAN, f32::from_bits(u32::MAX), f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, k / 2, k - 1] {
+                    let mut x = noise(2 * k, 3);
+                    x[at] = odd;
+                    for fixed in [None, Some(0.01)] {
+                        let rounded = quantize_rows(&x, k, 8, fixed);
+                        let (values, w) =
+                            (rounded.values(), quantize_rows(&noise(5 * k, 2), k, 8, None).codes);
+                        let mut y = vec![0.0; 2 * 5];
+                        forward(&rounded, 5, &Plain(&w, k, 16), &mut y);
+                        let [values, y] = [values.split_at(k), y.split_at(5)];
+                        assert!(
+                            values.0.iter().chain(y.0).all(|x| x.is_nan()),
+                            "{odd} at {at} of {k}, {fixed:?}"
+                        );
+                        assert!(values.1.iter().chain(y.1).all(|x| x.is_finite()), "the other row");
+                    }
+                }
+            }
+            let all = quantize_rows(&vec![f32::INFINITY; k], k, 8, None).values();
+            assert!(all.iter().all(|x| x.is_nan()));
+            for run in [absmax, absmax_body::<[f32; 8]>] {
+                let x = noise(k, 5);
+                assert_eq!(run(&x), x.iter().fold(0.0, |top: f32, x| top.max(x.abs())));
+                assert!(run(&[x, vec![f32::NAN]].concat()).is_nan());
+            }
+        }
     }
 
     #[test]

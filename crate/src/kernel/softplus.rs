@@ -34,7 +34,7 @@ fn body<V: Lanes>(raw: &[f32], bias: &[f32], limit: (f32, f32), dt: &mut [f32]) 
     softplus(x, limit).store_part(&mut dt[rest]);
 }
 
-/// max(x, 0) + ln(1 + e^−|x|); with s = t / (2 + t) ≤ ⅓, ln(1 + t) = 2 (s + s³/3 + s⁵/5 + …).
+/// max(x, 0) + ln(1 + e^−|x|); with s = t / (2 + t) ≤ ⅓, ln(1 + t) = 2 (s + s³/3 + s⁵/5 + …). NaN stays NaN.
 #[inline(always)]
 fn softplus<V: Lanes>(x: V, (low, high): (f32, f32)) -> V {
     let t = V::splat(0.0).sub(x.abs()).exp();
@@ -44,12 +44,29 @@ fn softplus<V: Lanes>(x: V, (low, high): (f32, f32)) -> V {
     for odd in [11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
         series = series.fma(square, V::splat(2.0 / odd));
     }
-    s.fma(series, x.max(V::splat(0.0))).max(V::splat(low)).min(V::splat(high))
+    // Of a number and NaN the second is taken.
+    let step = s.fma(series, V::splat(0.0).max(x));
+    V::splat(high).min(V::splat(low).max(step))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_that_is_no_number_stays_none() {
+        for heads in [1, 8, 24, 35] {
+            let mut raw = vec![0.5; heads];
+            raw[heads / 2] = f32::NAN;
+            let (bias, limit) = (vec![0.0; heads], (0.0, f32::INFINITY));
+            for run in [one_row, body::<[f32; 8]>] {
+                let mut dt = vec![0.0; heads];
+                run(&raw, &bias, limit, &mut dt);
+                let odd: Vec<usize> = (0..heads).filter(|i| dt[*i].is_nan()).collect();
+                assert_eq!(odd, [heads / 2]);
+            }
+        }
+    }
 
     #[test]
     fn steps_are_the_logarithm_held_to_the_range() {

@@ -5,7 +5,8 @@
 //! early contexts, few long ones for the late. Contexts are binned by powers of two.
 
 use super::divergence::between;
-use super::limit::{self, WINDOW, at_most};
+use super::finite::{self, Known};
+use super::limit::{WINDOW, at_most};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding};
 use super::{Measure, subject};
@@ -132,8 +133,9 @@ impl LongContext {
         }
         let scored: usize = bins.iter().map(|bin| bin.rise.len()).sum();
         let parts = rises.iter().zip(&adjusted).position(|(rise, p)| rise.value > 0.0 && *p < ALPHA);
+        let known = rises.iter().all(|rise| !rise.value.is_nan());
         let summary = text
-            .name(row().value("parts_at", parts.map(|i| bins[i].contexts.start)))
+            .name(row().value("parts_at", Known(parts.map(|i| bins[i].contexts.start), known)))
             .value("n_tokens", scored)
             .value("runtime_s", runtime);
         let summary = match model.training_length {
@@ -141,7 +143,8 @@ impl LongContext {
             None => summary,
         };
         rows.push(reference::describe(reference, summary));
-        Ok(rows)
+        let windows = self.lengths.iter().flat_map(|length| ids.chunks_exact(*length));
+        finite::told(rows, &[("in the reference ", reference), ("", model)], windows)
     }
 
     /// The text in the model's tokens: at least one of the longest windows.
@@ -157,7 +160,7 @@ impl LongContext {
             before = *length;
         }
         at_most("lengths", [before], WINDOW)?;
-        limit::bootstrap(&self.bootstrap)?;
+        self.bootstrap.check()?;
         let text = self.sliding().cut(model)?;
         let found = text.ids.len();
         if self.lengths.is_empty() || found < before {
@@ -211,8 +214,7 @@ impl LongContext {
     /// The mean of a bin's values. A block is at most the run of neighbours that one window gives.
     fn estimate(&self, values: &[f64], bin: &Bin) -> Result<Estimate> {
         let bootstrap = self.bootstrap.block(self.bootstrap.block.min(bin.contexts.len()));
-        let found = bootstrap.mean(values);
-        found.ok_or_else(|| Error::input("the bootstrap needs blocks and resamples of at least 1"))
+        bootstrap.mean(values).ok_or_else(|| Error::internal("a bin holds no token"))
     }
 }
 
@@ -271,6 +273,7 @@ impl Beside for LongContext {
     }
 
     fn sensible(&self, model: &Model) -> Result<()> {
+        self.bootstrap.check()?;
         self.tokens(model).map(|_| ())
     }
 

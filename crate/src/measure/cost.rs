@@ -13,7 +13,7 @@ use crate::model::init::stream;
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
 use crate::stats::Summary;
-use crate::threads::{threads, with_threads};
+use crate::threads::{check_threads, threads, with_threads};
 use candle_core::Device;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,7 @@ impl Cost {
         progress.tick(1)?;
         call()?;
         progress.tick(1)?;
-        let mut each = Vec::with_capacity(self.repetitions);
+        let mut each = vec![];
         for _ in 0..self.repetitions {
             each.push(call()?);
             progress.tick(1)?;
@@ -116,7 +116,8 @@ impl Cost {
         let mut rng = stream(self.seed, &format!("cost {length}"));
         let vocab = model.config.vocab_size() as u32;
         let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocab)).collect();
-        let progress = Progress::new(&format!("cost {length}"), self.repetitions as u64 + 2, "calls");
+        let progress =
+            Progress::new(&format!("cost {length}"), (self.repetitions as u64).saturating_add(2), "calls");
         let mut state = model.state(1)?;
         let state_bytes = state.bytes();
         let (timed, tokens) = match phase {
@@ -193,7 +194,7 @@ impl Measure for Cost {
         if self.phases.is_empty() {
             return Err(Error::input("cost needs a phase: prefill, decode or both"));
         }
-        Ok(())
+        self.threads.map_or(Ok(()), check_threads)
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {

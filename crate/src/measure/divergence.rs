@@ -7,7 +7,7 @@
 
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, limit, subject};
+use super::{Measure, finite, subject};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
@@ -102,7 +102,8 @@ impl Divergence {
             .value("bootstrap_seed", self.bootstrap.seed);
         let reading = summarize(&tokens, &self.bootstrap, text.bytes, reading)?;
         let reading = reference::describe(reference, reading);
-        Ok(vec![text.describe(reading, runtime)])
+        let models = [("in the reference ", reference), ("", model)];
+        finite::told(vec![text.describe(reading, runtime)], &models, finite::windows(&text))
     }
 }
 
@@ -132,7 +133,7 @@ impl Beside for Divergence {
     }
 
     fn sensible(&self, _model: &Model) -> Result<()> {
-        limit::bootstrap(&self.bootstrap)
+        self.bootstrap.check()
     }
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
@@ -182,7 +183,6 @@ fn summarize(
     let mean = |values: &[f64]| Mean::of(values).ok_or_else(|| Error::internal("no token was compared"));
     let mut kl = each(|token| token.kl);
     let (nll, reference_nll) = (each(|token| token.nll), each(|token| token.reference_nll));
-    // A loss that is not finite has no interval; the means say what it is.
     let kl_in = bootstrap.mean(&kl);
     let pair = [nll.as_slice(), reference_nll.as_slice()];
     let ln_ratio_in = bootstrap.of(pair, |[own, reference]| own - reference);
@@ -195,6 +195,8 @@ fn summarize(
     let square_p = mean(&delta_p.iter().map(|p| p * p).collect::<Vec<_>>())?;
     let same = tokens.iter().filter(|token| token.same_top).count() as u64;
     let (low, high) = wilson(same, tokens.len() as u64, Z95);
+    // Where there are no numbers, none is the largest.
+    let known = |share: f64| if kl_mean.is_nan() { f64::NAN } else { share };
     Ok(reading
         .value("kl", kl_mean)
         .value("kl_low", kl_in.map(|kl| kl.low))
@@ -204,9 +206,9 @@ fn summarize(
         .value("kl_q99", quantile(&kl, 0.99))
         .value("kl_q999", quantile(&kl, 0.999))
         .value("kl_max", quantile(&kl, 1.0))
-        .value("same_top", same as f64 / tokens.len() as f64)
-        .value("same_top_low", low)
-        .value("same_top_high", high)
+        .value("same_top", known(same as f64 / tokens.len() as f64))
+        .value("same_top_low", known(low))
+        .value("same_top_high", known(high))
         .value("delta_logprob", -ln_ratio)
         .value("delta_p", mean(&delta_p)?.mean)
         .value("delta_p_rms", square_p.mean.sqrt())

@@ -1,7 +1,6 @@
 //! Settings that are counts: how large they may be.
 
 use crate::error::{Error, Result};
-use crate::stats::Bootstrap;
 
 /// Most tokens of a window, as token numbers go.
 pub(super) const WINDOW: usize = u32::MAX as usize;
@@ -10,16 +9,6 @@ pub(super) const WINDOW: usize = u32::MAX as usize;
 pub(super) const MADE: usize = 1 << 26;
 /// Most digits of a key.
 pub(super) const DIGITS: usize = 1000;
-
-/// Refuses a bootstrap that finds no interval, or never ends.
-pub(super) fn bootstrap(settings: &Bootstrap) -> Result<()> {
-    if settings.block == 0 || settings.resamples == 0 {
-        return Err(Error::input(
-            "the bootstrap needs blocks of at least one token and at least one resample",
-        ));
-    }
-    at_most("bootstrap.resamples", [settings.resamples], MADE)
-}
 
 /// Refuses what no machine can measure, before memory is asked for it.
 pub(super) fn at_most(name: &str, values: impl IntoIterator<Item = usize>, most: usize) -> Result<()> {

@@ -14,12 +14,13 @@
 //! | [`cost`] | speed and memory against length |
 //!
 //! [`window`] cuts a text into the sliding windows of the first three; `watch` shows what a model's linears read, `power`
-//! sets noise against a signal, `limit` says how large a setting may be.
+//! sets noise against a signal, `limit` says how large a setting may be, `finite` where values that are not finite begin.
 
 pub mod context;
 pub mod cost;
 pub mod divergence;
 pub mod drift;
+mod finite;
 mod limit;
 pub mod outliers;
 pub mod passkey;

@@ -4,6 +4,7 @@
 //! right one is read from the key's own tokens in the same way: no decoder, which may put blanks between tokens or take
 //! them away, has a say in it. Where a vocabulary spells digits otherwise, the tokens themselves are compared.
 
+use super::finite::{self, Known};
 use super::limit::{DIGITS, MADE, at_most};
 use super::{Measure, subject};
 use crate::corpus::passkey::{PasskeyPrompt, PasskeyTemplate, first_number, passkey_prompt, trial};
@@ -25,6 +26,7 @@ use std::time::Instant;
 
 /// Tokens generated beyond the key's digits, for a space and punctuation around it.
 const EXTRA_TOKENS: usize = 3;
+
 
 /// Which prompts, and how many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +62,8 @@ struct Outcome {
     answer: Option<String>,
     correct: bool,
     key_logprob: f64,
+    /// Whether the answer comes of logits that are numbers.
+    known: bool,
 }
 
 impl Passkey {
@@ -116,14 +120,17 @@ impl Passkey {
             nll += each.iter().map(|x| f64::from(*x)).sum::<f64>();
         }
 
+        let numbers = |logits: &[f32]| logits.iter().all(|logit| !logit.is_nan());
+        let mut known = numbers(&logits) && nll.is_finite();
         let mut generated = vec![argmax(&logits)];
         while generated.len() < (self.digits + EXTRA_TOKENS).max(answer.len()) {
             let last = generated[generated.len() - 1];
             model.step_into(last, &mut state, &mut logits)?;
+            known &= numbers(&logits);
             generated.push(argmax(&logits));
         }
         let (answer, correct) = heard(&model.tokenizer, &generated, answer, &asked.prompt.key)?;
-        Ok(Outcome { correct, answer, key_logprob: -nll })
+        Ok(Outcome { answer: answer.filter(|_| known), correct, key_logprob: -nll, known })
     }
 
     fn measure_length(&self, model: &Model, length: usize) -> Result<Vec<Reading>> {
@@ -143,7 +150,8 @@ impl Passkey {
         };
         let progress = Progress::new(&format!("passkey {length}"), self.trials as u64, "prompts");
         let clock = Instant::now();
-        let (mut rows, mut correct, mut logprob, mut lost) = (vec![], 0, 0.0, (0, 0));
+        let (mut rows, mut correct, mut logprob) = (vec![], 0, 0.0);
+        let (mut lost, mut odd) = ((0, 0), vec![]);
         for index in 0..self.trials {
             let asked = self.prompt(model, length, index)?;
             let outcome = self.ask(model, &asked)?;
@@ -163,19 +171,23 @@ impl Passkey {
                     .value("prompt_tokens", prompt.tokens)
                     .value("key", prompt.key)
                     .value("answer", outcome.answer)
-                    .value("correct", u8::from(outcome.correct))
+                    .value("correct", Known(u8::from(outcome.correct), outcome.known))
                     .value("key_logprob", outcome.key_logprob),
             );
+            if !outcome.known {
+                odd.push(model.tokenizer.encode(&prompt.text)?);
+            }
             progress.tick(1)?;
         }
         let some = |count: usize| Some(count).filter(|count| *count > 0);
         let (low, high) = wilson(correct, self.trials as u64, 1.96);
+        let known = |share: f64| Known(share, odd.is_empty());
         rows.push(
             row()
                 .value("trials", self.trials)
-                .value("accuracy", correct as f64 / self.trials as f64)
-                .value("accuracy_low", low)
-                .value("accuracy_high", high)
+                .value("accuracy", known(correct as f64 / self.trials as f64))
+                .value("accuracy_low", known(low))
+                .value("accuracy_high", known(high))
                 .value("key_logprob", logprob / self.trials as f64)
                 .value("depths", self.depths)
                 .value("digits", self.digits)
@@ -185,7 +197,7 @@ impl Passkey {
                 .value("template_hash", PasskeyTemplate::hash())
                 .value("runtime_s", clock.elapsed().as_secs_f64()),
         );
-        Ok(rows)
+        finite::told(rows, &[("", model)], odd.iter().map(Vec::as_slice))
     }
 }
 

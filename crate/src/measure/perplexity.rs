@@ -1,7 +1,7 @@
 //! Sliding-window perplexity: e^(mean −ln p) over the tokens of a text, each scored exactly once; see [`super::window`].
 
 use super::window::{Sliding, Window};
-use super::{Measure, subject};
+use super::{Measure, finite, subject};
 use crate::corpus::Corpus;
 use crate::error::Result;
 use crate::model::Model;
@@ -126,9 +126,10 @@ impl Measure for Perplexity {
             .value("n_bytes", text.bytes)
             .value("vocab_size", vocab)
             .value("warning", warning)
-            .value("window_nll", sums)
+            .value("window_nll", sums.clone())
             .value("window_tokens", counts);
-        Ok(vec![text.describe(reading, runtime)])
+        let odd = finite::windows(&text).zip(&sums).filter(|(_, sum)| !sum.is_finite());
+        finite::told(vec![text.describe(reading, runtime)], &[("", model)], odd.map(|(ids, _)| ids))
     }
 }
 

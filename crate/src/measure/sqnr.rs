@@ -8,13 +8,13 @@ use super::power::Power;
 use super::reference::{self, Beside};
 use super::watch::Watched;
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, subject};
+use super::{Measure, finite, subject};
 use crate::error::{Error, Result};
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::Reading;
-use crate::stats::Mean;
+use crate::stats::{Mean, largest};
 use crate::threads::install;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -90,8 +90,11 @@ impl Sqnr {
             row.value("sqnr_db", ratio.output.decibel()).value("input_sqnr_db", ratio.input.decibel())
         };
         let mut rows: Vec<_> = ratios.iter().map(each).collect();
-        let noisy = || ratios.iter().filter(|ratio| ratio.output.noise > 0.0);
-        let worst = noisy().min_by(|a, b| a.output.decibel().total_cmp(&b.output.decibel()));
+        let noisy = || ratios.iter().filter(|ratio| ratio.output.noise != 0.0);
+        let least = largest(noisy().map(|ratio| -ratio.output.decibel()));
+        let is_worst =
+            |ratio: &&Ratio| least.is_some_and(|least| (-ratio.output.decibel()).total_cmp(&least).is_eq());
+        let worst = noisy().find(is_worst);
         let mean = Mean::of(&noisy().map(|ratio| ratio.output.decibel()).collect::<Vec<_>>());
         let summary = row()
             .value("sqnr_db", mean.map(|mean| mean.mean))
@@ -99,7 +102,8 @@ impl Sqnr {
             .value("worst_layer", worst.map(|ratio| ratio.layer.as_str()))
             .value("input_sqnr_db", ratios.last().map(|ratio| ratio.input.decibel()));
         rows.push(text.describe(reference::describe(reference, summary), runtime));
-        Ok(rows)
+        let models = [("in the reference ", reference), ("", model)];
+        finite::told(rows, &models, finite::windows(&text))
     }
 }
 
@@ -161,7 +165,7 @@ fn ratios(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<Ratio>
         }
         progress.tick(scored.len() as u64)?;
     }
-    ratios.retain(|ratio| ratio.input.signal > 0.0);
+    ratios.retain(|ratio| ratio.input.signal != 0.0);
     Ok(ratios)
 }
 

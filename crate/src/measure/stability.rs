@@ -4,6 +4,7 @@
 //! the first token that differs the two go different ways. For each prompt: how many tokens agree until then, how much
 //! each repeats itself, and how unsure it is of its next token.
 
+use super::finite::{self, Known};
 use super::limit::{MADE, at_most};
 use super::reference::{self, Beside};
 use super::window::Sliding;
@@ -108,6 +109,13 @@ impl Stability {
                 .at(self.corpus.display())
                 .hint("name a longer text or shorter lengths"));
         };
+        if self.prompts > room + 1 {
+            let what =
+                format!("the text has {} places for a prompt of {length}, not {}", room + 1, self.prompts);
+            return Err(Error::input(what)
+                .at(self.corpus.display())
+                .hint("name a longer text or fewer prompts"));
+        }
         let start = |prompt: usize| prompt * room / self.prompts;
         let prompts: Vec<&[u32]> =
             (0..self.prompts).map(|i| &text.ids[start(i)..start(i) + length]).collect();
@@ -139,8 +147,8 @@ impl Stability {
                     .row("prompt")
                     .value("prompt", i)
                     .value("start", start(i))
-                    .value("together", pair.together)
-                    .value("parted", u8::from(pair.together < self.gen_len))
+                    .value("together", Known(pair.together, pair.known()))
+                    .value("parted", Known(u8::from(pair.together < self.gen_len), pair.known()))
                     .value("repetition", pair.repetition[1])
                     .value("reference_repetition", pair.repetition[0])
                     .value("entropy", pair.entropy[1])
@@ -150,7 +158,7 @@ impl Stability {
         let summary = summarize(&pairs, self.gen_len, row().value("ngram", self.ngram));
         let summary = reference::describe(reference, summary.value("prompts", self.prompts));
         rows.push(text.name(summary).value("runtime_s", runtime));
-        Ok(rows)
+        finite::told(rows, &[("in the reference ", reference), ("", model)], prompts)
     }
 
     /// The greedy continuations of all prompts, which are of one length, decoded together.
@@ -255,11 +263,17 @@ struct Pair {
 impl Pair {
     fn of(exact: &Continuation, found: &Continuation, ngram: usize) -> Self {
         let same = exact.tokens.iter().zip(&found.tokens).take_while(|(a, b)| a == b);
-        Self {
-            together: same.count(),
-            repetition: [exact, found].map(|one| repetition(&one.tokens, ngram)),
-            entropy: [exact.entropy, found.entropy],
-        }
+        let entropy = [exact.entropy, found.entropy];
+        let repetition = [exact, found].map(|one| match one.entropy.is_nan() {
+            true => f64::NAN,
+            false => repetition(&one.tokens, ngram),
+        });
+        Self { together: same.count(), repetition, entropy }
+    }
+
+    /// Whether both continuations come of logits that are numbers.
+    fn known(&self) -> bool {
+        !self.entropy.iter().any(|entropy| entropy.is_nan())
     }
 }
 
@@ -270,15 +284,18 @@ fn repetition(tokens: &[u32], ngram: usize) -> f64 {
     (all - distinct) as f64 / all.max(1) as f64
 }
 
-/// −Σ p ln p of the distribution that logits give, in nats.
+/// −Σ p ln p of the distribution that logits give, in nats. A logit of −∞ has no part in it.
 fn entropy(logits: &[f32]) -> f64 {
     let all = log_sum_exp(logits);
-    logits.iter().map(|x| f64::from(all - x)).map(|nats| nats * (-nats).exp()).filter(|h| h.is_finite()).sum()
+    let nats = logits.iter().map(|x| f64::from(all - x));
+    nats.filter(|nats| *nats != f64::INFINITY).map(|nats| nats * (-nats).exp()).sum()
 }
 
 /// Adds quartiles of the common stretch, the share that never part, and what differs in repetition and entropy.
 fn summarize(pairs: &[Pair], gen_len: usize, row: Reading) -> Reading {
-    let mut together: Vec<f64> = pairs.iter().map(|pair| pair.together as f64).collect();
+    let known = pairs.iter().all(Pair::known);
+    let mut together: Vec<f64> =
+        pairs.iter().map(|pair| if pair.known() { pair.together as f64 } else { f64::NAN }).collect();
     together.sort_by(f64::total_cmp);
     let whole = pairs.iter().filter(|pair| pair.together == gen_len).count() as u64;
     let (low, high) = wilson(whole, pairs.len() as u64, Z95);
@@ -286,9 +303,9 @@ fn summarize(pairs: &[Pair], gen_len: usize, row: Reading) -> Reading {
         .value("together_median", quantile(&together, 0.5))
         .value("together_q25", quantile(&together, 0.25))
         .value("together_q75", quantile(&together, 0.75))
-        .value("never_parted", whole as f64 / pairs.len() as f64)
-        .value("never_parted_low", low)
-        .value("never_parted_high", high);
+        .value("never_parted", Known(whole as f64 / pairs.len() as f64, known))
+        .value("never_parted_low", Known(low, known))
+        .value("never_parted_high", Known(high, known));
     // Prompts stand alone: blocks of one.
     let bootstrap = Bootstrap::default().block(1);
     for name in ["repetition", "entropy"] {

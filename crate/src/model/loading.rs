@@ -1,9 +1,9 @@
 //! How a model is to be loaded: storage, device, revision, tokenizer.
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, non_finite};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 
 /// What safetensors metadata call the tokenizer of a model whose text was chosen to be bytes.
@@ -79,6 +79,22 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
         "f16" => Ok(DType::F16),
         _ => Err(Error::input(format!("unknown dtype {name:?}")).hint("known are f32, bf16 and f16")),
     }
+}
+
+/// The numbers of a tensor in another dtype.
+///
+/// # Errors
+/// If one is too large for it.
+pub(crate) fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    let cast = tensor.to_dtype(dtype)?;
+    if cast.dtype() == tensor.dtype() || non_finite(&cast) == 0 {
+        return Ok(cast);
+    }
+    Err(Error::input(format!("a weight is too large for {}", dtype.as_str())).hint(match dtype {
+        DType::F16 => "ask for bf16 or f32",
+        DType::BF16 => "ask for f32",
+        _ => "the checkpoint is damaged or its training diverged; use another one",
+    }))
 }
 
 /// The device of that name: cpu, cuda, or cuda:N.

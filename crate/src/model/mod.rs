@@ -34,6 +34,7 @@ use crate::layer::state::State;
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Checkpoint;
+pub(crate) use loading::cast;
 pub use loading::{Loading, parse_device, parse_dtype, parse_tokenizer};
 use quantization::Quantization;
 use safetensors::save_safetensors;
@@ -174,13 +175,7 @@ impl Model {
         for spec in &specs {
             if let Some(tensor) = tensors.get_mut(&spec.name) {
                 let wanted = if spec.matrix { dtype } else { DType::F32 };
-                let cast = tensor.to_dtype(wanted)?;
-                if wanted == DType::F16 && cast.dtype() != tensor.dtype() && checkpoint::non_finite(&cast) > 0
-                {
-                    return Err(Error::input("a weight is too large for f16")
-                        .at(&spec.name)
-                        .hint("ask for bf16 or f32"));
-                }
+                let cast = loading::cast(tensor, wanted).map_err(|error| error.at(&spec.name))?;
                 *tensor = cast.to_device(&device)?.contiguous()?;
             }
         }

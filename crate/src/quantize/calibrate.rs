@@ -206,14 +206,17 @@ pub struct Wanted {
 /// of zeros, in the order of the text.
 ///
 /// # Errors
-/// If the model cannot read the tokens, or it is interrupted.
+/// If the model cannot read the tokens, an input is not finite, or it is interrupted.
 pub fn observe(model: &Model, sample: &Sample, wanted: Wanted) -> Result<Vec<Inputs>> {
     let nothing = vec![Inputs::default(); model.linears().len()];
     let mut all = pass(model, sample, "calibrating", &nothing, move |x, k, into| {
         into.absmax.resize(k, 0.0);
         for row in x.chunks(k) {
             for (top, x) in into.absmax.iter_mut().zip(row) {
-                *top = top.max(x.abs());
+                // Once NaN, always NaN.
+                if x.abs() > *top || x.is_nan() {
+                    *top = x.abs();
+                }
             }
         }
         if wanted.gram {
@@ -223,6 +226,13 @@ pub fn observe(model: &Model, sample: &Sample, wanted: Wanted) -> Result<Vec<Inp
             into.gram.par_iter_mut().zip(product).with_min_len(1 << 14).for_each(|(sum, part)| *sum += part);
         }
     })?;
+    for ((path, _), inputs) in model.linears().into_iter().zip(&all) {
+        if !inputs.absmax.iter().all(|top| top.is_finite()) {
+            return Err(Error::input("its input on the calibration text is not finite").at(path).hint(
+                "the model's activations overflow: no scale can be found for them; measure its perplexity to see where",
+            ));
+        }
+    }
     if wanted.histogram {
         all = pass(model, sample, "observing", &all, |x, _, into| {
             into.histogram.resize(BINS, 0);

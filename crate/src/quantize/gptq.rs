@@ -48,7 +48,7 @@ impl Default for Gptq {
 ///
 /// # Errors
 /// Sizes that do not fit, a damping that is negative or not a number, a Hessian that is not finite, or not positive
-/// definite even with the damping raised a thousandfold.
+/// definite even with the damping raised a thousandfold, feedback that overflows.
 pub fn gptq(
     weights: &mut [f32],
     n: usize,
@@ -68,13 +68,17 @@ pub fn gptq(
     let feedback = feedback(hessian, &order, settings.damping)?;
     let mut codes = vec![0; n * k];
     let rows = ROWS * k.max(1);
-    threads::install(|| {
+    let finite = threads::install(|| {
         let tasks = weights.par_chunks_mut(rows).zip(codes.par_chunks_mut(rows)).enumerate();
-        tasks.for_each(|(i, (weights, codes))| {
-            round_rows(weights, codes, &order, &feedback, |row, column, x| round(i * ROWS + row, column, x));
-        });
+        tasks.all(|(i, (weights, codes))| {
+            round_rows(weights, codes, &order, &feedback, |row, column, x| round(i * ROWS + row, column, x))
+        })
     });
-    Ok(codes)
+    match finite {
+        true => Ok(codes),
+        false => Err(Error::input("the feedback of rounding errors overflows")
+            .hint("the weights are too large for GPTQ; leave it out of the scheme")),
+    }
 }
 
 /// R_jc / R_cc at [j, c] for j < c, the rest 0, with the columns in the given order.
@@ -116,15 +120,15 @@ fn feedback(hessian: &[f32], order: &[usize], damping: f32) -> Result<Vec<f32>> 
         .hint("take it as XᵀX of the layer's inputs"))
 }
 
-/// Rounds whole rows, a block of columns at a time.
+/// Rounds whole rows, a block of columns at a time. Gives whether all that was rounded were numbers.
 fn round_rows(
     weights: &mut [f32],
     codes: &mut [u8],
     order: &[usize],
     feedback: &[f32],
     round: impl Fn(usize, usize, f32) -> (u8, f32),
-) {
-    let k = order.len();
+) -> bool {
+    let (k, mut finite) = (order.len(), true);
     let rows = weights.len() / k;
     // In the order of rounding: the weights plus the feedback so far.
     let mut aims: Vec<f32> = weights.chunks(k).flat_map(|row| order.iter().map(|c| row[*c])).collect();
@@ -135,6 +139,7 @@ fn round_rows(
             let aims = &mut aims[row * k..][start..end];
             for (i, column) in order[start..end].iter().enumerate() {
                 let at = row * k + column;
+                finite &= aims[i].is_finite();
                 let (code, value) = round(row, *column, aims[i]);
                 let error = weights[at] - value;
                 let factors = &feedback[(start + i) * k..][start + i + 1..end];
@@ -148,6 +153,7 @@ fn round_rows(
         let errors = View::rows(&errors, BLOCK);
         matmul_add(rows, width, later, errors, &feedback[start * k + end..], k, &mut aims[end..], k);
     }
+    finite
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ use crate::layer::linear::Activation;
 use crate::layer::op::with_floats;
 use crate::layer::quantized::{Block, Quantized};
 use crate::model::quantization::{Backend, BlockReport, LayerReport, Quantization};
-use crate::model::{Model, parse_dtype};
+use crate::model::{Model, cast, parse_dtype};
 use crate::progress::Progress;
 use crate::threads::install;
 pub use calibrate::{Calibration, Observer};
@@ -296,7 +296,7 @@ impl<'a> Job<'a> {
 
     /// Rows that are not quantized, in the model's dtype.
     fn kept(&self, values: &Tensor) -> Result<Block> {
-        let values = values.to_dtype(self.model.dtype)?;
+        let values = cast(values, self.model.dtype)?;
         Ok(if self.scheme.lossless { Block::coded(&values)? } else { Block::Dense(values) })
     }
 
@@ -337,7 +337,7 @@ impl<'a> Job<'a> {
         // What was folded and then left as it is goes back to the model's dtype.
         for site in &self.sites {
             if let Some(weight) = self.tensors.get_mut(&site.weight) {
-                *weight = weight.to_dtype(self.model.dtype)?;
+                *weight = cast(weight, self.model.dtype).map_err(|error| error.at(&site.weight))?;
             }
         }
         self.model.with_matrices(self.tensors, matrices, self.report)

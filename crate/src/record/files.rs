@@ -5,8 +5,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::Path;
 
-/// Locks a run's folder for this process, until the returned file is dropped.
-pub(super) fn lock(folder: &Path) -> Result<File> {
+/// Locks a run's folder for this process, until the returned file is dropped. None if another process has it.
+pub(super) fn lock(folder: &Path) -> Result<Option<File>> {
     let path = folder.join(".lock");
     let file = File::options()
         .create(true)
@@ -15,10 +15,8 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
         .open(&path)
         .map_err(|e| Error::io(&path, &e))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::input("another process is recording into this run")
-            .at(folder.display())
-            .hint("wait for it, or create a new run")),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(Error::io(&path, &e)),
     }
 }

@@ -1,4 +1,7 @@
 //! Where the folders of runs are, and what their names say: `20260131-142501-passkey-3fa2c1`.
+//!
+//! The second run of a name within one second says when in it it was made: `20260131-142501.734512-passkey-3fa2c1`. So the
+//! names of runs sort by their age as they are.
 
 use crate::error::{Error, Result};
 use std::fs;
@@ -53,16 +56,23 @@ pub(crate) fn runs_named(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
 
 /// The date and time at the start of a run's folder name.
 pub(super) fn moment_of(path: &Path) -> Option<String> {
-    path.file_name()?.to_str()?.get(..15).map(str::to_string)
+    parts_of(path).map(|(moment, _)| moment.to_string())
 }
 
 /// The name within a run's folder name: `passkey` of `20260131-142501-passkey-3fa2c1`.
 fn name_of(path: &Path) -> Option<String> {
-    let id = path.file_name()?.to_str()?;
-    let (rest, hash) = id.rsplit_once('-')?;
-    let (moment, name) = (rest.get(..15)?, rest.get(15..)?.strip_prefix('-')?);
-    let dated = moment.char_indices().all(|(i, c)| if i == 8 { c == '-' } else { c.is_ascii_digit() });
-    (dated && hash.len() == 6).then(|| name.to_string())
+    parts_of(path).map(|(_, name)| name.to_string())
+}
+
+/// Moment and name within a run's folder name.
+fn parts_of(path: &Path) -> Option<(&str, &str)> {
+    let (rest, hash) = path.file_name()?.to_str()?.rsplit_once('-')?;
+    let second = rest.get(..15)?;
+    let dated = second.char_indices().all(|(i, c)| if i == 8 { c == '-' } else { c.is_ascii_digit() });
+    let (within, name) = rest[15..].split_once('-')?;
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let timed = within.is_empty() || within.strip_prefix('.').is_some_and(digits);
+    (dated && timed && hash.len() == 6).then(|| (&rest[..15 + within.len()], name))
 }
 
 /// Holds a name to characters that are plain in a path.
@@ -71,4 +81,27 @@ pub(super) fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::input(format!("`{name}` cannot name a run")).hint("use letters, digits, `-`, `_` and `.`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_says_when_it_was_made_and_what_for() {
+        let parts = |id: &str| parts_of(Path::new(id)).map(|(moment, name)| format!("{moment} {name}"));
+        for (id, expected) in [
+            ("20260131-142501-passkey-3fa2c1", Some("20260131-142501 passkey")),
+            ("20260131-142501.734512-passkey-3fa2c1", Some("20260131-142501.734512 passkey")),
+            ("20260131-142501-a-.b-3fa2c1", Some("20260131-142501 a-.b")),
+            ("20260131-142501", None),
+            ("20260131-14250x-a-3fa2c1", None),
+            ("20260131-142501.x-a-3fa2c1", None),
+            ("20260131-142501.-a-3fa2c1", None),
+            ("20260131-142501-a-3fa", None),
+            ("notes-of-a-run", None),
+        ] {
+            assert_eq!(parts(id).as_deref(), expected, "{id}");
+        }
+    }
 }

@@ -10,7 +10,7 @@
 //!
 //! **Numbers that are not finite** have no spelling in JSON. A value that is NaN or infinite is written as
 //! `null`, and the column `<name>_nonfinite` beside it says what it was (`"NaN"`, `"inf"`, `"-inf"`; for a
-//! list `"3: NaN, 7: inf"` with positions counted from 0).
+//! list `"3: NaN, 7: inf"` with positions counted from 0). A [`Frame`](crate::frame::Frame) holds the number again.
 //!
 //! **Versions.** Each line carries [`SCHEMA_VERSION`]. A new column does not change it; a changed meaning does.
 
@@ -43,6 +43,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 
 /// Name of the row that closes a unit of work.
 pub const SUMMARY: &str = "summary";
+
+/// What the name of a column ends with that says what a value was, where it is not finite.
+pub const NONFINITE: &str = "_nonfinite";
 
 /// The columns that every record has, in the order in which they are written; values follow them.
 pub const COLUMNS: &[&str] = &[

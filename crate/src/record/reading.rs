@@ -1,6 +1,6 @@
 //! One row that a measurement gives: subject, conditions, values.
 
-use super::SUMMARY;
+use super::{NONFINITE, SUMMARY};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -124,9 +124,16 @@ impl Reading {
         let (value, nonfinite) = value.into_value();
         self.values.insert(name.into(), value);
         if let Some(note) = nonfinite {
-            self.values.insert(format!("{name}_nonfinite"), note.into());
+            self.values.insert(format!("{name}{NONFINITE}"), note.into());
         }
         self
+    }
+
+    /// Adds a sentence to the value `warning`, after what is there.
+    pub fn warn(&mut self, sentence: &str) {
+        let before = self.values.get("warning").and_then(Value::as_str).filter(|before| !before.is_empty());
+        let both = before.map_or_else(|| sentence.to_string(), |before| format!("{before}; {sentence}"));
+        self.values.insert("warning".into(), both.into());
     }
 
     /// A value by name, if it is a finite number.

@@ -14,6 +14,7 @@ use super::journal::Journal;
 use super::reader::closed_unit;
 use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, SUMMARY, config_hash, read_lines};
 use crate::error::{Error, Result};
+use crate::warning::warn;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -63,10 +64,41 @@ impl Run {
     pub fn resume_or_create(root: impl AsRef<Path>, name: &str, config: &impl Serialize) -> Result<Self> {
         let root = root.as_ref();
         check_name(name)?;
-        match Self::newest(root, name, config, false)? {
+        match Self::unfinished(root, name, config)? {
             Some(path) => Self::open_folder(&path),
             None => Self::create_hashed(root, name, &config_hash(config)?),
         }
+    }
+
+    /// As [`resume_or_create`](Self::resume_or_create), but what another process records into is left to it.
+    ///
+    /// # Errors
+    /// As [`resume_or_create`](Self::resume_or_create).
+    pub fn resume_free_or_create(
+        root: impl AsRef<Path>,
+        name: &str,
+        config: &impl Serialize,
+    ) -> Result<Self> {
+        let root = root.as_ref();
+        check_name(name)?;
+        for path in Self::of(root, name, config, false)? {
+            if let Some(run) = Self::open_free(&path)? {
+                return Ok(run);
+            }
+        }
+        Self::create_hashed(root, name, &config_hash(config)?)
+    }
+
+    /// The folder of the newest unfinished run of this name and configuration in `root`, if there is one.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written as JSON, or `root` cannot be read.
+    pub fn unfinished(
+        root: impl AsRef<Path>,
+        name: &str,
+        config: &impl Serialize,
+    ) -> Result<Option<PathBuf>> {
+        Ok(Self::of(root.as_ref(), name, config, false)?.into_iter().next())
     }
 
     /// The folder of the newest finished run of this name and configuration in `root`, if there is one.
@@ -74,15 +106,16 @@ impl Run {
     /// # Errors
     /// If the configuration cannot be written as JSON, or `root` cannot be read.
     pub fn finished(root: impl AsRef<Path>, name: &str, config: &impl Serialize) -> Result<Option<PathBuf>> {
-        Self::newest(root.as_ref(), name, config, true)
+        Ok(Self::of(root.as_ref(), name, config, true)?.into_iter().next())
     }
 
-    fn newest(root: &Path, name: &str, config: &impl Serialize, finished: bool) -> Result<Option<PathBuf>> {
+    /// The runs of this name and configuration, the newest first.
+    fn of(root: &Path, name: &str, config: &impl Serialize, finished: bool) -> Result<Vec<PathBuf>> {
         let hash = config_hash(config)?;
         let is_one = |path: &PathBuf| {
             path.to_string_lossy().ends_with(&hash) && path.join("finished").exists() == finished
         };
-        Ok(runs_named(root, name)?.into_iter().rev().find(is_one))
+        Ok(runs_named(root, name)?.into_iter().rev().filter(is_one).collect())
     }
 
     /// Opens an existing run for appending: a folder, or the id of a run in [`runs_folder`].
@@ -107,29 +140,55 @@ impl Run {
     fn create_hashed(root: &Path, name: &str, hash: &str) -> Result<Self> {
         check_name(name)?;
         fs::create_dir_all(root).map_err(|e| Error::io(root, &e).hint(ELSEWHERE))?;
-        let mut moment = jiff::Timestamp::now();
-        let date = |moment: jiff::Timestamp| moment.strftime("%Y%m%d-%H%M%S").to_string();
-        // Names sort by age: a run made within a second of another of its name is dated after that one.
-        let newest = runs_named(root, name)?.pop().and_then(|path| moment_of(&path)).unwrap_or_default();
-        for _ in 0..100 {
-            let path = root.join(format!("{}-{name}-{hash}", date(moment)));
-            if date(moment) > newest {
-                match fs::create_dir(&path) {
-                    Ok(()) => return Self::open_folder(&path),
-                    Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                    Err(e) => return Err(Error::io(&path, &e).hint(ELSEWHERE)),
-                }
+        // Names sort by age: within one second, the first run has a plain name, each later one says when in it it was made.
+        let newest = || -> Result<String> {
+            Ok(runs_named(root, name)?.pop().and_then(|path| moment_of(&path)).unwrap_or_default())
+        };
+        let mut last = newest()?;
+        loop {
+            let now = jiff::Timestamp::now();
+            let [second, exact] =
+                ["%Y%m%d-%H%M%S", "%Y%m%d-%H%M%S%.6f"].map(|format| now.strftime(format).to_string());
+            // Only a clock that was set back leaves a run behind that is dated later: this one still says when it was made.
+            let ahead = last.get(..15).is_some_and(|last| *last > *second);
+            let moment = if !ahead && second > last { second } else { exact };
+            if !ahead && moment <= last {
+                continue; // it is still the same microsecond
             }
-            moment += jiff::SignedDuration::from_secs(1);
+            let path = root.join(format!("{moment}-{name}-{hash}"));
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    if ahead {
+                        let at = path.display();
+                        warn(format!(
+                            "{at}: there is a run named `{name}` of {last}, later than now: it counts as newer"
+                        ));
+                    }
+                    // Another process may have taken it for one to be continued.
+                    if let Some(run) = Self::open_free(&path)? {
+                        return Ok(run);
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io(&path, &e).hint(ELSEWHERE)),
+            }
+            last = newest()?;
         }
-        let what = format!("the newest run named `{name}` is dated {newest}, later than now");
-        Err(Error::input(what).at(root.display()).hint("set the clock, or choose another name"))
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
+        Self::open_free(path)?.ok_or_else(|| {
+            Error::input("another process is recording into this run")
+                .at(path.display())
+                .hint("wait for it, or create a new run")
+        })
+    }
+
+    /// None if another process has it open.
+    fn open_free(path: &Path) -> Result<Option<Self>> {
         let path = fs::canonicalize(path).map_err(|e| Error::io(path, &e))?;
         let id = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let lock = lock(&path)?;
+        let Some(lock) = lock(&path)? else { return Ok(None) };
         let metrics = path.join("metrics.jsonl");
         let (mut recorded, mut warnings, mut good_bytes) = (HashSet::new(), Vec::new(), 0);
         if metrics.exists() {
@@ -138,7 +197,7 @@ impl Run {
             (warnings, good_bytes) = (lines.warnings, lines.good_bytes);
             keep_torn(&metrics, good_bytes)?;
             for warning in &warnings {
-                eprintln!("warning: {warning} (kept in metrics.jsonl.torn)");
+                warn(format!("{warning} (kept in metrics.jsonl.torn)"));
             }
         }
         let mut journal = Journal::open(&metrics, good_bytes)?;
@@ -146,7 +205,7 @@ impl Run {
             journal.append(b"\n")?;
         }
         let state = Mutex::new(State { journal, recorded });
-        Ok(Self { id, path, warnings, notes: None, state, _lock: lock })
+        Ok(Some(Self { id, path, warnings, notes: None, state, _lock: lock }))
     }
 
     /// This run with free text that goes, as `notes`, into every reading that has none of its own.
@@ -225,6 +284,11 @@ impl Run {
         let closed = order.iter().filter(|r| r.row == SUMMARY && !r.fingerprint.is_empty());
         state.recorded.extend(closed.map(|r| r.fingerprint.clone()));
         Ok(())
+    }
+
+    /// Units of work that are recorded.
+    pub fn units(&self) -> usize {
+        self.state().recorded.len()
     }
 
     /// Whether the unit of work with this fingerprint is recorded, summary included.

@@ -6,9 +6,13 @@
 //! text does to both cancels in their difference.
 
 use super::quantile;
+use crate::error::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+/// The most series that are drawn: their means are kept until they are sorted.
+const MOST: usize = 10_000_000;
 
 /// The circular block bootstrap with percentile intervals.
 ///
@@ -71,25 +75,49 @@ impl Bootstrap {
         self
     }
 
-    /// The mean of a series.
+    /// Refuses settings that give no interval.
     ///
-    /// `None` if there are no values or one is not finite, or with a block or a number of resamples of 0.
+    /// # Errors
+    /// A block or a number of resamples of 0, more resamples than memory holds, a level that is no share.
+    pub fn check(&self) -> Result<()> {
+        let at_least_one = [("block", self.block), ("resamples", self.resamples)];
+        if let Some((name, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
+            return Err(Error::input(format!("{name} must be at least 1, found 0")).at("bootstrap"));
+        }
+        if self.resamples > MOST {
+            let what = format!("resamples must be at most {MOST}, found {}", self.resamples);
+            return Err(Error::input(what).at("bootstrap"));
+        }
+        if !(self.level > 0.0 && self.level < 1.0) {
+            let what = format!("level is a share between 0 and 1, found {}", self.level);
+            return Err(Error::input(what).at("bootstrap").hint("such as 0.95"));
+        }
+        Ok(())
+    }
+
+    /// The mean of a series. Where a value is not finite, the interval is NaN, and the mean is what it then is.
+    ///
+    /// `None` if there are no values, or with a block or a number of resamples of 0.
     pub fn mean(&self, values: &[f64]) -> Option<Estimate> {
         self.of([values], |[mean]| mean)
     }
 
     /// A function of the means of several series that belong together item by item: a difference or a ratio of them.
     ///
-    /// `None` as for [`mean`](Self::mean), and if the series differ in length.
+    /// As [`mean`](Self::mean); `None` also if the series differ in length.
     pub fn of<const N: usize>(
         &self,
         series: [&[f64]; N],
         of_means: impl Fn([f64; N]) -> f64,
     ) -> Option<Estimate> {
         let n = series.first()?.len();
-        let sound = series.iter().all(|values| values.len() == n && values.iter().all(|v| v.is_finite()));
-        if n == 0 || !sound || self.block == 0 || self.resamples == 0 {
+        let matched = series.iter().all(|values| values.len() == n);
+        if n == 0 || !matched || self.block == 0 || self.resamples == 0 {
             return None;
+        }
+        if !series.iter().all(|values| values.iter().all(|v| v.is_finite())) {
+            let value = of_means(series.map(|values| values.iter().sum::<f64>() / n as f64));
+            return Some(Estimate { value, low: f64::NAN, high: f64::NAN, p: f64::NAN });
         }
         let block = self.block.min(n);
         // Sums of the first values, on a circle that is walked around once more: a block is a difference of two.
@@ -208,7 +236,21 @@ mod tests {
         let zero = bootstrap.mean(&[0.0; 9]).unwrap();
         assert_eq!((zero.value, zero.low, zero.high, zero.p), (0.0, 0.0, 0.0, 1.0));
         assert_eq!(bootstrap.mean(&[]), None);
-        assert_eq!(bootstrap.mean(&[1.0, f64::NAN]), None);
+        for odd in [f64::NAN, f64::INFINITY] {
+            let found = bootstrap.mean(&[1.0, odd]).unwrap();
+            assert!(!found.value.is_finite() && [found.low, found.high, found.p].iter().all(|x| x.is_nan()));
+        }
+        for (bad, part) in [
+            (bootstrap.block(0), "bootstrap: block must be at least 1"),
+            (bootstrap.resamples(0), "resamples must be at least 1"),
+            (bootstrap.resamples(usize::MAX), "resamples must be at most 10000000"),
+            (Bootstrap { level: f64::NAN, ..bootstrap }, "level is a share between 0 and 1, found NaN"),
+            (Bootstrap { level: 1.0, ..bootstrap }, "level is a share between 0 and 1, found 1"),
+        ] {
+            let sentence = bad.check().unwrap_err().to_string();
+            assert!(sentence.contains(part), "{sentence}");
+        }
+        assert!(bootstrap.check().is_ok());
         assert_eq!(bootstrap.block(0).mean(&[1.0]), None);
         assert_eq!(bootstrap.of([&[1.0, 2.0], &[1.0]], |[a, b]| a / b), None);
     }

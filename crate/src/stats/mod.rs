@@ -20,4 +20,4 @@ pub use bootstrap::{Bootstrap, Estimate};
 pub use holm::holm;
 pub use proportion::{McNemar, Z95, wilson};
 pub use rank::{Kendall, kendall};
-pub use summary::{Mean, Summary, quantile};
+pub use summary::{Mean, Summary, largest, quantile};

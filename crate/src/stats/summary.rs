@@ -47,12 +47,22 @@ impl Mean {
     }
 }
 
-/// The quantile of ascending values at `fraction` (0 … 1), linear between neighbours (Hyndman & Fan 1996, type 7);
-/// `None` if there are no values.
+/// The quantile of values in the order of `f64::total_cmp` at `fraction` (0 … 1), linear between neighbours (Hyndman & Fan
+/// 1996, type 7); `None` if there are no values, NaN if one of them is.
 pub fn quantile(sorted: &[f64], fraction: f64) -> Option<f64> {
     let at = fraction.clamp(0.0, 1.0) * sorted.len().checked_sub(1)? as f64;
+    // That order has NaN at its ends.
+    if [sorted[0], sorted[sorted.len() - 1]].iter().any(|end| end.is_nan()) {
+        return Some(f64::NAN);
+    }
     let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    Some(low + (high - low) * at.fract())
+    // Between equal infinities there is no distance.
+    Some(if low == high { low } else { low + (high - low) * at.fract() })
+}
+
+/// The largest of some values; NaN if one of them is.
+pub fn largest(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    values.into_iter().reduce(|a, b| if a.is_nan() || a >= b { a } else { b })
 }
 
 #[cfg(test)]
@@ -75,5 +85,17 @@ mod tests {
         let found = [0.0, 0.5, 0.9, 1.0].map(|fraction| quantile(&sorted, fraction).unwrap());
         assert!((found[2] - 6.8).abs() < 1e-12 && found[..2] == [1.0, 3.0] && found[3] == 8.0, "{found:?}");
         assert_eq!((quantile(&[], 0.5), quantile(&[3.0], 0.7)), (None, Some(3.0)));
+        assert_eq!(quantile(&[1.0, f64::INFINITY, f64::INFINITY], 0.9), Some(f64::INFINITY));
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_passed_over() {
+        for nan in [f64::NAN, -f64::NAN] {
+            let mut values = [2.0, nan, 1.0];
+            assert!(largest(values).unwrap().is_nan());
+            values.sort_by(f64::total_cmp);
+            assert!(quantile(&values, 0.5).unwrap().is_nan());
+        }
+        assert_eq!((largest([1.0, 3.0, 2.0]), largest([])), (Some(3.0), None));
     }
 }

@@ -254,7 +254,7 @@ fn masked_body<V: Lanes>(len: usize, scores: &[f32], cumulative: &[f32], mixing:
         let reach = (t + 1).next_multiple_of(V::N);
         for s in (0..reach).step_by(V::N) {
             // Beyond the diagonal the exponent may be positive: clamped here, zeroed below.
-            let decay = end.sub(V::load(&cumulative[s..])).min(V::splat(0.0)).exp();
+            let decay = V::splat(0.0).min(end.sub(V::load(&cumulative[s..]))).exp();
             decay.mul(V::load(&scores[s..])).store(&mut mixing[s..]);
         }
         mixing[t + 1..].fill(0.0);

@@ -27,9 +27,9 @@ pub trait Lanes: Copy {
     fn fma(self, b: Self, c: Self) -> Self;
     /// `a * b + c`, rounded as a lane of [`fma`](Self::fma) is.
     fn fma_one(a: f32, b: f32, c: f32) -> f32;
-    /// Lane-wise maximum.
+    /// Lane-wise maximum; `other` where one of the two is NaN.
     fn max(self, other: Self) -> Self;
-    /// Lane-wise minimum.
+    /// Lane-wise minimum; `other` where one of the two is NaN.
     fn min(self, other: Self) -> Self;
     /// Nearest integer, ties to even.
     fn round(self) -> Self;
@@ -78,12 +78,13 @@ pub trait Lanes: Copy {
         to.copy_from_slice(&padded[..len]);
     }
 
-    /// e^x to within 2 ulp for results that are normal numbers; underflows to a value below 1.2e-38.
+    /// e^x to within 2 ulp for results that are normal numbers; underflows to a value below 1.2e-38. NaN stays NaN.
     ///
     /// Cody–Waite reduction by ln 2 and the degree-5 polynomial of Cephes `expf`.
     #[inline(always)]
     fn exp(self) -> Self {
-        let x = self.max(Self::splat(-87.3)).min(Self::splat(88.3));
+        // Of a number and NaN the second is taken.
+        let x = Self::splat(88.3).min(Self::splat(-87.3).max(self));
         let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
         let r = n.fma(Self::splat(-0.693_359_4), x);
         let r = n.fma(Self::splat(2.121_944_4e-4), r);

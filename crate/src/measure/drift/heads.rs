@@ -9,7 +9,7 @@ use crate::layer::state::State;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::Reading;
-use crate::stats::{Kendall, kendall, quantile};
+use crate::stats::{Kendall, kendall, largest, quantile};
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
 
@@ -41,7 +41,7 @@ impl Head {
     /// How many times that of the first token.
     fn growth(&self, first: usize) -> Option<f64> {
         let start = self.drift[0].relative();
-        (start > 0.0).then(|| self.settled(first) / start)
+        (start != 0.0).then(|| self.settled(first) / start)
     }
 }
 
@@ -141,7 +141,7 @@ impl Seen {
     /// A row for each head, one for each position, and the summary.
     pub fn rows(&self, row: impl Fn() -> Reading) -> Vec<Reading> {
         let settled = self.first_settled();
-        let rounded = |head: &Head| (head.rounding.signal > 0.0).then(|| head.rounding.relative());
+        let rounded = |head: &Head| (head.rounding.signal != 0.0).then(|| head.rounding.relative());
         let heads = self.heads.iter().map(|head| {
             let [gain, measured] = head.gains();
             row()
@@ -179,20 +179,27 @@ impl Seen {
         let settled = self.first_settled();
         let each = |f: &dyn Fn(&Head) -> f64| self.heads.iter().map(f).collect::<Vec<_>>();
         let drifts = each(&|head| head.settled(settled));
-        let worst = self.heads.iter().max_by(|a, b| a.settled(settled).total_cmp(&b.settled(settled)));
+        let most = largest(drifts.iter().copied());
+        let worst = self
+            .heads
+            .iter()
+            .zip(&drifts)
+            .rev()
+            .find(|(_, drift)| most.is_some_and(|most| drift.total_cmp(&most).is_eq()));
+        let worst = worst.map(|(head, _)| head);
         let growths: Option<Vec<f64>> = self.heads.iter().map(|head| head.growth(settled)).collect();
         let gains = [0, 1].map(|i| each(&|head| head.gains()[i]));
         let ratio = sorted(
             self.heads
                 .iter()
-                .filter(|head| head.rounding.noise > 0.0)
+                .filter(|head| head.rounding.noise != 0.0)
                 .map(|head| head.settled(settled) / (head.rounding.relative() * head.gains()[1])),
         );
         let middle = |values: &[f64]| quantile(&sorted(values.iter().copied()), 0.5);
         let mut row = row
             .value("heads", self.heads.len())
             .value("drift_median", middle(&drifts))
-            .value("drift_max", worst.map(|head| head.settled(settled)))
+            .value("drift_max", most)
             .value("worst_layer", worst.map(|head| head.layer))
             .value("worst_head", worst.map(|head| head.head))
             .value("growth_median", growths.as_deref().and_then(middle))

@@ -14,7 +14,7 @@ mod heads;
 use super::limit::{MADE, at_most};
 use super::reference::{self, Beside};
 use super::window::Sliding;
-use super::{Measure, subject};
+use super::{Measure, finite, subject};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -106,7 +106,7 @@ impl Drift {
             let summary = summary.value("samples", pieces.len());
             rows.push(text.describe(reference::describe(reference, summary), clock.elapsed().as_secs_f64()));
         }
-        Ok(rows)
+        finite::told(rows, &[("in the reference ", reference), ("", model)], pieces)
     }
 }
 

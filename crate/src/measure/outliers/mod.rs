@@ -12,14 +12,14 @@ mod stream;
 
 use super::watch::Watched;
 use super::window::{Sliding, Window};
-use super::{Measure, subject};
+use super::{Measure, finite, subject};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::{Reading, fingerprint};
-use crate::stats::quantile;
+use crate::stats::{largest, quantile};
 use crate::threads::install;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -141,14 +141,16 @@ impl Measure for Outliers {
         };
         let mut rows: Vec<Reading> = streams.iter().map(|stream| stream.describe(row())).collect();
         rows.extend(by_role(&streams, &row));
-        let worst = streams.iter().max_by(|a, b| a.kurtosis().total_cmp(&b.kurtosis()));
+        let most = largest(streams.iter().map(Stream::kurtosis));
+        let is_most = |stream: &&Stream| most.is_some_and(|most| stream.kurtosis().total_cmp(&most).is_eq());
+        let worst = streams.iter().rev().find(is_most);
         let summary = row()
-            .value("kurtosis_max", worst.map(Stream::kurtosis))
+            .value("kurtosis_max", most)
             .value("worst_role", worst.map(|stream| stream.role))
             .value("worst_layer", worst.and_then(|stream| stream.layer))
             .value("top_share", self.top_share);
         rows.push(text.describe(summary, clock.elapsed().as_secs_f64()));
-        Ok(rows)
+        finite::told(rows, &[("", model)], finite::windows(&text))
     }
 }
 

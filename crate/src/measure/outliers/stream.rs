@@ -2,7 +2,7 @@
 
 use super::Outliers;
 use crate::record::Reading;
-use crate::stats::quantile;
+use crate::stats::{largest, quantile};
 
 /// Lags in tokens at which largest channels are compared.
 fn lags(seq_len: usize) -> Vec<usize> {
@@ -63,12 +63,15 @@ impl Stream {
                     *sum += power;
                 }
                 self.squares[channel] += square;
-                largest = largest.max(size);
+                // Once NaN, always NaN.
+                if size > largest || size.is_nan() {
+                    largest = size;
+                }
                 power += square;
             }
             self.count += self.channels as f64;
             self.maxima.push(f64::from(largest));
-            if power > 0.0 {
+            if power != 0.0 {
                 self.crests.push(f64::from(largest) / (power / self.channels as f64).sqrt());
             }
             let sizes: Vec<f64> = token.iter().map(|x| f64::from(x.abs())).collect();
@@ -88,9 +91,10 @@ impl Stream {
         self.top as f64 / self.channels as f64
     }
 
-    /// How far beyond chance a share of common channels is.
+    /// How far beyond chance a share of common channels is; no number where values were none.
     fn beyond_chance(&self, overlap: f64) -> f64 {
-        (overlap - self.chance()) / (1.0 - self.chance())
+        let beyond = (overlap - self.chance()) / (1.0 - self.chance());
+        if self.sums[1].is_nan() { f64::NAN } else { beyond }
     }
 
     /// Mean share of a token's largest channels that are among those of the token `lag` later.
@@ -122,8 +126,8 @@ impl Stream {
 
     /// The largest channel's root mean square over the median channel's.
     pub fn channel_ratio(&self) -> Option<f64> {
-        let largest = self.squares.iter().copied().fold(0.0, f64::max);
-        Some((largest / middle(self.squares.iter().copied()).filter(|middle| *middle > 0.0)?).sqrt())
+        let most = largest(self.squares.iter().copied())?;
+        Some((most / middle(self.squares.iter().copied()).filter(|middle| *middle != 0.0)?).sqrt())
     }
 
     /// The row of this input.

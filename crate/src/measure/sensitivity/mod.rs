@@ -17,7 +17,7 @@ pub mod ranking;
 mod sweep;
 
 use super::window::Sliding;
-use super::{Measure, limit, subject};
+use super::{Measure, finite, subject};
 use crate::error::{Error, Result};
 use crate::kernel::softmax::Divergence;
 use crate::model::Model;
@@ -157,7 +157,7 @@ impl Measure for Sensitivity {
 
     fn check(&self, model: &Model) -> Result<()> {
         self.sliding().check(model)?;
-        limit::bootstrap(&self.bootstrap)?;
+        self.bootstrap.check()?;
         if self.schemes.is_empty() {
             return Err(Error::input("no scheme is named whose parts could be tried").hint("such as w3a16"));
         }
@@ -251,7 +251,8 @@ impl<'a> Probing<'a> {
             read += sweep.blocks(unit);
             if !known(identity) {
                 let clock = Instant::now();
-                let tokens = sweep.divergence(&self.probe.with(unit)?, unit)?;
+                let changed = self.probe.with(unit)?;
+                let tokens = sweep.divergence(&changed, unit)?;
                 let runtime = clock.elapsed().as_secs_f64();
                 let reading = self.row(Sensitivity::NAME, identity);
                 let reading = self.harm(self.describe(reading, unit), &tokens)?;
@@ -261,8 +262,9 @@ impl<'a> Probing<'a> {
                     .predictors(reading, self.probe.rounding(unit, &inputs)?, predicted.transpose()?)
                     .value("blocks_read", sweep.blocks(unit));
                 let reading = self.text.describe(reading, runtime + std::mem::take(&mut overhead));
-                rows.push(reading.values.clone());
-                take(&[reading])?;
+                let told = finite::told(vec![reading], &[("", &changed)], finite::windows(&self.text))?;
+                rows.extend(told.iter().map(|reading| reading.values.clone()));
+                take(&told)?;
             }
             progress.tick(1)?;
         }
@@ -300,7 +302,7 @@ impl<'a> Probing<'a> {
         let kl: Vec<f64> = tokens.iter().map(|token| token.kl).collect();
         let estimate = |values: &[f64]| {
             let found = self.settings.bootstrap.mean(values);
-            found.ok_or_else(|| Error::input("the bootstrap needs blocks and resamples of at least 1"))
+            found.ok_or_else(|| Error::internal("no token was compared"))
         };
         let (rise, kl) = (estimate(&rise)?, estimate(&kl)?);
         let reference: f64 = tokens.iter().map(|token| token.reference_nll).sum();

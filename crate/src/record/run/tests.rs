@@ -95,6 +95,41 @@ fn equal_readings_are_equal_lines_but_for_timings() {
     assert_eq!(line("one"), line("two"));
 }
 
+fn ids(root: &Path, name: &str) -> Vec<String> {
+    let runs = runs_named(root, name).unwrap();
+    runs.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn any_number_of_runs_is_made_in_a_second() {
+    let root = tempfile::tempdir().unwrap();
+    let made: Vec<String> =
+        (0..300).map(|_| Run::create_in(root.path(), "a").unwrap().id().to_string()).collect();
+    assert_eq!(ids(root.path(), "a"), made, "names sort by age");
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S%.6f").to_string();
+    assert!(made.iter().all(|id| id[..15] <= now[..15]), "none is dated later than it was made");
+    // Several at once, of one configuration: none is taken twice, and none refused.
+    let many: Vec<String> = std::thread::scope(|scope| {
+        let one = || Run::resume_free_or_create(root.path(), "b", &1).map(|run| (run.id().to_string(), run));
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(move || one().unwrap())).collect();
+        let runs: Vec<_> = all.into_iter().map(|thread| thread.join().unwrap()).collect();
+        runs.iter().map(|(id, _)| id.clone()).collect()
+    });
+    assert_eq!(many.iter().collect::<HashSet<_>>().len(), 8, "{many:?}");
+    let free = Run::resume_free_or_create(root.path(), "b", &1).unwrap();
+    assert_eq!(Some(free.id()), ids(root.path(), "b").last().map(String::as_str), "the newest goes on");
+}
+
+#[test]
+fn a_clock_that_was_set_back_refuses_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    for later in ["20991231-235959-a-abcdef", "20991231-235959.5-a-abcdef"] {
+        fs::create_dir(root.path().join(later)).unwrap();
+        let [first, second] = [(), ()].map(|()| Run::create_in(root.path(), "a").unwrap().id().to_string());
+        assert!(first < second && second[..4] < *"2099", "{first} {second}");
+    }
+}
+
 #[test]
 fn bad_use_is_one_sentence() {
     let root = tempfile::tempdir().unwrap();

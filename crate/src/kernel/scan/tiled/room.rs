@@ -220,7 +220,7 @@ impl<const T: usize> Room<T> {
                     *row = load(&scores[s * ROWS..]).mul(column.mul(splat(rows[i])));
                 }
                 // Behind the diagonal the exponent may be positive: held to 0 here, and masked.
-                let decay = splat(self.cumulative[start + i]).sub(now).min(splat(0.0)).exp();
+                let decay = splat(0.0).min(splat(self.cumulative[start + i]).sub(now)).exp();
                 row[band] =
                     _mm512_maskz_mul_ps((2u32 << i).wrapping_sub(1) as u16, decay, load(&scores[start..]));
                 for step in 0..band / 2 + 1 {
