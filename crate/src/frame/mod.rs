@@ -48,12 +48,14 @@ impl Frame {
     /// The table of these rows; a row without some column has null there.
     ///
     /// A column that holds integers in some rows and fractions in others is one of fractions; one that mixes
-    /// text with something else is one of text. Lists of numbers stay lists.
+    /// text with something else is one of text. Lists of numbers stay lists. Models of one name that are not the same are
+    /// named with their hashes, and [`warnings`](Self::warnings) says so.
     ///
     /// # Errors
     /// If polars refuses the columns.
     pub fn from_rows(rows: &[Row]) -> Result<Self> {
-        Ok(Self { data: columns::data_frame(rows)?, warnings: Vec::new() })
+        let (rows, warnings) = subject::tell_apart(rows);
+        Ok(Self { data: columns::data_frame(&rows)?, warnings })
     }
 
     /// The polars table itself, for everything that this type has no verb for.

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Turns text into token numbers and back.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,10 @@ pub struct Pieces {
     pub name: String,
     /// SHA-256 of its file, in hexadecimal.
     pub sha256: String,
+    /// Where its file was read.
+    pub path: PathBuf,
+    /// Its file, byte for byte: what the library would write is another.
+    pub file: Arc<[u8]>,
 }
 
 // The library's own output would print the whole vocabulary.
@@ -50,7 +55,8 @@ impl Tokenizer {
         let folder = full.parent().and_then(Path::file_name);
         let name = folder.map_or_else(|| "tokenizer".to_string(), |name| name.to_string_lossy().into_owned());
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self::Pieces(Box::new(Pieces { tokenizer, name, sha256 })))
+        let (path, file) = (full, bytes.into());
+        Ok(Self::Pieces(Box::new(Pieces { tokenizer, name, sha256, path, file })))
     }
 
     /// The tokens of a text. No token is added at its beginning or end.
