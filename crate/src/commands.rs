@@ -51,7 +51,7 @@ pub fn run(args: Args) -> Result<()> {
         }
         Command::Info { model, linears } => info(&model, linears),
         Command::Convert { model, out, training_length } => {
-            let mut model = load(&model)?;
+            let mut model = load_for(&model, Some(&out))?;
             model.training_length = training_length.or(model.training_length);
             model.save(&out)?;
             say!("wrote {}", out.display())
@@ -73,11 +73,17 @@ fn threads(count: Option<usize>) -> Result<()> {
 }
 
 fn load(source: &Source) -> Result<Model> {
+    load_for(source, None)
+}
+
+/// Loads a model that is to be saved in the end: a folder that refuses it does so before it is quantized.
+fn load_for(source: &Source, out: Option<&Path>) -> Result<Model> {
     let dtype = source.dtype.as_deref().map(parse_dtype).transpose()?;
     let tokenizer = source.tokenizer.as_deref().map(parse_tokenizer).transpose()?;
     let device = Some(parse_device(&source.device)?);
     let how = Loading { dtype, device, revision: source.revision.clone(), tokenizer };
     let model = Model::load_with(&source.model, &how)?;
+    out.map_or(Ok(()), |out| model.check_save(out))?;
     match &source.scheme {
         Some(scheme) => model.quantized_with(&scheme.parse()?, &quantizing(source)),
         None => Ok(model),
@@ -95,7 +101,7 @@ fn quantize(source: &Source, out: &Path) -> Result<()> {
     if source.scheme.is_none() {
         return Err(Error::input("no scheme is named").hint("add one, such as --scheme w4a8-g64-gptq"));
     }
-    let model = load(source)?;
+    let model = load_for(source, Some(out))?;
     model.save(out)?;
     if let Some(report) = &model.quantization {
         say!("{report}")?;

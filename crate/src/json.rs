@@ -1,7 +1,8 @@
-//! Model configurations in JSON, as they are found: Python writes `Infinity` and `NaN`, which JSON does not know.
+//! Model configurations in JSON, as they are found and as they are written: Python has `Infinity` and `NaN`, which JSON
+//! does not know.
 
 use crate::error::{Error, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -58,9 +59,58 @@ pub fn float(value: &Value) -> Option<f64> {
     }
 }
 
+/// The JSON value of a number, whether JSON can write it or not; the reverse of [`float`].
+pub fn number(x: f64) -> Value {
+    match x {
+        x if x.is_finite() => x.into(),
+        x if x.is_nan() => json!({ FLOAT: "NaN" }),
+        x => json!({ FLOAT: if x > 0.0 { "Infinity" } else { "-Infinity" } }),
+    }
+}
+
+/// JSON text as Python's library writes it, indented, with the bare words for what [`number`] gives: every version of
+/// transformers reads these, only the newest the objects.
+pub fn text(value: &Value) -> String {
+    let mut out = String::new();
+    print(value, 0, &mut out);
+    out + "\n"
+}
+
+fn print(value: &Value, depth: usize, out: &mut String) {
+    let line = |depth: usize| format!("\n{}", "  ".repeat(depth));
+    match value {
+        Value::Object(fields) if fields.len() == 1 && fields.get(FLOAT).is_some_and(is_word) => {
+            out.push_str(fields[FLOAT].as_str().unwrap_or_default());
+        }
+        Value::Object(fields) if !fields.is_empty() => {
+            for (i, (key, value)) in fields.iter().enumerate() {
+                let start = if i == 0 { "{" } else { "," };
+                out.push_str(&format!("{start}{}{}: ", line(depth + 1), json!(key)));
+                print(value, depth + 1, out);
+            }
+            out.push_str(&(line(depth) + "}"));
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (i, value) in items.iter().enumerate() {
+                let start = if i == 0 { "[" } else { "," };
+                out.push_str(&format!("{start}{}", line(depth + 1)));
+                print(value, depth + 1, out);
+            }
+            out.push_str(&(line(depth) + "]"));
+        }
+        plain => out.push_str(&plain.to_string()),
+    }
+}
+
+fn is_word(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| WORDS.contains(&text))
+}
+
+/// Python's words for the numbers that JSON cannot write.
+const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
 /// Replaces the bare words outside of strings.
 fn replace_words(text: &str, with: impl Fn(&str) -> String) -> Cow<'_, str> {
-    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
     let bytes = text.as_bytes();
     let in_word = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || b"_-+.".contains(b));
     let (mut out, mut copied) = (String::new(), 0);
@@ -132,11 +182,23 @@ mod tests {
         assert!(read("/nowhere/config.json").unwrap_err().to_string().ends_with("no such file or folder"));
     }
 
+    #[test]
+    fn what_is_written_is_read_again() {
+        let limits = [0.0, f64::INFINITY, f64::NEG_INFINITY, 1e-5].map(number);
+        let value =
+            json!({"limit": limits, "empty": [{}, []], "text": "a \"b\"\n", "none": null, "yes": true});
+        let written = text(&value);
+        assert!(written.contains("\n    0.0,\n    Infinity,\n    -Infinity,\n"), "{written}");
+        assert_eq!(parse(&written).unwrap(), value);
+        assert!(float(&parse(&text(&number(f64::NAN))).unwrap()).unwrap().is_nan());
+    }
+
     proptest! {
         #[test]
         fn plain_json_is_read_as_it_is(text in "[-INaftinyN\"\\\\ é,]{0,40}", number: i64) {
             let value = serde_json::json!({ "text": text, &text: [number, text], });
-            prop_assert_eq!(parse(&value.to_string()).unwrap(), value);
+            prop_assert_eq!(&parse(&value.to_string()).unwrap(), &value);
+            prop_assert_eq!(parse(&super::text(&value)).unwrap(), value);
         }
 
         #[test]

@@ -94,6 +94,38 @@ impl Config {
         Ok((Self::Mamba2(config), assumed))
     }
 
+    /// The config in a `config.json` that was saved here with a quantized model: it is complete, and the shapes of
+    /// packed tensors would tell nothing.
+    pub fn saved(json: &serde_json::Value) -> Result<Self> {
+        match json.get("model_type").and_then(|name| name.as_str()) {
+            Some("mamba2") => Ok(Self::Mamba2(mamba2::Config::saved(json)?)),
+            _ => {
+                Err(Error::input("model_type names no known model family").hint("this version knows: mamba2"))
+            }
+        }
+    }
+
+    /// The text of the `config.json` of such a model, as transformers reads it. `source` is the one that the model came
+    /// with: what it says beside is kept where it still holds.
+    pub fn to_file(&self, source: Option<&serde_json::Value>) -> Result<String> {
+        let fields = match self {
+            Self::Mamba2(config) => config.hugging_face(source)?,
+        };
+        Ok(crate::json::text(&serde_json::Value::Object(fields)))
+    }
+
+    /// Why transformers cannot read a model of this shape, if it cannot.
+    pub fn foreign_to_transformers(&self) -> Option<String> {
+        match self {
+            Self::Mamba2(config) if config.expand().is_none() => Some(format!(
+                "num_heads × head_dim = {} is no multiple of hidden_size = {}",
+                config.num_heads * config.head_dim,
+                config.hidden_size
+            )),
+            Self::Mamba2(_) => None,
+        }
+    }
+
     /// A published or customary shape by name.
     pub fn named(shape: &str) -> Result<Self> {
         match shape {

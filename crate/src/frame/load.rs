@@ -45,10 +45,12 @@ impl Frame {
             all.rows.extend(lines.rows);
             all.warnings.extend(lines.warnings);
         }
-        for warning in &all.warnings {
+        let mut frame = Self::from_rows(&all.rows)?;
+        frame.warnings.extend(all.warnings);
+        for warning in &frame.warnings {
             warn(warning);
         }
-        Ok(Self { warnings: all.warnings, ..Self::from_rows(&all.rows)? })
+        Ok(frame)
     }
 }
 

@@ -49,12 +49,14 @@ impl Frame {
     ///
     /// A column that holds integers in some rows and fractions in others is one of fractions; one that mixes
     /// text with something else is one of text. Lists of numbers stay lists. Numbers that are not finite, which JSON has no
-    /// spelling for, are numbers again.
+    /// spelling for, are numbers again. Models of one name that are not the same are named with their hashes, and
+    /// [`warnings`](Self::warnings) says so.
     ///
     /// # Errors
     /// If polars refuses the columns.
     pub fn from_rows(rows: &[Row]) -> Result<Self> {
-        Ok(Self { data: columns::data_frame(rows)?, warnings: Vec::new() })
+        let (rows, warnings) = subject::tell_apart(rows);
+        Ok(Self { data: columns::data_frame(&rows)?, warnings })
     }
 
     /// The polars table itself, for everything that this type has no verb for.

@@ -2,9 +2,59 @@
 
 use super::Frame;
 use crate::error::{Error, Result};
-use crate::record::SUMMARY;
+use crate::record::{Row, SUMMARY};
 use crate::stats::{Bootstrap, Estimate};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What makes two models of one name two, and what it is called in a name.
+const APART: [(&str, &str); 3] =
+    [("model_hash", "weights"), ("config_hash", "config"), ("tokenizer_hash", "tokenizer")];
+
+/// Rows in which no two models have one name: where the hashes of one name differ, they are added to it, so that no mean,
+/// table or figure takes the two for one. Also a sentence on each such name.
+pub(super) fn tell_apart(rows: &[Row]) -> (Cow<'_, [Row]>, Vec<String>) {
+    let text = |row: &Row, column: &str| row.get(column).and_then(|value| Some(value.as_str()?.to_string()));
+    let mut found: BTreeMap<String, [BTreeSet<String>; 3]> = BTreeMap::new();
+    for row in rows {
+        let Some(model) = text(row, "model") else { continue };
+        let hashes = found.entry(model).or_default();
+        for ((column, _), hashes) in APART.iter().zip(hashes) {
+            // Older records do not know of some.
+            hashes.extend(text(row, column).filter(|hash| !hash.is_empty()));
+        }
+    }
+    found.retain(|_, hashes| hashes.iter().any(|hashes| hashes.len() > 1));
+    if found.is_empty() {
+        return (Cow::Borrowed(rows), vec![]);
+    }
+    let mut names: BTreeMap<&String, BTreeSet<String>> = BTreeMap::new();
+    let mut rows = rows.to_vec();
+    for row in &mut rows {
+        let model = text(row, "model").unwrap_or_default();
+        let Some((model, hashes)) = found.get_key_value(&model) else { continue };
+        let parts: Vec<String> = APART
+            .iter()
+            .zip(hashes)
+            .filter(|(_, hashes)| hashes.len() > 1)
+            .filter_map(|((column, word), _)| {
+                let hash = text(row, column).filter(|hash| !hash.is_empty())?;
+                Some(format!("{word} {}", hash.chars().take(8).collect::<String>()))
+            })
+            .collect();
+        if !parts.is_empty() {
+            let name = format!("{model} ({})", parts.join(", "));
+            row.insert("model".to_string(), name.clone().into());
+            names.entry(model).or_default().insert(name);
+        }
+    }
+    let sentence = |(model, names): (&String, BTreeSet<String>)| {
+        let names: Vec<String> = names.into_iter().collect();
+        format!("the records are of several models named {model}: {}", names.join(", "))
+    };
+    let warnings = names.into_iter().map(sentence).collect();
+    (Cow::Owned(rows), warnings)
+}
 
 /// A model in a scheme.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

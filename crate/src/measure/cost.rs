@@ -180,7 +180,7 @@ impl Measure for Cost {
     }
 
     fn fingerprint(&self, model: &Model) -> Result<String> {
-        fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &())
+        fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &self.threads.unwrap_or_else(threads))
     }
 
     fn check(&self, _model: &Model) -> Result<()> {

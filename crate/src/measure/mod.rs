@@ -36,7 +36,7 @@ pub mod window;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
-use crate::record::{Reading, Run, Subject};
+use crate::record::{Reading, Run, Subject, content_hash};
 use crate::warning::warn;
 use serde::Serialize;
 
@@ -84,6 +84,10 @@ pub fn subject(model: &Model) -> Subject {
         model: model.name.clone(),
         model_revision: model.revision.clone(),
         model_hash: model.hash.clone(),
+        config_hash: content_hash(&model.config).ok(),
+        tokenizer: Some(model.tokenizer.name().to_string()),
+        tokenizer_hash: Some(model.tokenizer.hash().to_string()),
+        assumed: Some(model.assumed.join("; ")).filter(|text| !text.is_empty()),
         family: model.config.family().to_string(),
         parameters: model.parameters() as u64,
         weight_bytes: model.bytes() as u64,

@@ -51,9 +51,8 @@ pub(super) trait Beside: Serialize + Clone {
     /// As [`Measure::fingerprint`].
     fn identity(&self, reference: &Model, model: &Model, corpus: &Corpus) -> Result<String> {
         let mut extra = self.extra();
-        let of = subject(reference);
         extra.insert("corpus".into(), json!(corpus.sha256));
-        extra.insert("reference".into(), json!([of.model_hash, of.dtype, of.scheme]));
+        extra.insert("reference".into(), subject(reference).identity());
         fingerprint(Self::IS.0, Self::IS.1, &self.settings(), &subject(model), &Value::Object(extra))
     }
 }

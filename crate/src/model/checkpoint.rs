@@ -1,7 +1,7 @@
 //! A checkpoint as it is found, before anything is made of it: named tensors, a configuration, where it came from.
 
 use super::hub::{self, Hub};
-use super::{files, pickle, safetensors};
+use super::{destination, files, pickle, safetensors};
 use crate::error::{Error, Result};
 use crate::json;
 use candle_core::{CpuStorage, Storage, Tensor};
@@ -67,6 +67,7 @@ impl Checkpoint {
 
     fn open_path(path: &Path) -> Result<Self> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        destination::finish(folder)?;
         let files = if path.is_dir() { files::weight_files(path)? } else { vec![path.to_path_buf()] };
 
         let (mut tensors, mut metadata, mut hash) = (BTreeMap::new(), BTreeMap::new(), Sha256::new());
@@ -175,7 +176,7 @@ pub(super) fn non_finite(tensor: &Tensor) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::save_safetensors;
+    use super::super::safetensors::save_safetensors;
     use super::*;
     use candle_core::{DType, Device};
     use std::fs;

@@ -71,7 +71,8 @@ fn names(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-fn is_weights(name: &str, endings: &[&str]) -> bool {
+/// Whether a file of this name holds weights, by one of these endings.
+pub(super) fn is_weights(name: &str, endings: &[&str]) -> bool {
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
     endings.contains(&ending) && !NOT_WEIGHTS.iter().any(|start| name.starts_with(start))
 }

@@ -11,9 +11,12 @@
 //! | [`generate`] | greedy continuation and scores of tokens |
 //! | [`quantization`] | the report of a quantized model |
 //! | `saved` | its parts in a file |
+//! | `save` | a model into a folder |
+//! | `destination` | what may be replaced in that folder, and how as a whole |
 
 mod card;
 pub mod checkpoint;
+mod destination;
 mod files;
 pub mod generate;
 pub mod hub;
@@ -22,6 +25,7 @@ mod loading;
 mod pickle;
 pub mod quantization;
 pub mod safetensors;
+mod save;
 mod saved;
 mod side_by_side;
 pub mod tokenizer;
@@ -37,10 +41,9 @@ use checkpoint::Checkpoint;
 pub(crate) use loading::cast;
 pub use loading::{Loading, parse_device, parse_dtype, parse_tokenizer};
 use quantization::Quantization;
-use safetensors::save_safetensors;
-use std::collections::BTreeMap;
+use save::Origin;
+use sha2::{Digest, Sha256};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use tokenizer::Tokenizer;
 
@@ -62,7 +65,8 @@ pub struct Model {
     pub source: String,
     /// Hub revision, if it came from the hub.
     pub revision: Option<String>,
-    /// SHA-256 of the weight files.
+    /// SHA-256 of the weight files, or of the tensors that it was made of; with the name of a dtype behind it if the
+    /// weights were rounded to that one on their way to [`dtype`](Self::dtype).
     pub hash: String,
     /// The network's sizes.
     pub config: Config,
@@ -78,6 +82,9 @@ pub struct Model {
     pub training_length: Option<usize>,
     /// The report of its quantization, if it is quantized.
     pub quantization: Option<Quantization>,
+    /// The dtype that the matrices had when they were read or last rounded.
+    rounded: DType,
+    origin: Option<Arc<Origin>>,
     device: Device,
     tensors: Tensors,
     matrices: Matrices,
@@ -119,9 +126,7 @@ impl Model {
             // The shapes are in the report, so the config is taken as it was saved.
             Some(report) => {
                 let saved = found.config.clone().ok_or_else(|| Error::input("config.json is missing"));
-                let config = saved.and_then(|saved| {
-                    serde_json::from_value(saved).map_err(|e| Error::input(e).at("config.json"))
-                });
+                let config = saved.and_then(|saved| Config::saved(&saved).map_err(|e| e.at("config.json")));
                 let matrices = saved::read_matrices(report, &mut tensors).map_err(at)?;
                 (config.map_err(at)?, vec![], matrices)
             }
@@ -130,21 +135,33 @@ impl Model {
         assumed.extend(told);
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
         let built = Self::build(config, tensors, matrices, quantization, tokenizer, how).map_err(at)?;
+        let origin = Some(Arc::new(Origin::of(&found)));
         let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
-        Ok(Self { name, source: source.to_string(), revision, hash, assumed, training_length, ..built })
+        Ok(Self {
+            name,
+            source: source.to_string(),
+            revision,
+            hash,
+            assumed,
+            training_length,
+            origin,
+            ..built
+        })
     }
 
     /// A model of this shape with seeded random weights.
     pub fn random(name: &str, config: Config, seed: u64, how: &Loading) -> Result<Self> {
         let tensors = init::initialize(&config, seed)?;
-        Ok(Self { hash: format!("random-{seed}"), ..Self::from_tensors(name, config, tensors, how)? })
+        let built = Self::build(config, tensors, Matrices::new(), None, Tokenizer::Bytes, how)?;
+        Ok(Self { name: name.to_string(), hash: format!("random-{seed}"), ..built })
     }
 
-    /// A model of tensors at hand, reading bytes if no other tokenizer is chosen. Its hash is empty: it has no checkpoint.
+    /// A model of tensors at hand, reading bytes if no other tokenizer is chosen.
     pub fn from_tensors(name: &str, config: Config, tensors: Tensors, how: &Loading) -> Result<Self> {
+        let hash = content_hash(&tensors)?;
         let tokenizer = how.tokenizer_without_checkpoint(config.vocab_size())?;
         let built = Self::build(config, tensors, Matrices::new(), None, tokenizer, how)?;
-        Ok(Self { name: name.to_string(), ..built })
+        Ok(Self { name: name.to_string(), hash, ..built })
     }
 
     fn build(
@@ -200,6 +217,8 @@ impl Model {
             dtype,
             training_length: None,
             quantization,
+            rounded: stored.unwrap_or(dtype),
+            origin: None,
             device,
             tensors,
             matrices,
@@ -218,16 +237,14 @@ impl Model {
             self.tokenizer.clone(),
             &how,
         )?;
-        Ok(Self {
-            name: self.name.clone(),
-            source: self.source.clone(),
-            revision: self.revision.clone(),
-            hash: self.hash.clone(),
-            assumed: self.assumed.clone(),
-            unused: self.unused.clone(),
-            training_length: self.training_length,
-            ..built
-        })
+        // The name of the new dtype would not tell what the one between took away.
+        let lossy = self.dtype != self.rounded && self.dtype != dtype;
+        let (hash, rounded) = match lossy {
+            true => (format!("{}-{}", self.hash, self.dtype.as_str()), self.dtype),
+            false => (self.hash.clone(), self.rounded),
+        };
+        let Self { tensors, matrices, network, .. } = built;
+        Ok(Self { dtype, hash, rounded, tensors, matrices, network, ..self.clone() })
     }
 
     /// Where the weights are.
@@ -343,38 +360,15 @@ impl Model {
     pub(crate) fn head(&self, hidden: &Tensor) -> Result<Tensor> {
         install(|| self.network.logits(hidden))
     }
+}
 
-    /// Writes `model.safetensors` and `config.json`, and the tokenizer's file as it was if there is one, into a folder.
-    /// Loading it gives identical logits.
-    pub fn save(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
-        let mut metadata = BTreeMap::from([
-            ("format".to_string(), "pt".to_string()), // what Hugging Face's loader looks for
-            ("lowbit_version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-            ("dtype".to_string(), self.dtype.as_str().to_string()),
-            ("saved_from".to_string(), format!("{} {}", self.name, self.hash)),
-        ]);
-        // Loaded again, it reads bytes as it does now, though its vocabulary does not tell.
-        let (alone, _) = Tokenizer::without_file(self.config.vocab_size(), folder);
-        if matches!((&self.tokenizer, alone), (Tokenizer::Bytes, Tokenizer::Missing { .. })) {
-            metadata.insert(loading::TOKENIZER.to_string(), self.tokenizer.name().to_string());
-        }
-        if let Some(length) = self.training_length {
-            metadata.insert("training_length".to_string(), length.to_string());
-        }
-        if let Some(quantization) = &self.quantization {
-            metadata.insert("lowbit_layout".to_string(), quantization::LAYOUT.to_string());
-            let report = serde_json::to_string(quantization).map_err(Error::internal)?;
-            metadata.insert("quantization".to_string(), report);
-        }
-        save_safetensors(&folder.join("model.safetensors"), &self.packed_tensors()?, &metadata)?;
-        let config = serde_json::to_string_pretty(&self.config).map_err(Error::internal)?;
-        let path = folder.join("config.json");
-        std::fs::write(&path, config + "\n").map_err(|error| Error::io(&path, &error))?;
-        if let Tokenizer::Pieces(pieces) = &self.tokenizer {
-            let path = folder.join("tokenizer.json");
-            std::fs::write(&path, pieces.file()).map_err(|error| Error::io(&path, &error))?;
-        }
-        Ok(())
+/// SHA-256 over the names, dtypes, shapes and bytes of tensors.
+fn content_hash(tensors: &Tensors) -> Result<String> {
+    let mut hash = Sha256::new();
+    for (name, tensor) in tensors {
+        let tensor = tensor.to_device(&Device::Cpu)?;
+        hash.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()));
+        hash.update(safetensors::bytes(&tensor));
     }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

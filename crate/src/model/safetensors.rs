@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use ::safetensors::tensor::{self as format, Dtype, Metadata, TensorInfo};
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,7 +23,7 @@ pub(super) struct Contents {
 }
 
 /// The format's own limit on the header.
-const MAX_HEADER: u64 = 100_000_000;
+pub(super) const MAX_HEADER: u64 = 100_000_000;
 
 /// Bytes read at a time, few enough to be still in the cache when they are hashed.
 const PIECE: usize = 1 << 18;
@@ -134,10 +135,15 @@ fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<St
     file.write_all(&header).map_err(io)?;
     for (_, tensor) in order {
         let tensor = tensor.to_device(&Device::Cpu)?;
-        file.write_all(format::View::data(&tensor).as_ref()).map_err(io)?;
+        file.write_all(&bytes(&tensor)).map_err(io)?;
     }
     let file = file.into_inner().map_err(|e| Error::io(path, e.error()))?;
     file.sync_all().map_err(io)
+}
+
+/// The bytes of a tensor on the CPU, as files hold them.
+pub(super) fn bytes(tensor: &Tensor) -> Cow<'_, [u8]> {
+    format::View::data(tensor)
 }
 
 fn header(order: &[(&String, &Tensor)], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {

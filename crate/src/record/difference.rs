@@ -3,8 +3,10 @@
 //! On one machine and commit they are, byte for byte but for times. Another processor sums in another order, and what
 //! follows from rounding moves a little: [`TOLERANCES`] says how far is too far, column by column.
 
+use super::unit::{named, text};
 use super::{Row, SUMMARY, is_timing_field};
 use serde_json::Value;
+use std::collections::HashSet;
 use wildmatch::WildMatch;
 
 /// How far apart two values of a column may be.
@@ -86,15 +88,24 @@ pub struct Difference {
 /// What differs between the rows of a run and those of another of the same study, and how many values were compared.
 pub fn differences(recorded: &[Row], found: &[Row]) -> (Vec<Difference>, usize) {
     let (mut all, mut compared) = (vec![], 0);
+    let units: HashSet<&str> = recorded.iter().map(|row| text(row, "fingerprint")).collect();
     let mut left: Vec<&Row> = found.iter().collect();
     for row in recorded {
-        // Rows of a unit of work are written in one order, and taken in that order.
-        let Some(place) = left.iter().position(|other| same_place(row, other)) else {
+        // Rows of a unit of work are written in one order, and taken in that order. A unit with a fingerprint of another
+        // version, or of something that changed, is known by its names.
+        let same = |other: &&Row| same_place(row, other);
+        let named = |other: &&Row| named(row) == named(other) && !units.contains(text(other, "fingerprint"));
+        let Some(place) = left.iter().position(same).or_else(|| left.iter().position(named)) else {
             all.push(missing(row, "recorded", "not measured"));
             continue;
         };
         let other = left.remove(place);
-        let columns = row.keys().chain(other.keys().filter(|column| !row.contains_key(*column)));
+        let version = |row: &Row| row.get("schema_version").and_then(Value::as_u64).unwrap_or_default();
+        let older = version(row) < version(other);
+        // An older record lacks newer columns, and its fingerprints cover less.
+        let new = other.keys().filter(|column| !older && !row.contains_key(*column));
+        let covers = !older && text(row, "row") == SUMMARY;
+        let columns = row.keys().chain(new).filter(|column| covers || *column != "fingerprint");
         for column in columns.filter(|column| !is_timing_field(column)) {
             let [a, b] = [row, other].map(|row| row.get(column).unwrap_or(&Value::Null));
             let tolerance = tolerance(column, a, b);
@@ -222,6 +233,16 @@ mod tests {
         ] {
             assert_eq!(columns(change.clone()), [column], "{change}");
         }
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_is_compared_by_what_it_holds() {
+        let newer = json!({"schema_version": 2, "fingerprint": "b", "config_hash": "c", "new": 1});
+        assert_eq!(columns(newer), Vec::<String>::new());
+        let changed = json!({"schema_version": 2, "fingerprint": "b", "ppl": 5.0});
+        assert_eq!(columns(changed), ["ppl"]);
+        // Of one version, a fingerprint is of something else.
+        assert_eq!(columns(json!({"fingerprint": "b"})), ["fingerprint"]);
     }
 
     #[test]

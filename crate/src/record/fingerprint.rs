@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 /// Identifies one unit of work: 16 hex digits of the SHA-256 of what decides its result.
 ///
-/// That is: the measurement and its version, its configuration, the subject (checkpoint hash, dtype, scheme,
-/// kind of device), and `extra`, which tells units of one measurement apart (the context length of a sweep).
-/// Paths, names, threads and machine are left out, so that work done elsewhere counts.
+/// That is: the measurement and its version, its configuration, the [identity](Subject::identity) of the subject, and
+/// `extra`, which tells units of one measurement apart (the context length of a sweep) and holds what else decides:
+/// texts and references. Paths, names, threads and machine are left out, so that work done elsewhere counts.
 ///
 /// # Errors
 /// If `config` or `extra` cannot be written as JSON.
@@ -21,24 +21,46 @@ pub fn fingerprint(
     subject: &Subject,
     extra: &impl Serialize,
 ) -> Result<String> {
-    let device_kind = subject.device.split(':').next().unwrap_or_default();
-    let mut identity = json!({
-        "measure": measure,
-        "measure_version": measure_version,
-        "config": to_json(config)?,
-        "model_hash": subject.model_hash,
-        "dtype": subject.dtype,
-        "scheme": subject.scheme,
-        "device": device_kind,
-        "extra": to_json(extra)?,
-    });
-    let quantized = [("calibration", &subject.calibration), ("quant_backend", &subject.quant_backend)];
-    for (name, value) in quantized {
-        if let Some(value) = value {
-            identity[name] = value.as_str().into();
-        }
-    }
+    let mut identity = subject.identity();
+    identity["measure"] = measure.into();
+    identity["measure_version"] = measure_version.into();
+    identity["config"] = to_json(config)?;
+    identity["extra"] = to_json(extra)?;
     Ok(hash(&identity, 16))
+}
+
+impl Subject {
+    /// Everything of a subject that can change a reading: weights, config, tokenizer, what was assumed, dtype, scheme with
+    /// its calibration text and its arithmetic, kind of device. What is not known (of older records) or does not apply is
+    /// left out.
+    pub fn identity(&self) -> Value {
+        let mut identity = json!({
+            "model_hash": self.model_hash,
+            "dtype": self.dtype,
+            "scheme": self.scheme,
+            "device": self.device.split(':').next().unwrap_or_default(),
+        });
+        for (name, value) in [
+            ("config_hash", &self.config_hash),
+            ("tokenizer_hash", &self.tokenizer_hash),
+            ("assumed", &self.assumed),
+            ("calibration", &self.calibration),
+            ("quant_backend", &self.quant_backend),
+        ] {
+            if let Some(value) = value {
+                identity[name] = value.as_str().into();
+            }
+        }
+        identity
+    }
+}
+
+/// The first 16 hex digits of the SHA-256 of plain data.
+///
+/// # Errors
+/// If it cannot be written as JSON.
+pub fn content_hash(data: &impl Serialize) -> Result<String> {
+    Ok(hash(&to_json(data)?, 16))
 }
 
 /// The first six hex digits of the SHA-256 of a configuration, as they stand in a run id.
@@ -110,7 +132,13 @@ mod tests {
         let elsewhere = Subject { model: "other name".into(), device: "cuda:1".into(), ..subject.clone() };
         assert_eq!(base, fingerprint("ppl", 1, &json!({"a": [1, 2], "b": 1}), &elsewhere, &256).unwrap());
         let bf16 = Subject { dtype: "bf16".into(), ..subject.clone() };
+        let text = |text: &str| Some(text.to_string());
+        let of = |subject: Subject| fingerprint("ppl", 1, &json!({"b": 1, "a": [1, 2]}), &subject, &256);
         let others = [
+            of(Subject { config_hash: text("1"), ..subject.clone() }),
+            of(Subject { tokenizer_hash: text("1"), ..subject.clone() }),
+            of(Subject { assumed: text("1"), ..subject.clone() }),
+            of(Subject { calibration: text("1"), ..subject.clone() }),
             fingerprint("ppl", 2, &json!({"b": 1, "a": [1, 2]}), &subject, &256),
             fingerprint("ppl", 1, &json!({"b": 2, "a": [1, 2]}), &subject, &256),
             fingerprint("ppl", 1, &json!({"b": 1, "a": [1, 2]}), &bf16, &256),

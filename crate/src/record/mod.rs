@@ -12,7 +12,11 @@
 //! `null`, and the column `<name>_nonfinite` beside it says what it was (`"NaN"`, `"inf"`, `"-inf"`; for a
 //! list `"3: NaN, 7: inf"` with positions counted from 0). A [`Frame`](crate::frame::Frame) holds the number again.
 //!
-//! **Versions.** Each line carries [`SCHEMA_VERSION`]. A new column does not change it; a changed meaning does.
+//! **Versions.** Each line carries [`SCHEMA_VERSION`]. A new column does not change it; a changed meaning does. Since
+//! version 2 a fingerprint covers config, tokenizer and assumptions beside the weights; until then only these.
+//!
+//! **A reading never leaves its subject.** When a resumed run measures anew because its model, a config, a tokenizer or
+//! a text has changed, the readings of before go to `metrics.jsonl.stale` (see [`Run::set_stale_aside`]).
 
 mod difference;
 mod files;
@@ -24,11 +28,13 @@ mod provenance;
 mod reader;
 mod reading;
 mod run;
+mod stale;
 mod timing;
+mod unit;
 
 pub use difference::{Difference, FRACTION, TOLERANCES, Tolerance, differences};
 pub(crate) use files::write_atomic;
-pub use fingerprint::{config_hash, fingerprint};
+pub use fingerprint::{config_hash, content_hash, fingerprint};
 pub(crate) use folders::runs_named;
 pub use folders::{run_folder, run_folder_in, runs_folder};
 pub use line::Record;
@@ -39,7 +45,7 @@ pub use run::Run;
 pub use timing::{TIMING_FIELDS, is_timing_field, without_timing};
 
 /// Version of the meaning of the columns, written into every line.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Name of the row that closes a unit of work.
 pub const SUMMARY: &str = "summary";
@@ -59,6 +65,10 @@ pub const COLUMNS: &[&str] = &[
     "model",
     "model_revision",
     "model_hash",
+    "config_hash",
+    "tokenizer",
+    "tokenizer_hash",
+    "assumed",
     "family",
     "parameters",
     "weight_bytes",

@@ -14,6 +14,14 @@ pub struct Subject {
     pub model_revision: Option<String>,
     /// Hash of the checkpoint's content.
     pub model_hash: String,
+    /// Hash of the sizes and settings that its network was built with, resolved.
+    pub config_hash: Option<String>,
+    /// Name of the tokenizer: `bytes`, or the folder of its file.
+    pub tokenizer: Option<String>,
+    /// Hash of the tokenizer's file; `bytes` for bytes.
+    pub tokenizer_hash: Option<String>,
+    /// What nothing said and a default was taken for.
+    pub assumed: Option<String>,
     /// Model family, such as `mamba2`.
     pub family: String,
     /// Number of parameters, tied ones counted once.

@@ -7,6 +7,9 @@
 //!     plots/                 figures drawn from the records
 //!     finished               present once the run came to its end
 //! ```
+//!
+//! Beside `metrics.jsonl` may lie `metrics.jsonl.torn`, what a crash left half-written, and `metrics.jsonl.stale`,
+//! readings that no longer held when the run went on.
 
 use super::files::{keep_torn, lacks_newline, lock, write_atomic};
 use super::folders::{ELSEWHERE, check_name, moment_of, runs_folder, runs_named};
@@ -33,9 +36,11 @@ pub struct Run {
 }
 
 #[derive(Debug)]
-struct State {
-    journal: Journal,
-    recorded: HashSet<String>,
+pub(super) struct State {
+    pub journal: Journal,
+    pub recorded: HashSet<String>,
+    /// Units that were recorded or asked for since the run was opened.
+    pub met: HashSet<String>,
 }
 
 impl Run {
@@ -204,7 +209,7 @@ impl Run {
         if lacks_newline(&metrics)? {
             journal.append(b"\n")?;
         }
-        let state = Mutex::new(State { journal, recorded });
+        let state = Mutex::new(State { journal, recorded, met: HashSet::new() });
         Ok(Some(Self { id, path, warnings, notes: None, state, _lock: lock }))
     }
 
@@ -282,7 +287,10 @@ impl Run {
         let mut state = self.state();
         state.journal.append(&bytes)?;
         let closed = order.iter().filter(|r| r.row == SUMMARY && !r.fingerprint.is_empty());
-        state.recorded.extend(closed.map(|r| r.fingerprint.clone()));
+        for unit in closed.map(|r| &r.fingerprint) {
+            state.recorded.insert(unit.clone());
+            state.met.insert(unit.clone());
+        }
         Ok(())
     }
 
@@ -293,7 +301,12 @@ impl Run {
 
     /// Whether the unit of work with this fingerprint is recorded, summary included.
     pub fn has(&self, fingerprint: &str) -> bool {
-        self.state().recorded.contains(fingerprint)
+        let mut state = self.state();
+        let found = state.recorded.contains(fingerprint);
+        if found {
+            state.met.insert(fingerprint.to_string());
+        }
+        found
     }
 
     /// Marks the run as finished: [`resume_or_create`](Self::resume_or_create) will not continue it.
@@ -309,7 +322,7 @@ impl Run {
         self.path.join("finished").exists()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves the journal whole: its state changes only after the write.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,8 +17,10 @@
 //! |---|---|
 //! | `named` | the studies that `lowbit reproduce` knows |
 //! | `check` | a recorded run measured again |
+//! | `current` | whether a recorded run is of what is there now |
 
 mod check;
+mod current;
 mod named;
 
 use crate::error::{Error, Result};
@@ -135,15 +137,19 @@ impl Study {
         self.run_into(|| self.open(runs_folder()))
     }
 
-    /// The folder of the newest finished run of this study with these settings; where there is none, it is measured now.
+    /// The folder of the newest finished run of this study with these settings; where there is none, or a model or a
+    /// text has changed since, it is measured now.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn recorded(&self) -> Result<PathBuf> {
-        match Run::finished(runs_folder(), &self.name, self)? {
-            Some(folder) => Ok(folder),
-            None => Ok(self.run()?.path().to_path_buf()),
+        if let Some(folder) = Run::finished(runs_folder(), &self.name, self)? {
+            if self.is_current(&folder)? {
+                return Ok(folder);
+            }
+            eprintln!("warning: {}: a model or a text has changed since; measured anew", folder.display());
         }
+        Ok(self.run()?.path().to_path_buf())
     }
 
     /// As [`run`](Self::run), into the run that `open` gives; it is asked once the study is known to be sound.
@@ -178,6 +184,7 @@ impl Study {
             }
             first = None;
         }
+        run.set_stale_aside()?;
         run.finish()?;
         Ok(run)
     }

@@ -116,7 +116,7 @@ impl Training {
         let valid = validation::Text::new(&Corpus::split(&self.corpus, "valid")?, &tokenizer, self)?;
         let recall = validation::Recall::new(&tokenizer, self)?;
         let data = data::Data::new(self.mixture.clone(), &train, tokenizer, self.seed)?;
-        let weights = self.initial()?;
+        let weights = self.initial(folder)?;
         let mut optimizer = adamw::Optimizer::new(self.optimizer.clone(), &self.groups, &weights)?;
         // Bad input has ended here: a folder claimed by wrong settings would refuse the right ones.
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
@@ -166,10 +166,8 @@ impl Training {
         }
         let model = folder.join("model");
         let tensors = optimizer.tensors();
-        fs::create_dir_all(&model).map_err(|error| Error::io(&model, &error))?;
-        save_safetensors(&model.join("model.safetensors"), &tensors, &BTreeMap::new())?;
-        let config = serde_json::to_string_pretty(&self.model).map_err(Error::internal)?;
-        write_file(&model.join("config.json"), &config)?;
+        Model::from_tensors("model", self.model.clone(), tensors.clone(), &Loading::default())?
+            .save(&model)?;
         let bits = match bits {
             Some(bits) => bits,
             None => valid.bits_per_byte(&Network::new(&self.model, &tensors, &Default::default())?)?,
@@ -213,8 +211,19 @@ impl Training {
         Ok(())
     }
 
-    fn initial(&self) -> Result<Tensors> {
-        let Some(start) = &self.start else { return init::initialize(&self.model, self.seed) };
+    /// The weights to start from, where the model can be saved in the end.
+    fn initial(&self, folder: &Path) -> Result<Tensors> {
+        let out = folder.join("model");
+        let weights = match &self.start {
+            Some(start) => self.weights_of(start, [folder, &out])?,
+            None => init::initialize(&self.model, self.seed)?,
+        };
+        Model::from_tensors("model", self.model.clone(), weights.clone(), &Loading::default())?
+            .check_save(&out)?;
+        Ok(weights)
+    }
+
+    fn weights_of(&self, start: &str, folders: [&Path; 2]) -> Result<Tensors> {
         let how = Loading { dtype: Some(DType::F32), ..Loading::default() };
         let model = Model::load_with(start, &how)?;
         if model.config != self.model {
@@ -222,6 +231,7 @@ impl Training {
                 .at(start)
                 .hint("give the run's model the start's sizes, or leave start out"));
         }
+        folders.into_iter().try_for_each(|folder| model.check_folder(folder))?;
         Ok(model.tensors().clone())
     }
 
@@ -354,7 +364,11 @@ mod tests {
             ..Default::default()
         };
         let training = Training { mixture, model: Config::Mamba2(model), ..Training::default() };
-        let network = Network::new(&training.model, &training.initial().unwrap(), &Default::default());
+        let network = Network::new(
+            &training.model,
+            &init::initialize(&training.model, 0).unwrap(),
+            &Default::default(),
+        );
         let network = network.unwrap();
         let of = |weights: &[f32]| {
             let ids = |first: usize| (first..first + weights.len()).map(|i| (i * 7 % 251) as u32).collect();

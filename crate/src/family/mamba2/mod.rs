@@ -2,6 +2,7 @@
 
 mod backward;
 mod config;
+mod hugging_face;
 mod inputs;
 mod resolve;
 mod steps;

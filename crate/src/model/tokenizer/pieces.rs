@@ -7,7 +7,7 @@ use crate::text;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
@@ -22,6 +22,8 @@ pub struct Pieces {
     pub name: String,
     /// SHA-256 of its file, in hexadecimal.
     pub sha256: String,
+    /// Where its file was read.
+    path: PathBuf,
     /// Its file, as it was but for a byte order mark.
     file: Arc<str>,
     /// The token for what has none, and its name.
@@ -54,10 +56,10 @@ impl Pieces {
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let folder = full.parent().and_then(Path::file_name);
         let name = folder.map_or_else(|| "tokenizer".to_string(), |name| name.to_string_lossy().into_owned());
-        Self::new(name, &file).map_err(|e| e.at(path.display()))
+        Self::new(name, full, &file).map_err(|e| e.at(path.display()))
     }
 
-    fn new(name: String, file: &str) -> Result<Self> {
+    fn new(name: String, path: PathBuf, file: &str) -> Result<Self> {
         let unfit = |e: &dyn fmt::Display| {
             Error::input(format!("not a tokenizer.json: {e}")).hint("copy or download the file again")
         };
@@ -83,7 +85,12 @@ impl Pieces {
         }
         let unknown = unknown.and_then(|name| Some((tokenizer.token_to_id(&name)?, name)));
         let sha256 = Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { tokenizer, name, sha256, file: file.into(), unknown })
+        Ok(Self { tokenizer, name, sha256, path, file: file.into(), unknown })
+    }
+
+    /// The folder that its file was read from.
+    pub fn folder(&self) -> Option<&Path> {
+        self.path.parent()
     }
 
     /// The text of its file, with what is switched off here.

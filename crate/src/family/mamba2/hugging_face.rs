@@ -1,0 +1,138 @@
+//! The `config.json` that transformers reads, and the one of a model that was saved here.
+
+use super::config::Config;
+use crate::error::{Error, Result};
+use crate::json;
+use serde_json::{Map, Value, json};
+
+/// Keys of a source's `config.json` that speak of its files or its quantization, and no longer of what is saved.
+const OUTDATED: [&str; 4] = ["_name_or_path", "auto_map", "quantization_config", "transformers_version"];
+
+/// Numbers of tokens, which a vocabulary may be too small for.
+const TOKENS: [&str; 3] = ["bos_token_id", "eos_token_id", "pad_token_id"];
+
+impl Config {
+    /// The settings as transformers reads them. What a `source` in the same spelling says beside them is kept: numbers of
+    /// special tokens, how training began, names of the owner's own.
+    ///
+    /// The dtype is f32, whatever the matrices are stored in: the other tensors are f32, and a reader that took the
+    /// matrices' dtype for all would round them.
+    pub fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
+        let mut all = self.kept(source);
+        let Value::Object(own) = serde_json::to_value(self).map_err(Error::internal)? else {
+            return Err(Error::internal("a config is an object"));
+        };
+        all.extend(own);
+        let (low, high) = self.time_step_limit;
+        let fixed = json!({
+            "architectures": ["Mamba2ForCausalLM"],
+            "dtype": "float32",
+            "expand": self.expand().map_or_else(
+                || json!(self.inner() as f64 / self.hidden_size as f64), |whole| json!(whole)
+            ),
+            "hidden_act": "silu",
+            "model_type": "mamba2",
+            "rms_norm": true,
+            "time_step_limit": [json::number(low), json::number(high)],
+            "torch_dtype": "float32", // the name before transformers 5
+        });
+        all.extend(fixed.as_object().cloned().unwrap_or_default());
+        let usual = json!({
+            "chunk_size": 256, "residual_in_fp32": true, "time_step_floor": 1e-4, "time_step_max": 0.1,
+            "time_step_min": 0.001,
+        });
+        for (key, value) in usual.as_object().into_iter().flatten() {
+            all.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        // Said to be none where nothing is known: the reader's defaults are those of another vocabulary.
+        for key in TOKENS {
+            all.entry(key).or_insert(Value::Null);
+        }
+        Ok(all)
+    }
+
+    /// How many times as wide as the residual stream a block is inside; none where it is no whole number, which
+    /// transformers cannot read.
+    pub fn expand(&self) -> Option<usize> {
+        self.inner().is_multiple_of(self.hidden_size).then(|| self.inner() / self.hidden_size)
+    }
+
+    fn inner(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    fn kept(&self, source: Option<&Value>) -> Map<String, Value> {
+        let is_token = |id: &Value| id.as_u64().is_some_and(|id| id < self.vocab_size as u64);
+        let holds = |key: &str, value: &Value| match value {
+            Value::Null => false,
+            value if TOKENS.contains(&key) => match value.as_array() {
+                Some(ids) => ids.iter().all(is_token),
+                None => is_token(value),
+            },
+            _ => !OUTDATED.contains(&key),
+        };
+        match source {
+            Some(Value::Object(fields)) if fields.get("model_type").is_some_and(|name| name == "mamba2") => {
+                fields
+                    .iter()
+                    .filter(|(key, value)| holds(key, value))
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect()
+            }
+            // The original spelling shares no names with this one.
+            _ => Map::new(),
+        }
+    }
+
+    /// The config in a `config.json` that was written here, complete; keys beside it do not matter.
+    pub fn saved(json: &Value) -> Result<Self> {
+        let Value::Object(own) = serde_json::to_value(Self::default()).map_err(Error::internal)? else {
+            return Err(Error::internal("a config is an object"));
+        };
+        let stated = own.keys().map(|key| match json.get(key) {
+            Some(value) => Ok((key.clone(), value.clone())),
+            None => Err(Error::input(format!("{key} is missing"))),
+        });
+        let stated = Value::Object(stated.collect::<Result<_>>()?);
+        let config: Self = serde_json::from_value(stated).map_err(Error::input)?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_is_read_again_with_what_its_source_said_beside() {
+        let config = Config { time_step_limit: (0.001, f64::INFINITY), n_groups: 2, ..Config::default() };
+        let source = json!({
+            "model_type": "mamba2", "eos_token_id": [3, 7], "bos_token_id": 50_256, "chunk_size": 64, "mine": {"a": 1},
+            "torch_dtype": "bfloat16", "hidden_size": 1, "initializer_range": null,
+        });
+        let written = Value::Object(config.hugging_face(Some(&source)).unwrap());
+        let read = json::parse(&json::text(&written)).unwrap();
+        assert_eq!(Config::saved(&read).unwrap(), config);
+        for (key, value) in [
+            ("eos_token_id", json!([3, 7])),
+            ("bos_token_id", Value::Null),
+            ("chunk_size", json!(64)),
+            ("mine", json!({"a": 1})),
+            ("torch_dtype", json!("float32")),
+            ("expand", json!(2)),
+        ] {
+            assert_eq!(read[key], value, "{key}");
+        }
+        assert!(read.get("initializer_range").is_none());
+        let mut short = read.clone();
+        short.as_object_mut().unwrap().remove("n_groups");
+        assert!(Config::saved(&short).unwrap_err().to_string().contains("n_groups is missing"));
+    }
+
+    #[test]
+    fn a_width_that_is_no_multiple_is_told() {
+        let config = Config { hidden_size: 80, head_dim: 8, num_heads: 1, ..Config::default() };
+        assert_eq!((config.expand(), &config.hugging_face(None).unwrap()["expand"]), (None, &json!(0.1)));
+    }
+}

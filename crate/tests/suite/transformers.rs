@@ -1,0 +1,135 @@
+//! Saved models as PyPI's transformers reads them, where it is installed: the interpreter is `LOWBIT_PYTHON`, or `python3`.
+
+use super::command_line::lowbit;
+use super::fixture::{FIXTURE, Folder, config, tensors};
+use super::layouts::{original, renamed};
+use super::pickled;
+use candle_core::{DType, Device, Tensor};
+use lowbit::family::{Config, mamba2};
+use lowbit::model::safetensors::save_safetensors;
+use lowbit::model::{Loading, Model, Positions, init};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/models/bard");
+
+/// The interpreter, if it has what the check needs.
+fn python() -> Option<OsString> {
+    let python = std::env::var_os("LOWBIT_PYTHON").unwrap_or_else(|| "python3".into());
+    let needed = "import torch, safetensors; from transformers import Mamba2ForCausalLM";
+    let output = Command::new(&python).args(["-c", needed]).output();
+    if output.as_ref().is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    // Not by a macro: the test harness would swallow it.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: what is saved was not compared with transformers ({} has no torch and transformers; \
+         LOWBIT_PYTHON names another interpreter)",
+        Path::new(&python).display()
+    );
+    None
+}
+
+/// Puts down what lowbit computes from a saved model, beside it.
+fn expect(case: &Path, tolerance: f32) {
+    let model = Model::load(&case.join("model").to_string_lossy()).unwrap();
+    let vocab = model.config.vocab_size() as u32;
+    let ids: Vec<u32> = (0..300).map(|t| (t * t * 7 + 3 * t) % 251 % vocab).collect();
+    let ids = model.tokens(&ids).unwrap();
+    let logits = model.forward(&ids, None, Positions::All).unwrap();
+    let all = BTreeMap::from([
+        ("input_ids".to_string(), ids.to_dtype(DType::I64).unwrap()),
+        ("logits".to_string(), logits),
+        ("tolerance".to_string(), Tensor::new(tolerance, &Device::Cpu).unwrap()),
+    ]);
+    save_safetensors(&case.join("logits.safetensors"), &all, &BTreeMap::new()).unwrap();
+}
+
+/// Every switch of the family, away from its usual position.
+fn variants() -> Vec<(&'static str, mamba2::Config)> {
+    let small = mamba2::Config {
+        hidden_size: 24,
+        num_hidden_layers: 2,
+        vocab_size: 31,
+        state_size: 8,
+        head_dim: 6,
+        num_heads: 8,
+        ..mamba2::Config::default()
+    };
+    vec![
+        ("untied", mamba2::Config { tie_word_embeddings: false, ..small.clone() }),
+        ("biases", mamba2::Config { use_bias: true, ..small.clone() }),
+        ("no-conv-bias", mamba2::Config { use_conv_bias: false, conv_kernel: 3, ..small.clone() }),
+        ("groups", mamba2::Config { n_groups: 4, ..small.clone() }),
+        (
+            "limited",
+            mamba2::Config { time_step_limit: (0.02, 0.05), layer_norm_epsilon: 1e-3, ..small.clone() },
+        ),
+        ("narrow", mamba2::Config { num_heads: 4, vocab_size: 2, ..small }),
+    ]
+}
+
+#[test]
+fn transformers_reads_what_is_saved() {
+    let Some(python) = python() else { return };
+    let folder = Folder::new();
+    let mut cases: Vec<PathBuf> = vec![];
+    let mut case = |name: &str, tolerance: f32, save: &dyn Fn(&Path)| {
+        let path = folder.at(name);
+        save(&path.join("model"));
+        expect(&path, tolerance);
+        cases.push(path);
+    };
+    let convert = |args: &[&str], out: &Path| {
+        let output = lowbit().arg("convert").args(args).arg("--out").arg(out).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    case("bard", 1e-4, &|out| convert(&[BARD], out));
+    case("fixture", 1e-4, &|out| convert(&[FIXTURE], out));
+    // The matrices' dtype is that of the file; both compute in f32.
+    for dtype in ["f32", "bf16", "f16"] {
+        case(dtype, 1e-4, &|out| convert(&[FIXTURE, "--dtype", dtype], out));
+    }
+    let safetensors = Folder::checkpoint(&renamed(&tensors()), Some(&original()));
+    let pickle = Folder::new();
+    pickled::save(
+        &pickle.at("pytorch_model.bin"),
+        &renamed(&tensors()),
+        &[("lm_head.weight", "backbone.embedding.weight")],
+    );
+    pickle.write("config.json", original().to_string());
+    case("original", 1e-4, &|out| convert(&[&safetensors.path().to_string_lossy()], out));
+    case("original-pickled", 1e-4, &|out| convert(&[&pickle.path().to_string_lossy()], out));
+    let bare = Folder::checkpoint(&tensors(), None);
+    case("without-config", 1e-4, &|out| convert(&[&bare.path().to_string_lossy()], out));
+    let mut swish = config();
+    swish["hidden_act"] = "swish".into();
+    swish["eos_token_id"] = 50_256.into();
+    let swish = Folder::checkpoint(&tensors(), Some(&swish));
+    case("ids-beyond-the-vocabulary", 1e-4, &|out| convert(&[&swish.path().to_string_lossy()], out));
+    for (name, variant) in variants() {
+        let config = Config::Mamba2(variant);
+        let weights = init::initialize(&config, 3).unwrap();
+        let model = Model::from_tensors(name, config, weights, &Loading::default()).unwrap();
+        case(name, 1e-4, &|out| model.save(out).unwrap());
+    }
+    // As it ships.
+    case("shipped", 1e-4, &|out| {
+        std::fs::create_dir_all(out).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(format!("{BARD}/{file}"), out.join(file)).unwrap();
+        }
+    });
+
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transformers/check.py");
+    let output = Command::new(python).arg(script).args(&cases).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    println!("{told}");
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(told.lines().filter(|line| line.contains("logits within")).count(), cases.len(), "{told}");
+}

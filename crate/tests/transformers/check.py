@@ -1,0 +1,51 @@
+"""Saved models against transformers: each case is a folder with `model/` and `logits.safetensors`.
+
+python check.py CASE...   prints a line for each case; ends with 1 if one is not read as it was saved.
+
+The file holds `input_ids`, the `logits` that lowbit computes from them, and how far these may be from transformers'.
+"""
+
+import pathlib
+import sys
+import warnings
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, Mamba2ForCausalLM
+from transformers.utils import logging
+
+
+def check(case: pathlib.Path) -> str | None:
+    """What is wrong with a case; nothing if it is as it should be."""
+    folder, expected = case / "model", load_file(case / "logits.safetensors")
+    config = AutoConfig.from_pretrained(folder)
+    width = config.num_heads * config.head_dim
+    if config.hidden_size * config.expand != width:
+        return f"expand = {config.expand} does not make {config.hidden_size} to {width}"
+    model, info = Mamba2ForCausalLM.from_pretrained(folder, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            return f"{kind}: {sorted(info[kind])}"
+    if AutoModelForCausalLM.from_pretrained(folder).__class__ is not Mamba2ForCausalLM:
+        return "architectures does not lead to Mamba2ForCausalLM"
+    with torch.no_grad():
+        logits = model.eval()(expected["input_ids"].long()).logits.float()
+    error = (logits - expected["logits"]).abs().max().item()
+    tolerance = expected["tolerance"].item()
+    print(f"{case.name}: logits within {error:.1e} ({tolerance:.0e} allowed), {model.dtype}")
+    return None if error <= tolerance else f"logits differ by {error}"
+
+
+def main() -> int:
+    logging.set_verbosity_error()
+    # A warning about a config is a mistake in it.
+    warnings.filterwarnings("error", module="transformers.configuration_utils")
+    found = {case: check(pathlib.Path(case)) for case in sys.argv[1:]}
+    for case, wrong in found.items():
+        if wrong:
+            print(f"{case}: {wrong}", file=sys.stderr)
+    return int(any(found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
