@@ -2,7 +2,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`checkpoint`] | reading and writing weights: folders, files, hub ids |
+//! | [`checkpoint`] | what is there: folders, files, hub ids |
+//! | `weights` | the network's part of a checkpoint |
+//! | [`safetensors`], `pickle` | the two kinds of files |
+//! | `stored`, `pass` | tensors in a file, and one pass through it for those that are wanted |
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
@@ -19,12 +22,15 @@ pub mod generate;
 pub mod hub;
 pub mod init;
 mod loading;
+mod pass;
 mod pickle;
 pub mod quantization;
 pub mod safetensors;
 mod saved;
 mod side_by_side;
+mod stored;
 pub mod tokenizer;
+mod weights;
 
 use crate::error::{Error, Result};
 use crate::family::{self, Config, Matrices, Network, Tensors};
@@ -42,6 +48,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tokenizer::Tokenizer;
+use weights::Weights;
 
 /// Which positions of a forward pass get logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,28 +110,10 @@ impl Model {
             let config = Config::named(shape)?;
             return Ok(Self { source: source.to_string(), ..Self::random(source, config, 0, how)? });
         }
-        let mut found = Checkpoint::open(source, how.revision.as_deref())?;
-        let mut tensors: Tensors = std::mem::take(&mut found.tensors)
-            .into_iter()
-            .map(|(name, tensor)| (Config::canonical_name(&name), tensor))
-            .collect();
+        let found = Checkpoint::open(source, how.revision.as_deref())?;
         let at = |error: Error| error.at(found.source.display());
-        let quantization = saved::read_report(&found.metadata).map_err(at)?;
-        let (config, mut assumed, matrices) = match &quantization {
-            None => {
-                let (config, assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
-                (config, assumed, Matrices::new())
-            }
-            // The shapes are in the report, so the config is taken as it was saved.
-            Some(report) => {
-                let saved = found.config.clone().ok_or_else(|| Error::input("config.json is missing"));
-                let config = saved.and_then(|saved| {
-                    serde_json::from_value(saved).map_err(|e| Error::input(e).at("config.json"))
-                });
-                let matrices = saved::read_matrices(report, &mut tensors).map_err(at)?;
-                (config.map_err(at)?, vec![], matrices)
-            }
-        };
+        let Weights { config, mut assumed, unused, quantization, tensors, matrices, hash } =
+            Weights::read(&found)?;
         let tokenizer = match &found.tokenizer {
             Some(path) => Tokenizer::load(path)?,
             None => Tokenizer::Bytes,
@@ -140,8 +129,17 @@ impl Model {
         }
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
         let built = Self::build(config, tensors, matrices, quantization, tokenizer, how).map_err(at)?;
-        let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
-        Ok(Self { name, source: source.to_string(), revision, hash, assumed, training_length, ..built })
+        let (name, revision) = (found.name.clone(), found.revision.clone());
+        Ok(Self {
+            name,
+            source: source.to_string(),
+            revision,
+            hash,
+            assumed,
+            unused,
+            training_length,
+            ..built
+        })
     }
 
     /// A model of this shape with seeded random weights.
@@ -164,7 +162,7 @@ impl Model {
         tokenizer: Tokenizer,
         how: &Loading,
     ) -> Result<Self> {
-        let unused = family::check(&config, &tensors, &matrices)?;
+        let unused = family::check(&config, &family::shapes(&tensors, &matrices))?;
         for name in &unused {
             tensors.remove(name);
         }
@@ -184,13 +182,7 @@ impl Model {
         for spec in &specs {
             if let Some(tensor) = tensors.get_mut(&spec.name) {
                 let wanted = if spec.matrix { dtype } else { DType::F32 };
-                let cast = tensor.to_dtype(wanted)?;
-                if wanted == DType::F16 && cast.dtype() != tensor.dtype() && checkpoint::non_finite(&cast) > 0
-                {
-                    return Err(Error::input("a weight is too large for f16")
-                        .at(&spec.name)
-                        .hint("ask for bf16 or f32"));
-                }
+                let cast = cast(tensor, wanted).map_err(|error| error.at(&spec.name))?;
                 *tensor = cast.to_device(&device)?.contiguous()?;
             }
         }
@@ -376,4 +368,25 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// A tensor in another type.
+///
+/// # Errors
+/// A number is too large for the type.
+fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    let cast = tensor.to_dtype(dtype)?;
+    let infinite = |tensor: &Tensor| -> Result<usize> {
+        Ok(checkpoint::non_finite(&tensor.to_device(&Device::Cpu)?.force_contiguous()?))
+    };
+    // What is not finite already is told where it is read.
+    if dtype == tensor.dtype() || infinite(&cast)? == 0 || infinite(tensor)? > 0 {
+        return Ok(cast);
+    }
+    let wider = match dtype {
+        DType::F16 => "ask for bf16 or f32",
+        DType::BF16 => "ask for f32",
+        _ => "lowbit computes in f32: scale the weights down before they are saved",
+    };
+    Err(Error::input(format!("a weight is too large for {}", dtype.as_str())).hint(wider))
 }

@@ -41,7 +41,8 @@ impl Tokenizer {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, &e))?;
-        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes); // without a byte order mark
+        let tokenizer = tokenizers::Tokenizer::from_bytes(text).map_err(|e| {
             Error::input(format!("not a tokenizer.json: {e}"))
                 .at(path.display())
                 .hint("copy or download the file again")
