@@ -10,7 +10,10 @@ use std::path::Path;
 /// Newer writers use it in files; [`parse`] uses it for the bare words.
 pub const FLOAT: &str = "__float__";
 
-/// Reads a JSON file, bare `Infinity`, `-Infinity` and `NaN` allowed.
+/// What model configurations call their number of layers.
+pub const LAYERS: [&str; 3] = ["num_hidden_layers", "n_layer", "n_layers"];
+
+/// Reads a JSON file, bare `Infinity`, `-Infinity` and `NaN` allowed, and a byte order mark at its beginning.
 ///
 /// # Errors
 /// The file cannot be read or is not JSON; then the sentence gives line and column.
@@ -21,7 +24,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Value> {
         let offset = e.utf8_error().valid_up_to();
         Error::input(format!("not JSON: the byte at offset {offset} is not UTF-8")).at(path.display())
     })?;
-    parse(&text).map_err(|e| e.at(path.display()))
+    parse(text.strip_prefix('\u{feff}').unwrap_or(&text)).map_err(|e| e.at(path.display()))
 }
 
 /// Parses JSON text in which numbers may also be the bare words `Infinity`, `-Infinity` and `NaN`; each becomes
@@ -173,6 +176,16 @@ mod tests {
         {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, "\u{feff}{\"a\": Infinity}").unwrap();
+        assert_eq!(float(&read(&path).unwrap()["a"]), Some(f64::INFINITY));
+        std::fs::write(&path, "\u{feff}{\"a\"}").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("line 1, column 5: not JSON"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! the recipe of its blocks.
 
 pub mod mamba2;
+mod names;
 mod relay;
 pub mod site;
 
@@ -13,6 +14,7 @@ use crate::layer::room::Room;
 use crate::layer::rotation::Rotation;
 use crate::layer::state::State;
 use candle_core::{Device, Tensor};
+pub use names::Names;
 use serde::{Deserialize, Serialize};
 pub use site::Site;
 use std::collections::BTreeMap;
@@ -20,6 +22,18 @@ use std::ops::Range;
 
 /// The tensors of a checkpoint by name.
 pub type Tensors = BTreeMap<String, Tensor>;
+
+/// The shapes of a checkpoint's tensors by name.
+pub type Shapes = BTreeMap<String, Vec<usize>>;
+
+/// What a file beside the weights states of a model: `config.json`, or `params.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stated {
+    /// The file's name.
+    pub file: String,
+    /// What it says.
+    pub json: serde_json::Value,
+}
 
 /// Matrices in few bits by the name that their tensor would have.
 pub type Matrices = BTreeMap<String, Quantized>;
@@ -64,43 +78,41 @@ pub enum Config {
 }
 
 impl Config {
-    /// Reads a `config.json`, filling what it leaves out from the shapes of the tensors; or infers everything from the
-    /// shapes. Also returns what had to be assumed because neither says it.
-    pub fn resolve(json: Option<&serde_json::Value>, tensors: &Tensors) -> Result<(Self, Vec<String>)> {
-        let in_json = |error: Error| error.at("config.json");
-        if let Some(json) = json.filter(|json| !json.is_object()) {
-            let start: String = json.to_string().chars().take(20).collect();
-            return Err(in_json(Error::input(format!("expected an object of settings, found {start}"))));
+    /// Takes what a config states, filling what it leaves out from the shapes of the tensors; or infers everything from
+    /// the shapes. Also returns what had to be assumed because neither says it.
+    ///
+    /// A head of the embedding's shape is taken to be the embedding, unless something says otherwise: whether it is,
+    /// only its values tell.
+    pub fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
+        let named = Self::stated_family(stated)?;
+        // Original checkpoints name no type, and Mistral's call it mamba; the tensors tell.
+        if named != Some("mamba2") && !mamba2::Config::recognizes(shapes) {
+            return Err(match (named, stated) {
+                (Some(name), Some(stated)) => unknown(name).at(&stated.file),
+                _ => Error::input("no known model family has tensors of these names").hint(KNOWN),
+            });
         }
-        let named = match json.and_then(|json| json.get("model_type")).filter(|named| !named.is_null()) {
-            Some(named) => Some(named.as_str().ok_or_else(|| {
-                in_json(Error::input(format!("model_type must be a name such as \"mamba2\", found {named}")))
-            })?),
-            None => None,
-        };
-        let is_mamba2 = match named {
-            Some(name) => name == "mamba2",
-            // Original checkpoints name no type; the tensors tell.
-            None => mamba2::Config::recognizes(tensors),
-        };
-        if !is_mamba2 {
-            let error = match named {
-                Some(name) => in_json(Error::input(format!("unknown model family {name:?}"))),
-                None => Error::input("no known model family has tensors of these names"),
-            };
-            return Err(error.hint("this version knows: mamba2"));
-        }
-        let (config, assumed) = mamba2::Config::resolve(json, tensors)?;
+        let (config, assumed) = mamba2::Config::resolve(stated, shapes)?;
         Ok((Self::Mamba2(config), assumed))
     }
 
-    /// The config in a `config.json` that was saved here with a quantized model: it is complete, and the shapes of
-    /// packed tensors would tell nothing.
-    pub fn saved(json: &serde_json::Value) -> Result<Self> {
-        match json.get("model_type").and_then(|name| name.as_str()) {
-            Some("mamba2") => Ok(Self::Mamba2(mamba2::Config::saved(json)?)),
-            _ => {
-                Err(Error::input("model_type names no known model family").hint("this version knows: mamba2"))
+    /// The family that is stated, if one is.
+    ///
+    /// # Errors
+    /// It is not known, or is no name, or what is stated is no object of settings.
+    pub fn stated_family(stated: Option<&Stated>) -> Result<Option<&str>> {
+        let Some(Stated { file, json }) = stated else { return Ok(None) };
+        if !json.is_object() {
+            let start: String = json.to_string().chars().take(20).collect();
+            return Err(Error::input(format!("expected an object of settings, found {start}")).at(file));
+        }
+        match json.get("model_type") {
+            None | Some(serde_json::Value::Null) => Ok(None),
+            Some(serde_json::Value::String(name)) if ["mamba2", "mamba"].contains(&&**name) => Ok(Some(name)),
+            Some(serde_json::Value::String(name)) => Err(unknown(name).at(file)),
+            Some(named) => {
+                let what = format!("model_type must be a name such as \"mamba2\", found {named}");
+                Err(Error::input(what).at(file))
             }
         }
     }
@@ -123,6 +135,27 @@ impl Config {
                 config.hidden_size
             )),
             Self::Mamba2(_) => None,
+        }
+    }
+
+    /// Whether what is stated says that head and embedding are one matrix; none if it does not say.
+    pub fn states_tied(stated: Option<&Stated>) -> Option<bool> {
+        mamba2::Config::states_tied(&stated?.json)
+    }
+
+    /// The names of the head and of the embedding that is the head too, if it is.
+    pub fn tied(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Mamba2(config) => {
+                config.tie_word_embeddings.then_some(("lm_head.weight", "backbone.embeddings.weight"))
+            }
+        }
+    }
+
+    /// Gives the head a matrix of its own.
+    pub fn untie(&mut self) {
+        match self {
+            Self::Mamba2(config) => config.tie_word_embeddings = false,
         }
     }
 
@@ -195,15 +228,10 @@ impl Config {
         }
     }
 
-    /// A checkpoint's tensor name in the family's own spelling.
-    pub fn canonical_name(name: &str) -> String {
-        mamba2::canonical_name(name)
-    }
-
-    /// Whether a tensor of this name is part of a block.
+    /// Whether a tensor of this name would be part of what a block or the head computes.
     fn is_of_block(&self, name: &str) -> bool {
         match self {
-            Self::Mamba2(_) => name.starts_with("backbone.layers."),
+            Self::Mamba2(_) => name.starts_with("backbone.layers.") || name == "lm_head.bias",
         }
     }
 
@@ -371,37 +399,50 @@ impl Network {
     }
 }
 
+const KNOWN: &str = "this version knows: mamba2";
+
+fn unknown(family: &str) -> Error {
+    Error::input(format!("unknown model family {family:?}")).hint(KNOWN)
+}
+
 /// What to try when config and tensors contradict each other.
 const DISAGREE: &str = "the config and the checkpoint disagree: are they of the same model?";
 
-/// Holds tensors and matrices to the config; returns the tensors that do not belong to the network.
+/// The shapes of tensors and matrices by name.
+pub fn shapes(tensors: &Tensors, matrices: &Matrices) -> Shapes {
+    let of_matrices = matrices.iter().map(|(name, m)| (name.clone(), vec![m.shape().0, m.shape().1]));
+    let of_tensors = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
+    of_matrices.chain(of_tensors).collect()
+}
+
+/// Holds the shapes of a checkpoint to the config; returns the names that do not belong to the network.
 ///
 /// # Errors
 /// A tensor is missing or has a wrong shape, or a block has a tensor that the config does not call for: a network
 /// without it would compute something else.
-pub fn check(config: &Config, tensors: &Tensors, matrices: &Matrices) -> Result<Vec<String>> {
+pub fn check(config: &Config, shapes: &Shapes) -> Result<Vec<String>> {
     config.check()?;
-    let specs: BTreeMap<String, Vec<usize>> =
-        config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
-    let found = |name: &String| match (tensors.get(name), matrices.get(name)) {
-        (Some(tensor), _) => Some(tensor.dims().to_vec()),
-        (None, Some(matrix)) => Some(vec![matrix.shape().0, matrix.shape().1]),
-        (None, None) => None,
-    };
-    let missing: Vec<&str> = specs.keys().filter(|name| found(name).is_none()).map(String::as_str).collect();
+    let specs: Shapes = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
+    let missing: Vec<&str> =
+        specs.keys().filter(|name| !shapes.contains_key(*name)).map(String::as_str).collect();
+    if missing == ["lm_head.weight"] {
+        return Err(Error::input("the checkpoint lacks lm_head.weight, which the config calls for").hint(
+            "set tie_word_embeddings to true if the embedding is the head too; a head of random numbers is not made",
+        ));
+    }
     if !missing.is_empty() {
         let what = format!("the checkpoint lacks what the config calls for: {}", some_of(&missing));
         return Err(Error::input(what).hint(DISAGREE));
     }
     for (name, shape) in &specs {
-        let found = found(name).unwrap_or_default();
-        if found != *shape {
+        let found = &shapes[name];
+        if found != shape {
             let what = format!("expected shape {shape:?}, found {found:?}");
             return Err(Error::input(what).at(name).hint(DISAGREE));
         }
     }
     let unused: Vec<&str> =
-        tensors.keys().filter(|name| !specs.contains_key(*name)).map(String::as_str).collect();
+        shapes.keys().filter(|name| !specs.contains_key(*name)).map(String::as_str).collect();
     let of_blocks: Vec<&str> = unused.iter().copied().filter(|name| config.is_of_block(name)).collect();
     if !of_blocks.is_empty() {
         let what = format!("the checkpoint has what the config does not call for: {}", some_of(&of_blocks));
@@ -411,7 +452,7 @@ pub fn check(config: &Config, tensors: &Tensors, matrices: &Matrices) -> Result<
 }
 
 /// A few names, and how many more there are.
-fn some_of(names: &[&str]) -> String {
+pub fn some_of(names: &[&str]) -> String {
     let shown = names[..names.len().min(4)].join(", ");
     match names.len().saturating_sub(4) {
         0 => shown,

@@ -27,7 +27,6 @@ use std::time::Instant;
 /// Tokens generated beyond the key's digits, for a space and punctuation around it.
 const EXTRA_TOKENS: usize = 3;
 
-
 /// Which prompts, and how many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

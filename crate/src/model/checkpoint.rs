@@ -1,37 +1,46 @@
-//! A checkpoint as it is found, before anything is made of it: named tensors, a configuration, where it came from.
+//! A checkpoint as it is found, before anything is made of it: names of tensors, a configuration, where it came from.
 
 use super::hub::{self, Hub};
-use super::{destination, files, pickle, safetensors};
+use super::stored::{Listing, Stored};
+use super::{destination, files, pass, pickle, safetensors};
 use crate::error::{Error, Result};
+use crate::family::Stated;
 use crate::json;
-use candle_core::{CpuStorage, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Named tensors with their configuration and provenance.
-#[derive(Clone)]
+/// What is there under the names of tensors, with configuration and provenance; the tensors themselves are read as they
+/// are wanted.
 pub struct Checkpoint {
     /// A short name: the hub id, the folder's name, or the file's name without ending (its folder's, if the file
     /// is called `model` or `pytorch_model`).
     pub name: String,
-    /// The folder or file that was read; for a hub id the folder in the hub's cache.
+    /// The folder or file that was found; for a hub id the folder in the hub's cache.
     pub source: PathBuf,
     /// The commit on the hub, if it came from there.
     pub revision: Option<String>,
-    /// SHA-256 over the bytes of the weight files, one after the other in the order of their names.
-    pub hash: String,
-    /// `config.json`, read by [`json::read`], if there is one beside the weights.
-    pub config: Option<Value>,
+    /// `config.json`, read by [`json::read`], or else `params.json`, if there is one beside the weights.
+    pub stated: Option<Stated>,
     /// Path of `tokenizer.json`, if there is one beside the weights.
     pub tokenizer: Option<PathBuf>,
     /// The metadata of safetensors headers.
     pub metadata: BTreeMap<String, String>,
-    /// Tensors by name, on the CPU, in the type they are stored in.
-    pub tensors: BTreeMap<String, Tensor>,
+    /// Numbers of layers that are told elsewhere than in `stated`, by where.
+    pub layers: Vec<(String, u64)>,
+    files: Vec<(PathBuf, Listing)>,
+}
+
+/// What is wanted of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Weights to compute with: floating-point numbers.
+    Weights,
+    /// A part of something coded, of any type.
+    Part,
 }
 
 impl Checkpoint {
@@ -42,8 +51,7 @@ impl Checkpoint {
     /// such as `state-spaces/mamba2-130m`. `revision` is a branch, tag or commit on the hub.
     ///
     /// # Errors
-    /// There is no such file, folder or model; the files are damaged (the sentence says how); a tensor's type
-    /// cannot be loaded; a tensor holds NaN or infinity.
+    /// There is no such file, folder or model; or the files are damaged (the sentence says how).
     pub fn open(source: &str, revision: Option<&str>) -> Result<Self> {
         let path = Path::new(source);
         if path.exists() {
@@ -68,58 +76,119 @@ impl Checkpoint {
     fn open_path(path: &Path) -> Result<Self> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         destination::finish(folder)?;
-        let files = if path.is_dir() { files::weight_files(path)? } else { vec![path.to_path_buf()] };
-
-        let (mut tensors, mut metadata, mut hash) = (BTreeMap::new(), BTreeMap::new(), Sha256::new());
-        for file in &files {
-            let contents = read_weights(file, &mut hash)?;
-            for (name, tensor) in contents.tensors {
-                if tensors.contains_key(&name) {
+        let found = if path.is_dir() { files::weight_files(path)? } else { files::single(path)? };
+        let (mut files, mut metadata, mut layers) = (vec![], BTreeMap::new(), vec![]);
+        for file in found.files {
+            let listing = list(&file)?;
+            metadata.extend(listing.metadata.clone());
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            layers.extend(listing.layers.iter().map(|(at, n)| (format!("{name}: {at}"), *n)));
+            files.push((file, listing));
+        }
+        let mut names = BTreeMap::new();
+        for (file, listing) in &files {
+            for name in listing.tensors.keys() {
+                if names.insert(name, file).is_some() {
                     return Err(Error::input("this tensor is also in another shard")
                         .at(name)
                         .at(file.display()));
                 }
-                tensors.insert(name, tensor);
             }
-            metadata.extend(contents.metadata);
         }
-        if tensors.is_empty() {
+        if names.is_empty() {
             return Err(Error::input("the checkpoint holds no tensors").at(path.display()));
         }
-        refuse_non_finite(&tensors).map_err(|e| e.at(path.display()))?;
-
-        let beside = |name: &str| Some(folder.join(name)).filter(|file| file.is_file());
+        if let Some((name, index)) = found.listed.iter().find(|(name, _)| !names.contains_key(name)) {
+            return Err(Error::input(format!("missing, though {index} lists it"))
+                .at(name)
+                .at(path.display())
+                .hint("copy or download the checkpoint again"));
+        }
+        let [config, params] = ["config.json", "params.json"].map(|name| -> Result<Option<Stated>> {
+            let Some(path) = files::beside(folder, name) else { return Ok(None) };
+            Ok(Some(Stated { file: name.to_string(), json: json::read(path)? }))
+        });
+        let (config, params) = (config?, params?);
+        if let Some(Stated { file, json }) = config.as_ref().and(params.as_ref()) {
+            let told = json::LAYERS.iter().filter_map(|key| Some((key, json.get(key)?.as_u64()?)));
+            layers.extend(told.map(|(key, n)| (format!("{file}: {key}"), n)));
+        }
         Ok(Self {
             name: name(path),
             source: path.to_path_buf(),
             revision: None,
-            hash: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
-            config: beside("config.json").map(json::read).transpose()?,
-            tokenizer: beside("tokenizer.json"),
+            stated: config.or(params),
+            tokenizer: files::beside(folder, "tokenizer.json"),
             metadata,
-            tensors,
+            layers,
+            files,
         })
     }
 
-    /// The number of elements in all tensors.
-    pub fn elements(&self) -> usize {
-        self.tensors.values().map(Tensor::elem_count).sum()
+    /// The shape of every tensor by name, and whether it is one of floating-point numbers.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], bool)> {
+        self.stored().map(|(name, stored)| (name, &*stored.shape, is_float(stored)))
     }
+
+    fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
+        let listings = self.files.iter().flat_map(|(_, listing)| &listing.tensors);
+        listings.map(|(name, stored)| (name.as_str(), stored))
+    }
+
+    /// Reads all files once. Returns the tensors that are wanted by name, on the CPU, in the type they are stored in;
+    /// and the SHA-256 over the bytes of the files, one after the other in the order of their names.
+    ///
+    /// # Errors
+    /// A file cannot be read or is damaged; a wanted tensor is not of numbers that can be used, or not all of its
+    /// numbers are finite.
+    pub fn read(
+        &self,
+        wanted: impl Fn(&str) -> Option<Wanted>,
+    ) -> Result<(BTreeMap<String, Tensor>, String)> {
+        let (mut tensors, mut hash) = (BTreeMap::new(), Sha256::new());
+        for (file, listing) in &self.files {
+            let of_file =
+                listing.tensors.iter().filter_map(|(name, stored)| Some((name, stored, wanted(name)?)));
+            let mut needed = vec![];
+            for (name, stored, wanted) in of_file {
+                if wanted == Wanted::Weights && !is_float(stored) {
+                    return Err(Error::input(format!(
+                        "expected floating-point numbers, found {}",
+                        stored.kind
+                    ))
+                    .at(name)
+                    .at(file.display())
+                    .hint(
+                        "save it again in f32, bf16 or f16; what another program quantized cannot be read",
+                    ));
+                }
+                needed.push((name.as_str(), stored));
+            }
+            for (name, tensor) in pass::read(file, needed, &listing.sums, &mut hash)? {
+                refuse_non_finite(&tensor).map_err(|e| e.at(name).at(file.display()))?;
+                tensors.insert(name.to_string(), tensor);
+            }
+        }
+        Ok((tensors, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+}
+
+fn is_float(stored: &Stored) -> bool {
+    use DType::{BF16, F8E4M3, F16, F32, F64};
+    stored.dtype.is_some_and(|dtype| matches!(dtype, F64 | F32 | BF16 | F16 | F8E4M3))
 }
 
 impl fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (tensors, elements) = (self.tensors.len(), self.elements());
-        write!(f, "Checkpoint({}: {tensors} tensors, {elements} elements, sha256 {})", self.name, self.hash)
+        let (tensors, files) = (self.stored().count(), self.files.len());
+        write!(f, "Checkpoint({}: {tensors} tensors in {files} files)", self.name)
     }
 }
 
-fn read_weights(file: &Path, hash: &mut Sha256) -> Result<safetensors::Contents> {
-    match file.extension().and_then(|ending| ending.to_str()) {
-        Some("safetensors") => safetensors::read(file, hash),
-        Some("bin" | "pt" | "pth") => {
-            Ok(safetensors::Contents { tensors: pickle::read(file, hash)?, metadata: BTreeMap::new() })
-        }
+fn list(file: &Path) -> Result<Listing> {
+    match files::ending(&file.to_string_lossy()).as_str() {
+        "safetensors" => safetensors::list(file),
+        "bin" | "pt" | "pth" => pickle::list(file),
         _ => Err(Error::input("this file's ending is not one of weights")
             .at(file.display())
             .hint("expected .safetensors, .bin, .pt or .pth")),
@@ -141,17 +210,12 @@ fn name(path: &Path) -> String {
     }
 }
 
-fn refuse_non_finite(tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    for (name, tensor) in tensors {
-        let found = non_finite(tensor);
-        if found > 0 {
-            let all = tensor.elem_count();
-            return Err(Error::input(format!("{found} of {all} weights are NaN or infinite"))
-                .at(name)
-                .hint("the checkpoint is damaged or its training diverged; use another one"));
-        }
+fn refuse_non_finite(tensor: &Tensor) -> Result<()> {
+    match (non_finite(tensor), tensor.elem_count()) {
+        (0, _) => Ok(()),
+        (found, all) => Err(Error::input(format!("{found} of {all} weights are NaN or infinite"))
+            .hint("the checkpoint is damaged or its training diverged; use another one")),
     }
-    Ok(())
 }
 
 /// How many elements of a tensor are NaN or infinite: those whose exponent bits are all set.
@@ -194,6 +258,10 @@ mod tests {
         save_safetensors(path, &tensors, &BTreeMap::from([("seed".to_string(), "7".to_string())])).unwrap();
     }
 
+    fn read(checkpoint: &Checkpoint) -> Result<(BTreeMap<String, Tensor>, String)> {
+        checkpoint.read(|_| Some(Wanted::Weights))
+    }
+
     fn vector(values: &[f32]) -> Tensor {
         Tensor::new(values, &Device::Cpu).unwrap()
     }
@@ -205,14 +273,15 @@ mod tests {
         assert_eq!(checkpoint.name, "mamba2-tiny");
         assert_eq!((checkpoint.revision.as_ref(), checkpoint.tokenizer.as_ref()), (None, None));
         // sha256sum of model.safetensors, by another program
-        assert_eq!(checkpoint.hash, "f0f8be86af613f08db193f38185808e5e00d3dddff0d83a1472564c23735e534");
-        assert!(checkpoint.tensors.contains_key("backbone.norm_f.weight"));
-        let config = checkpoint.config.unwrap();
-        assert_eq!(json::float(&config["time_step_limit"][1]), Some(f64::INFINITY));
+        let (tensors, hash) = read(&checkpoint).unwrap();
+        assert_eq!(hash, "f0f8be86af613f08db193f38185808e5e00d3dddff0d83a1472564c23735e534");
+        assert!(tensors.contains_key("backbone.norm_f.weight"));
+        let config = checkpoint.stated.unwrap();
+        assert_eq!(json::float(&config.json["time_step_limit"][1]), Some(f64::INFINITY));
         // The file alone gives the same, and finds the configuration beside it.
         let file = open(&folder.join("model.safetensors")).unwrap();
-        assert_eq!((file.name.as_str(), file.hash), ("mamba2-tiny", checkpoint.hash));
-        assert_eq!(file.config, Some(config));
+        assert_eq!((file.name.as_str(), read(&file).unwrap().1), ("mamba2-tiny", hash));
+        assert_eq!(file.stated, Some(config));
     }
 
     #[test]
@@ -225,14 +294,18 @@ mod tests {
         fs::write(at("model.safetensors.index.json"), index).unwrap();
         fs::write(at("tokenizer.json"), "{}").unwrap();
         let checkpoint = open(folder.path()).unwrap();
-        assert_eq!(checkpoint.elements(), 3);
+        let (tensors, hash) = read(&checkpoint).unwrap();
+        assert_eq!(tensors.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(checkpoint.metadata["seed"], "7");
         assert_eq!(checkpoint.tokenizer, Some(at("tokenizer.json")));
         let both =
             [fs::read(at("one.safetensors")).unwrap(), fs::read(at("two.safetensors")).unwrap()].concat();
-        let hash: String = Sha256::digest(both).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(checkpoint.hash, hash);
+        let expected: String = Sha256::digest(both).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, expected);
 
+        save(&at("two.safetensors"), &[("c", vector(&[2.0]))]);
+        let error = open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("b: missing, though model.safetensors.index.json lists it"), "{error}");
         save(&at("two.safetensors"), &[("a", vector(&[2.0]))]);
         assert!(
             open(folder.path()).unwrap_err().to_string().contains("two.safetensors: a: this tensor is also")
@@ -246,8 +319,12 @@ mod tests {
     #[test]
     fn pickled_files_open_too() {
         let checkpoint = open(&fixtures().join("pickled/nested.pt")).unwrap();
-        assert_eq!((checkpoint.name.as_str(), checkpoint.tensors.len()), ("nested", 3));
-        assert_eq!(checkpoint.tensors["b.weight"].dtype(), DType::F16);
+        assert_eq!((checkpoint.name.as_str(), checkpoint.tensors().count()), ("nested", 3));
+        let (tensors, _) =
+            checkpoint.read(|name| name.ends_with("b.weight").then_some(Wanted::Weights)).unwrap();
+        assert_eq!((tensors.len(), tensors["model_state_dict.b.weight"].dtype()), (1, DType::F16));
+        let empty = open(&fixtures().join("pickled/no_tensors.pt")).unwrap_err().to_string();
+        assert!(empty.ends_with("no_tensors.pt: the checkpoint holds no tensors"), "{empty}");
     }
 
     #[test]
@@ -258,7 +335,7 @@ mod tests {
         (values[3], values[69_999], values[66_000]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
         for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
             save(&path, &[("fine", vector(&[1.0])), ("broken", vector(&values).to_dtype(dtype).unwrap())]);
-            let error = open(&path).unwrap_err().to_string();
+            let error = read(&open(&path).unwrap()).unwrap_err().to_string();
             assert!(
                 error.contains("x.safetensors: broken: 3 of 70000 weights are NaN or infinite"),
                 "{error}"
@@ -266,9 +343,18 @@ mod tests {
         }
         let float8 = vector(&[1.0, f32::NAN, 448.0]).to_dtype(DType::F8E4M3).unwrap();
         save(&path, &[("w", float8)]);
-        assert!(open(&path).unwrap_err().to_string().contains("w: 1 of 3 weights"));
+        assert!(read(&open(&path).unwrap()).unwrap_err().to_string().contains("w: 1 of 3 weights"));
+        // What nobody wants may be anything.
+        let fine = open(&path).unwrap().read(|name| (name != "w").then_some(Wanted::Weights));
+        assert!(fine.unwrap().0.is_empty());
         save(&path, &[("w", vector(&[f32::MAX, f32::MIN_POSITIVE, -0.0, 1e-45]))]);
-        assert_eq!(open(&path).unwrap().elements(), 4);
+        assert_eq!(read(&open(&path).unwrap()).unwrap().0["w"].elem_count(), 4);
+        save(&path, &[("w", Tensor::new(&[1u8], &Device::Cpu).unwrap())]);
+        let error = read(&open(&path).unwrap()).unwrap_err().to_string();
+        assert!(
+            error.contains("x.safetensors: w: expected floating-point numbers, found U8; save"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn is_id(source: &str) -> bool {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         !text.is_empty() && !text.starts_with('.') && text.bytes().all(allowed)
     };
-    let weights = [".safetensors", ".bin", ".pt", ".pth"].iter().any(|ending| source.ends_with(ending));
+    let weights = ["safetensors", "bin", "pt", "pth"].contains(&&*files::ending(source));
     source.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name)) && !weights
 }
 
@@ -86,7 +86,8 @@ impl Hub {
             Err(_) => revision.to_string(),
         };
         let folder = repository.join("snapshots").join(&commit);
-        let complete = folder.join("config.json").is_file() && files::weight_files(&folder).is_ok();
+        let config = ["config.json", "params.json"].iter().any(|name| folder.join(name).is_file());
+        let complete = config && files::weight_files(&folder).is_ok();
         complete.then_some(Snapshot { folder, commit })
     }
 
@@ -104,7 +105,7 @@ impl Hub {
 
         let index = |name: &str| files::shards(&get(&repo, name).map_err(failed)?);
         let weights = files::weight_names(&names, &index).map_err(|e| e.at(id))?;
-        let beside = ["config.json", "tokenizer.json"].map(String::from).into_iter();
+        let beside = ["config.json", "params.json", "tokenizer.json"].map(String::from).into_iter();
         let indices =
             names.iter().filter(|name| name.ends_with(".index.json") && !name.contains('/')).cloned();
         let mut folder = None;

@@ -81,20 +81,25 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
     }
 }
 
-/// The numbers of a tensor in another dtype.
+/// A tensor in another type.
 ///
 /// # Errors
-/// If one is too large for it.
+/// A number is too large for the type.
 pub(crate) fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     let cast = tensor.to_dtype(dtype)?;
-    if cast.dtype() == tensor.dtype() || non_finite(&cast) == 0 {
+    let infinite = |tensor: &Tensor| -> Result<usize> {
+        Ok(non_finite(&tensor.to_device(&Device::Cpu)?.force_contiguous()?))
+    };
+    // What is not finite already is told where it is read.
+    if dtype == tensor.dtype() || infinite(&cast)? == 0 || infinite(tensor)? > 0 {
         return Ok(cast);
     }
-    Err(Error::input(format!("a weight is too large for {}", dtype.as_str())).hint(match dtype {
+    let wider = match dtype {
         DType::F16 => "ask for bf16 or f32",
         DType::BF16 => "ask for f32",
-        _ => "the checkpoint is damaged or its training diverged; use another one",
-    }))
+        _ => "lowbit computes in f32: scale the weights down before they are saved",
+    };
+    Err(Error::input(format!("a weight is too large for {}", dtype.as_str())).hint(wider))
 }
 
 /// The device of that name: cpu, cuda, or cuda:N.

@@ -2,7 +2,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`checkpoint`] | reading and writing weights: folders, files, hub ids |
+//! | [`checkpoint`] | what is there: folders, files, hub ids |
+//! | `weights` | the network's part of a checkpoint |
+//! | [`safetensors`], `pickle` | the two kinds of files |
+//! | `stored`, `pass` | tensors in a file, and one pass through it for those that are wanted |
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
@@ -22,13 +25,16 @@ pub mod generate;
 pub mod hub;
 pub mod init;
 mod loading;
+mod pass;
 mod pickle;
 pub mod quantization;
 pub mod safetensors;
 mod save;
 mod saved;
 mod side_by_side;
+mod stored;
 pub mod tokenizer;
+mod weights;
 
 use crate::error::{Error, Result};
 use crate::family::{self, Config, Matrices, Network, Tensors};
@@ -46,6 +52,7 @@ use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::sync::Arc;
 use tokenizer::Tokenizer;
+use weights::Weights;
 
 /// Which positions of a forward pass get logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,38 +118,23 @@ impl Model {
             let config = Config::named(shape)?;
             return Ok(Self { source: source.to_string(), ..Self::random(source, config, 0, how)? });
         }
-        let mut found = Checkpoint::open(source, how.revision.as_deref())?;
-        let mut tensors: Tensors = std::mem::take(&mut found.tensors)
-            .into_iter()
-            .map(|(name, tensor)| (Config::canonical_name(&name), tensor))
-            .collect();
+        let found = Checkpoint::open(source, how.revision.as_deref())?;
         let at = |error: Error| error.at(found.source.display());
-        let quantization = saved::read_report(&found.metadata).map_err(at)?;
-        let (config, mut assumed, matrices) = match &quantization {
-            None => {
-                let (config, assumed) = Config::resolve(found.config.as_ref(), &tensors).map_err(at)?;
-                (config, assumed, Matrices::new())
-            }
-            // The shapes are in the report, so the config is taken as it was saved.
-            Some(report) => {
-                let saved = found.config.clone().ok_or_else(|| Error::input("config.json is missing"));
-                let config = saved.and_then(|saved| Config::saved(&saved).map_err(|e| e.at("config.json")));
-                let matrices = saved::read_matrices(report, &mut tensors).map_err(at)?;
-                (config.map_err(at)?, vec![], matrices)
-            }
-        };
+        let Weights { config, mut assumed, unused, quantization, tensors, matrices, hash } =
+            Weights::read(&found)?;
         let (tokenizer, told) = how.tokenizer_of(&found, config.vocab_size())?;
         assumed.extend(told);
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
         let built = Self::build(config, tensors, matrices, quantization, tokenizer, how).map_err(at)?;
         let origin = Some(Arc::new(Origin::of(&found)));
-        let (name, revision, hash) = (found.name.clone(), found.revision.clone(), found.hash.clone());
+        let (name, revision) = (found.name.clone(), found.revision.clone());
         Ok(Self {
             name,
             source: source.to_string(),
             revision,
             hash,
             assumed,
+            unused,
             training_length,
             origin,
             ..built
@@ -172,7 +164,7 @@ impl Model {
         tokenizer: Tokenizer,
         how: &Loading,
     ) -> Result<Self> {
-        let unused = family::check(&config, &tensors, &matrices)?;
+        let unused = family::check(&config, &family::shapes(&tensors, &matrices))?;
         for name in &unused {
             tensors.remove(name);
         }
@@ -192,7 +184,7 @@ impl Model {
         for spec in &specs {
             if let Some(tensor) = tensors.get_mut(&spec.name) {
                 let wanted = if spec.matrix { dtype } else { DType::F32 };
-                let cast = loading::cast(tensor, wanted).map_err(|error| error.at(&spec.name))?;
+                let cast = cast(tensor, wanted).map_err(|error| error.at(&spec.name))?;
                 *tensor = cast.to_device(&device)?.contiguous()?;
             }
         }

@@ -1,12 +1,13 @@
 //! Safetensors files, read and written: eight bytes of header length, a JSON header, the tensors' bytes.
 //!
-//! Reading goes once through the file and makes its hash on the way. Writing gives the same bytes for the same
-//! tensors and metadata, which the format's own library does not (it writes metadata in hash order).
+//! Writing gives the same bytes for the same tensors and metadata, which the format's own library does not (it writes
+//! metadata in hash order).
 
+use super::stored::{Listing, Stored};
 use crate::error::{Error, Result};
+use crate::json;
 use ::safetensors::tensor::{self as format, Dtype, Metadata, TensorInfo};
 use candle_core::{DType, Device, Tensor};
-use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,22 +15,11 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Tensors and metadata of one file.
-pub(super) struct Contents {
-    /// Tensors by name, on the CPU, in the type they are stored in.
-    pub tensors: BTreeMap<String, Tensor>,
-    /// The header's `__metadata__`.
-    pub metadata: BTreeMap<String, String>,
-}
-
 /// The format's own limit on the header.
 pub(super) const MAX_HEADER: u64 = 100_000_000;
 
-/// Bytes read at a time, few enough to be still in the cache when they are hashed.
-const PIECE: usize = 1 << 18;
-
-/// Reads a whole file, adding all its bytes to `hash`.
-pub(super) fn read(path: &Path, hash: &mut Sha256) -> Result<Contents> {
+/// Reads what a file holds, without its weights.
+pub(super) fn list(path: &Path) -> Result<Listing> {
     let io = |e: std::io::Error| Error::io(path, &e);
     let damaged =
         |what: String| Error::input(what).at(path.display()).hint("copy or download the file again");
@@ -41,10 +31,8 @@ pub(super) fn read(path: &Path, hash: &mut Sha256) -> Result<Contents> {
         return Err(damaged(format!("truncated safetensors: expected at least 8 bytes, found {found}")));
     }
     file.read_exact(&mut prefix).map_err(io)?;
-    if &prefix == b"version " {
-        return Err(Error::input("this is a Git LFS pointer and not the file it points to")
-            .at(path.display())
-            .hint("run `git lfs pull` in its repository"));
+    if prefix == *LFS_POINTER {
+        return Err(lfs_pointer().at(path.display()));
     }
     let header_bytes = u64::from_le_bytes(prefix);
     if header_bytes > MAX_HEADER {
@@ -60,38 +48,48 @@ pub(super) fn read(path: &Path, hash: &mut Sha256) -> Result<Contents> {
     file.read_exact(&mut header).map_err(io)?;
     let about: Metadata = serde_json::from_slice(&header)
         .map_err(|e| damaged(format!("the safetensors header is damaged: {e}")))?;
-    let expected = 8 + header_bytes + about.data_len() as u64;
+    let start = 8 + header_bytes;
+    let expected = start.saturating_add(about.data_len() as u64);
     if found != expected {
         let what =
             if found < expected { "truncated safetensors" } else { "safetensors with bytes left over" };
         return Err(damaged(format!("{what}: expected {expected} bytes, found {found}")));
     }
-    hash.update(prefix);
-    hash.update(&header);
-
-    // One buffer for all: fresh memory for each tensor would cost more than reading it.
-    let mut bytes = Vec::new();
-    let mut tensors = BTreeMap::new();
-    for name in about.offset_keys() {
-        let Some(info) = about.info(&name) else { continue };
-        bytes.resize(info.data_offsets.1 - info.data_offsets.0, 0);
-        for piece in bytes.chunks_mut(PIECE) {
-            file.read_exact(piece).map_err(io)?;
-            hash.update(piece);
-        }
-        let tensor = tensor(info, &bytes).map_err(|e| e.at(&name).at(path.display()))?;
-        tensors.insert(name, tensor);
+    let mut listing = Listing::default();
+    for (name, info) in about.tensors() {
+        let (from, to) = info.data_offsets;
+        let (kind, shape) = (format!("{:?}", info.dtype).into(), info.shape.clone());
+        let stored = match DType::try_from(info.dtype).ok().filter(is_stored_plainly) {
+            Some(dtype) => Stored::rows(dtype, kind, shape, start + from as u64..start + to as u64),
+            None => Stored::foreign(kind, shape),
+        };
+        listing.tensors.insert(name, stored);
     }
-    let metadata = about.metadata().clone().unwrap_or_default().into_iter().collect();
-    Ok(Contents { tensors, metadata })
+    listing.metadata = about.metadata().clone().unwrap_or_default().into_iter().collect();
+    listing.layers = listing.metadata.iter().flat_map(|(key, text)| told_layers(key, text)).collect();
+    Ok(listing)
 }
 
-fn tensor(info: &TensorInfo, bytes: &[u8]) -> Result<Tensor> {
-    let Some(dtype) = DType::try_from(info.dtype).ok().filter(is_stored_plainly) else {
-        return Err(Error::input(format!("tensors of type {:?} cannot be loaded", info.dtype))
-            .hint("convert it to a floating-point type or to U8, U32, I16, I32 or I64"));
-    };
-    Ok(Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)?)
+/// The numbers of layers that an entry of the metadata tells: itself, or in JSON that holds a configuration.
+fn told_layers(key: &str, text: &str) -> Vec<(String, u64)> {
+    match text.trim().parse() {
+        Ok(number) if json::LAYERS.contains(&key) => vec![(key.to_string(), number)],
+        _ if text.trim_start().starts_with('{') => {
+            let config = json::parse(text).unwrap_or_default();
+            let place = |name: &str| Some((format!("{key}.{name}"), config.get(name)?.as_u64()?));
+            json::LAYERS.iter().filter_map(|name| place(name)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// How a pointer of Git LFS begins.
+pub(super) const LFS_POINTER: &[u8; 8] = b"version ";
+
+/// A pointer of Git LFS stands where a file should.
+pub(super) fn lfs_pointer() -> Error {
+    Error::input("this is a Git LFS pointer and not the file it points to")
+        .hint("run `git lfs pull` in its repository")
 }
 
 /// Whether a tensor of this type has one whole number of bytes an element and can be computed with.
@@ -198,26 +196,26 @@ mod tests {
         path
     }
 
-    fn load(path: &Path) -> Result<Contents> {
-        read(path, &mut Sha256::new())
+    fn load(path: &Path) -> Result<Listing> {
+        list(path)
     }
 
     #[test]
     fn what_was_saved_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = saved(folder.path(), "a.safetensors");
-        let mut hash = Sha256::new();
-        let contents = read(&path, &mut hash).unwrap();
+        let listing = list(&path).unwrap();
         let (tensors, metadata) = sample();
-        assert_eq!(contents.metadata, metadata);
-        assert!(contents.tensors.keys().eq(tensors.keys()));
-        for (name, tensor) in &tensors {
-            let again = &contents.tensors[name];
-            assert_eq!((again.dtype(), again.dims()), (tensor.dtype(), tensor.dims()), "{name}");
-            assert_eq!(format::View::data(again), format::View::data(tensor), "{name}");
-        }
+        assert_eq!(listing.metadata, metadata);
+        assert!(listing.tensors.keys().eq(tensors.keys()));
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(hash.finalize(), Sha256::digest(&bytes));
+        for (name, tensor) in &tensors {
+            let stored = &listing.tensors[name];
+            let again =
+                stored.tensor(&bytes[stored.bytes.start as usize..stored.bytes.end as usize]).unwrap();
+            assert_eq!((again.dtype(), again.dims()), (tensor.dtype(), tensor.dims()), "{name}");
+            assert_eq!(format::View::data(&again), format::View::data(tensor), "{name}");
+        }
         // The format's own library agrees that the file is well formed.
         assert_eq!(::safetensors::SafeTensors::deserialize(&bytes).unwrap().len(), 5);
     }
@@ -256,16 +254,27 @@ mod tests {
             bytes.extend_from_slice(header.as_bytes());
             bytes.resize(bytes.len() + data, 0);
             std::fs::write(&path, bytes).unwrap();
-            load(&path).err().unwrap().to_string()
+            load(&path).map_err(|error| error.to_string())
         };
-        let error = file(r#"{"w.q":{"dtype":"I8","shape":[4],"data_offsets":[0,4]}}"#, 4);
-        assert!(error.contains("x.safetensors: w.q: tensors of type I8 cannot be loaded"), "{error}");
-        assert!(file("{oops", 0).contains("header is damaged"));
-        assert!(file(r#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,4]}}"#, 4).contains("damaged"));
+        // They may lie beside the weights; only who wants them is refused.
+        let foreign = file(r#"{"w.q":{"dtype":"I8","shape":[4],"data_offsets":[0,4]}}"#, 4).unwrap();
+        let error = foreign.tensors["w.q"].tensor(&[]).unwrap_err().to_string();
+        assert!(error.contains("tensors of type I8 cannot be loaded"), "{error}");
+        assert!(file("{oops", 0).err().unwrap().contains("header is damaged"));
+        let short = file(r#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,4]}}"#, 4);
+        assert!(short.err().unwrap().contains("damaged"));
         std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n").unwrap();
         assert!(load(&path).err().unwrap().to_string().contains("Git LFS pointer"));
         std::fs::write(&path, b"this is not such a file at all").unwrap();
         assert!(load(&path).err().unwrap().to_string().contains("not a safetensors file"));
+    }
+
+    #[test]
+    fn numbers_of_layers_in_the_metadata_are_found() {
+        assert_eq!(told_layers("n_layer", " 12 "), [("n_layer".to_string(), 12)]);
+        let config = r#"{"n_layers": 3, "limit": Infinity, "num_hidden_layers": "x"}"#;
+        assert_eq!(told_layers("config", config), [("config.n_layers".to_string(), 3)]);
+        assert!(told_layers("steps", "12").is_empty() && told_layers("config", "{").is_empty());
     }
 
     #[test]

@@ -51,7 +51,8 @@ impl Origin {
         let real = |path: PathBuf| fs::canonicalize(path).ok();
         let parents = files.filter_map(real).filter_map(|file| Some(file.parent()?.to_path_buf()));
         let folders = parents.chain(real(folder.clone())).collect();
-        Self { folders, folder, config: found.config.clone() }
+        let config = found.stated.as_ref().filter(|stated| stated.file == "config.json");
+        Self { folders, folder, config: config.map(|stated| stated.json.clone()) }
     }
 
     /// Whether this is one of the model's own folders, however it is written.

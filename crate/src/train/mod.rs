@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::family::{Config, Gradients, Network, Tensors};
 use crate::kernel::norm::add;
 use crate::layer::room::Room;
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, Wanted};
 use crate::model::init;
 use crate::model::safetensors::save_safetensors;
 use crate::model::tokenizer::Tokenizer;
@@ -309,7 +309,8 @@ fn resume(optimizer: &mut adamw::Optimizer, path: &Path) -> Result<()> {
     let steps = saved.metadata.get("steps").and_then(|steps| steps.parse().ok());
     let steps =
         steps.ok_or_else(|| Error::input("not a training checkpoint: no step count").at(path.display()))?;
-    optimizer.restore(&saved.tensors, steps).map_err(|error| error.at(path.display()))
+    let (tensors, _) = saved.read(|_| Some(Wanted::Weights))?;
+    optimizer.restore(&tensors, steps).map_err(|error| error.at(path.display()))
 }
 
 /// Writes through a temporary neighbour, so that a crash leaves the old file or the new one.

@@ -90,6 +90,9 @@ pub(super) fn time_step_limit(value: &Value) -> Option<(f64, f64)> {
     }
 }
 
+/// No size of a network is larger.
+const LARGEST: usize = 1 << 28;
+
 impl Config {
     /// The published 130M shape.
     pub fn mamba2_130m() -> Self {
@@ -118,6 +121,10 @@ impl Config {
         ] {
             if size == 0 {
                 return Err(Error::input(format!("{name} must be a positive integer, found 0")));
+            }
+            // Products of two of them must be numbers too.
+            if size > LARGEST {
+                return Err(Error::input(format!("{name} must be at most {LARGEST}, found {size}")));
             }
         }
         if !self.num_heads.is_multiple_of(self.n_groups) {

@@ -20,7 +20,7 @@ use crate::layer::rotation::Rotation;
 use crate::layer::state::{Spare, State};
 use candle_core::{DType, Device, Result, Tensor};
 pub use config::Config;
-pub use resolve::canonical_name;
+pub use resolve::{before_body, name_in_body};
 use std::ops::Range;
 pub use steps::Steps;
 

@@ -1,14 +1,29 @@
-//! What a checkpoint tells of its config: in `config.json`, in either spelling, and by the shapes of its tensors.
+//! What a checkpoint tells of its config: in `config.json`, in any spelling, and by the names and shapes of its tensors.
 
-use super::super::Tensors;
+use super::super::{Shapes, Stated};
 use super::config::{Config, time_step_limit};
 use crate::error::{Error, Result};
-use candle_core::Tensor;
 use serde_json::Value;
 
-/// The Hugging Face name of an original checkpoint's tensor.
-pub fn canonical_name(name: &str) -> String {
-    name.replace("backbone.embedding.weight", "backbone.embeddings.weight")
+/// What stands before the body of a Mamba2 in the name of a tensor that every one of its layers has: `backbone.` or
+/// nothing, with whatever a program put in front.
+pub fn before_body(name: &str) -> Option<&str> {
+    let (before, layer) = name.strip_suffix(".mixer.A_log")?.rsplit_once('.')?;
+    let place = before.strip_suffix("layers")?;
+    let is_number = !layer.is_empty() && layer.bytes().all(|byte| byte.is_ascii_digit());
+    Some(place).filter(|place| is_number && (place.is_empty() || place.ends_with('.')))
+}
+
+/// The Hugging Face name of a tensor, from what follows the place of the body in a checkpoint's; none if it is not one of
+/// the body's.
+pub fn name_in_body(name: &str) -> Option<String> {
+    match name {
+        "embedding.weight" => Some("backbone.embeddings.weight".to_string()), // in original checkpoints
+        name => {
+            let of_body = ["layers.", "embeddings.", "norm_f."].iter().any(|start| name.starts_with(start));
+            of_body.then(|| format!("backbone.{name}"))
+        }
+    }
 }
 
 /// Where a `config.json` states a setting, in the Hugging Face and in the original spelling.
@@ -16,6 +31,7 @@ const STATE_SIZE: &[&str] = &["/state_size", "/ssm_cfg/d_state"];
 const N_GROUPS: &[&str] = &["/n_groups", "/ssm_cfg/ngroups"];
 const EPSILON: &[&str] = &["/layer_norm_epsilon", "/norm_epsilon"];
 const TIME_STEP_LIMIT: &[&str] = &["/time_step_limit", "/ssm_cfg/dt_limit", "/dt_limit"];
+const TIED: &[&str] = &["/tie_word_embeddings", "/tie_embeddings"];
 
 /// Settings that change the architecture, with the values, in JSON, of the one that is here.
 const KNOWN: [(&str, &[&str]); 8] = [
@@ -34,41 +50,38 @@ fn find<'a>(json: &'a Value, places: &[&str]) -> Option<&'a Value> {
     places.iter().filter_map(|place| json.pointer(place)).find(|value| !value.is_null())
 }
 
-/// Whether two tensors of one shape hold the same numbers.
-fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
-    Ok(a.dtype() == b.dtype() && a.eq(b)?.flatten_all()?.min(0)?.to_scalar::<u8>()? == 1)
-}
-
 impl Config {
     /// Whether tensors of these names are a Mamba2.
-    pub fn recognizes(tensors: &Tensors) -> bool {
-        tensors.contains_key("backbone.layers.0.mixer.A_log")
-            && tensors.contains_key("backbone.layers.0.mixer.dt_bias")
+    pub fn recognizes(shapes: &Shapes) -> bool {
+        shapes.contains_key("backbone.layers.0.mixer.A_log")
+            && shapes.contains_key("backbone.layers.0.mixer.dt_bias")
+    }
+
+    /// Whether head and embedding are said to be one matrix.
+    pub fn states_tied(json: &Value) -> Option<bool> {
+        find(json, TIED)?.as_bool()
     }
 
     /// The config of a checkpoint; see [`crate::family::Config::resolve`].
-    pub fn resolve(json: Option<&Value>, tensors: &Tensors) -> Result<(Self, Vec<String>)> {
-        let mut config = Self::infer(tensors)?;
+    pub fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
+        let mut config = Self::infer(shapes)?;
         let mut assumed = vec![];
-        let Some(json) = json else {
-            assumed.extend(
-                ["n_groups = 1", "layer_norm_epsilon = 1e-5", "time_step_limit = [0, inf]"].map(String::from),
-            );
-            return Ok((config, assumed));
-        };
-        let layers = config.num_hidden_layers;
-        config.read(json).map_err(|error| error.at("config.json"))?;
-        if config.num_hidden_layers != layers {
-            let what =
-                format!("num_hidden_layers is {}, and the checkpoint has {layers}", config.num_hidden_layers);
-            return Err(Error::input(what).at("config.json").hint("are they of the same model?"));
+        let json = stated.map(|stated| &stated.json);
+        let states = |names: &[&str]| json.is_some_and(|json| find(json, names).is_some());
+        if let Some(Stated { file, json }) = stated {
+            let layers = config.num_hidden_layers;
+            config.read(json).map_err(|error| error.at(file))?;
+            if config.num_hidden_layers != layers {
+                let found = config.num_hidden_layers;
+                let what = format!("num_hidden_layers is {found}, and the checkpoint has {layers}");
+                return Err(Error::input(what).at(file).hint("are they of the same model?"));
+            }
         }
         // Shapes fix G·N only; the config fixes G, or N, or leaves one group.
-        let states = |names: &[&str]| find(json, names).is_some();
         if !states(STATE_SIZE) {
             config.state_size /= config.n_groups;
         } else if !states(N_GROUPS) {
-            let product = Self::infer(tensors)?.state_size;
+            let product = Self::infer(shapes)?.state_size;
             config.n_groups = if product % config.state_size == 0 { product / config.state_size } else { 1 };
         }
         if !states(N_GROUPS) && !states(STATE_SIZE) {
@@ -81,28 +94,33 @@ impl Config {
                 assumed.push(what.to_string());
             }
         }
-        config.check().map_err(|error| error.at("config.json"))?;
+        if !states(TIED) && !shapes.contains_key("lm_head.weight") {
+            assumed.push("the head is the embedding (there is no lm_head.weight)".to_string());
+        }
+        config.check().map_err(|error| match stated {
+            Some(stated) => error.at(&stated.file),
+            None => error,
+        })?;
         Ok((config, assumed))
     }
 
     /// Everything that shapes tell, with one group.
-    fn infer(tensors: &Tensors) -> Result<Self> {
+    fn infer(shapes: &Shapes) -> Result<Self> {
         let dims = |name: &str, rank: usize| -> Result<Vec<usize>> {
             let name = if name.starts_with("backbone") {
                 name.to_string()
             } else {
                 format!("backbone.layers.0.{name}")
             };
-            let tensor = tensors
+            let found = shapes
                 .get(&name)
                 .ok_or_else(|| Error::input("missing: a Mamba2's sizes are read from it").at(&name))?;
-            if tensor.rank() != rank {
-                let found = tensor.dims();
+            if found.len() != rank {
                 return Err(
                     Error::input(format!("expected {rank} dimensions, found shape {found:?}")).at(&name)
                 );
             }
-            Ok(tensor.dims().to_vec())
+            Ok(found.clone())
         };
         let embedding = dims("backbone.embeddings.weight", 2)?;
         let heads = dims("mixer.A_log", 1)?[0];
@@ -116,13 +134,13 @@ impl Config {
         }
         // The highest number counts: a tensor that is missing below it is told by its name later.
         let number = |name: &String| name.strip_prefix("backbone.layers.")?.split('.').next()?.parse().ok();
-        let layers = tensors.keys().filter_map(number).max().map_or(0, |last: usize| last.saturating_add(1));
-        let embedded = &tensors["backbone.embeddings.weight"];
-        // Original checkpoints store a shared matrix under both names.
-        let untied = match tensors.get("lm_head.weight") {
-            Some(head) => head.dims() != embedded.dims() || !equal(head, embedded)?,
-            None => false,
-        };
+        let layers = shapes.keys().filter_map(number).max().map_or(0, |last: usize| last.saturating_add(1));
+        if layers > shapes.len() {
+            let what = format!("layer {} is there, and most of those before it are missing", layers - 1);
+            return Err(Error::input(what).hint("copy or download the checkpoint again"));
+        }
+        // Original checkpoints store a shared matrix under both names; whether it is one, its values tell.
+        let untied = shapes.get("lm_head.weight").is_some_and(|head| *head != embedding);
         Ok(Self {
             hidden_size: embedding[1],
             num_hidden_layers: layers,
@@ -132,14 +150,14 @@ impl Config {
             num_heads: heads,
             n_groups: 1,
             conv_kernel: conv[2],
-            use_bias: tensors.contains_key("backbone.layers.0.mixer.in_proj.bias"),
-            use_conv_bias: tensors.contains_key("backbone.layers.0.mixer.conv1d.bias"),
+            use_bias: shapes.contains_key("backbone.layers.0.mixer.in_proj.bias"),
+            use_conv_bias: shapes.contains_key("backbone.layers.0.mixer.conv1d.bias"),
             tie_word_embeddings: !untied,
             ..Self::default()
         })
     }
 
-    /// Takes what a `config.json` states, in the Hugging Face or the original spelling.
+    /// Takes what a `config.json` states, in the Hugging Face or the original spelling, or a `params.json`.
     fn read(&mut self, json: &Value) -> Result<()> {
         for (place, known) in KNOWN {
             if let Some(value) =
@@ -163,23 +181,23 @@ impl Config {
                 }
             }
         };
-        size(&["/hidden_size", "/d_model"], &mut self.hidden_size)?;
-        size(&["/num_hidden_layers", "/n_layer"], &mut self.num_hidden_layers)?;
+        size(&["/hidden_size", "/d_model", "/dim"], &mut self.hidden_size)?;
+        size(&["/num_hidden_layers", "/n_layer", "/n_layers"], &mut self.num_hidden_layers)?;
         size(STATE_SIZE, &mut self.state_size)?;
         size(&["/head_dim", "/ssm_cfg/headdim"], &mut self.head_dim)?;
         size(&["/num_heads"], &mut self.num_heads)?;
         size(N_GROUPS, &mut self.n_groups)?;
         size(&["/conv_kernel", "/ssm_cfg/d_conv"], &mut self.conv_kernel)?;
         // The original code pads its vocabulary, so there only the embedding tells.
-        if json.get("d_model").is_none() {
+        if json.get("d_model").is_none() && json.get("dim").is_none() {
             size(&["/vocab_size"], &mut self.vocab_size)?;
         }
         for (names, to) in [
-            (["/use_bias", "/ssm_cfg/bias"], &mut self.use_bias),
-            (["/use_conv_bias", "/ssm_cfg/conv_bias"], &mut self.use_conv_bias),
-            (["/tie_word_embeddings", "/tie_embeddings"], &mut self.tie_word_embeddings),
+            (&["/use_bias", "/ssm_cfg/bias"][..], &mut self.use_bias),
+            (&["/use_conv_bias", "/ssm_cfg/conv_bias"], &mut self.use_conv_bias),
+            (TIED, &mut self.tie_word_embeddings),
         ] {
-            if let Some(value) = find(json, &names) {
+            if let Some(value) = find(json, names) {
                 let wrong =
                     || Error::input(format!("{} must be true or false, found {value}", &names[0][1..]));
                 *to = value.as_bool().ok_or_else(wrong)?;
