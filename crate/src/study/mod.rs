@@ -17,8 +17,10 @@
 //! |---|---|
 //! | `named` | the studies that `lowbit reproduce` knows |
 //! | `check` | a recorded run measured again |
+//! | `estimate` | about how long it will take |
 
 mod check;
+mod estimate;
 mod named;
 
 use crate::error::{Error, Result};
@@ -135,6 +137,14 @@ impl Study {
         }
     }
 
+    /// The schemes by their names; where there is none, every model as it is.
+    fn parsed_schemes(&self) -> Result<Vec<Scheme>> {
+        match self.schemes.as_slice() {
+            [] => Ok(vec![Scheme::default()]),
+            names => names.iter().map(|name| name.parse()).collect(),
+        }
+    }
+
     /// As [`run`](Self::run), into the run that `open` gives; it is asked once the study is known to be sound.
     ///
     /// # Errors
@@ -147,23 +157,27 @@ impl Study {
             .at(&self.name));
         }
         // Bad settings end here, before a run folder is made.
-        let mut schemes = self.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
-        if schemes.is_empty() {
-            schemes.push(Scheme::default());
-        }
+        let schemes = self.parsed_schemes()?;
         let first = Model::load(&self.models[0])?;
         self.measures.iter().try_for_each(|measure| measure.check(&first))?;
         schemes.iter().try_for_each(|scheme| scheme.check(&first, &self.quantizing))?;
-        let mut first = Some(first);
         let run = open()?;
+        let job = estimate::job(self, &schemes, &first)?;
+        let work: Vec<f64> = self.measures.iter().map(|measure| estimate::tokens(measure, &first)).collect();
+        let mut first = Some(first);
         // Memory is measured without the model that the quantized one was made of.
         let alone = self.measures.iter().any(|measure| matches!(measure, Instrument::Cost(_)));
         for source in &self.models {
             for scheme in &schemes {
                 let whole = first.take().map_or_else(|| Model::load(source), Ok)?;
+                let named = if self.models.len() > 1 { format!("{source} {scheme}") } else { scheme.to_string() };
+                job.part(&named, estimate::quantizing(scheme, &self.quantizing));
                 let model = whole.quantized_with(scheme, &self.quantizing)?;
                 first = (!alone).then_some(whole);
-                self.measures.iter().try_for_each(|measure| measure.record(&model, &run))?;
+                for (measure, work) in self.measures.iter().zip(&work) {
+                    job.part(&named, *work);
+                    measure.record(&model, &run)?;
+                }
             }
             first = None;
         }
