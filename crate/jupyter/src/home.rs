@@ -43,28 +43,19 @@ impl Home {
         self.root.join(".lab")
     }
 
-    /// The crate that cells link to.
-    pub fn cells(&self) -> PathBuf {
-        self.root.join("crate/jupyter/cells")
-    }
-
     /// The Python environment.
     pub fn venv(&self) -> PathBuf {
         self.lab().join("venv")
     }
 
-    /// The folder in which the library that cells link to is built.
+    /// The folder of the library that cells link to, with the metadata of the crates in it.
     pub fn library(&self) -> PathBuf {
         self.lab().join("library")
     }
 
-    /// Where that library lies, with the metadata of the crates in it; None before it was built.
-    pub fn library_folder(&self) -> Option<PathBuf> {
-        let targets = fs::read_dir(self.library().join("target")).ok()?.flatten();
-        let mut folders = targets
-            .filter(|entry| entry.file_name() != "release")
-            .map(|entry| entry.path().join("release/deps"));
-        folders.find(|folder| folder.join("liblowbit_cells.so").exists())
+    /// The library itself: all of lowbit and of what it stands on.
+    pub fn shared_object(&self) -> PathBuf {
+        self.library().join(format!("{}lowbit_cells{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX))
     }
 
     /// Crates without dependencies, in which rust-analyzer finds the sources.

@@ -64,21 +64,16 @@ impl Session {
     pub fn open(home: &Home, tell: impl Fn(Event) + Send + 'static, ask: Box<Ask>) -> Result<Self, Trouble> {
         let folder = Folder::create(home)
             .map_err(|error| Trouble::new("SetUp", format!("no folder to compile cells in: {error}")))?;
-        let library = home.library_folder().ok_or_else(|| {
-            Trouble::new(
+        if !home.shared_object().exists() {
+            return Err(Trouble::new(
                 "SetUp",
                 "the library that cells link to is not there; run `cargo lab setup` in the project",
-            )
-        })?;
+            ));
+        }
+        let library = home.library();
         // Cells see one crate that is compiled already; evcxr itself would compile it in every session.
         let at = library.display();
-        let macros = home.library().join("target/release/deps"); // procedural macros are compiled for the host
-        let flags = [
-            "-Cprefer-dynamic".to_string(),
-            format!("-Lcrate={at}"),
-            format!("-Ldependency={at}"),
-            format!("-Ldependency={}", macros.display()),
-        ];
+        let flags = ["-Cprefer-dynamic".to_string(), format!("-Lcrate={at}"), format!("-Ldependency={at}")];
         // SAFETY: set before the session's threads start; the kernel's own threads do not read the environment.
         unsafe {
             std::env::set_var("EVCXR_TMPDIR", &folder.path);

@@ -6,6 +6,7 @@ use super::safetensors::save_safetensors;
 use super::tokenizer::Tokenizer;
 use super::{Model, checkpoint::Checkpoint, loading};
 use crate::error::{Error, Result};
+use crate::warning::warn;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -98,7 +99,7 @@ impl Model {
         save_safetensors(&destination.draft(WEIGHTS), &tensors, &self.metadata(&files)?)?;
         destination.commit()?;
         if let Some(why) = self.config.foreign_to_transformers() {
-            eprintln!("warning: {}: transformers cannot read a model of this shape: {why}", folder.display());
+            warn(format!("{}: transformers cannot read a model of this shape: {why}", folder.display()));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::reader::closed_unit;
 use super::unit::{named, text};
 use super::{Row, Run};
 use crate::error::{Error, Result};
+use crate::warning::warn;
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -50,10 +51,10 @@ impl Run {
         state.journal = Journal::open(&metrics, kept.len() as u64)?;
         state.recorded.retain(|unit| !stale.contains(unit.as_str()));
         let (id, count) = (self.id(), aside.len());
-        eprintln!(
-            "warning: {id}: a model, its config, its tokenizer or a text has changed since {count} rows were recorded; \
-             they were measured anew, and those of before are kept in metrics.jsonl.stale"
-        );
+        warn(format!(
+            "{id}: a model, its config, its tokenizer or a text has changed since {count} rows were recorded; they were \
+             measured anew, and those of before are kept in metrics.jsonl.stale"
+        ));
         Ok(count)
     }
 }

@@ -4,8 +4,8 @@ use super::Study;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::measure::subject;
-use crate::model::Model;
 use crate::record::{Row, read_lines};
+use crate::warning::warn;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,10 @@ impl Study {
     pub(super) fn is_current(&self, run: &Path) -> Result<bool> {
         let rows = read_lines(run.join("metrics.jsonl"))?.rows;
         for source in &self.models {
-            let now = match Model::load(source) {
+            let now = match self.load(source) {
                 Ok(model) => subject(&model),
                 Err(error) if error.kind() == crate::error::Kind::Io => {
-                    eprintln!("warning: {}: not compared with its model: {error}", run.display());
+                    warn(format!("{}: not compared with its model: {error}", run.display()));
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -18,9 +18,11 @@
 //! | `named` | the studies that `lowbit reproduce` knows |
 //! | `check` | a recorded run measured again |
 //! | `current` | whether a recorded run is of what is there now |
+//! | `estimate` | about how long it will take |
 
 mod check;
 mod current;
+mod estimate;
 mod named;
 
 use crate::error::{Error, Result};
@@ -32,6 +34,7 @@ use crate::model::{Loading, Model, parse_tokenizer};
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
 pub use check::Check;
+use crate::warning::warn;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -147,9 +150,17 @@ impl Study {
             if self.is_current(&folder)? {
                 return Ok(folder);
             }
-            eprintln!("warning: {}: a model or a text has changed since; measured anew", folder.display());
+            warn(format!("{}: a model or a text has changed since; measured anew", folder.display()));
         }
         Ok(self.run()?.path().to_path_buf())
+    }
+
+    /// The schemes by their names; where there is none, every model as it is.
+    fn parsed_schemes(&self) -> Result<Vec<Scheme>> {
+        match self.schemes.as_slice() {
+            [] => Ok(vec![Scheme::default()]),
+            names => names.iter().map(|name| name.parse()).collect(),
+        }
     }
 
     /// As [`run`](Self::run), into the run that `open` gives; it is asked once the study is known to be sound.
@@ -164,23 +175,27 @@ impl Study {
             .at(&self.name));
         }
         // Bad settings end here, before a run folder is made.
-        let mut schemes = self.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
-        if schemes.is_empty() {
-            schemes.push(Scheme::default());
-        }
+        let schemes = self.parsed_schemes()?;
         let first = self.load(&self.models[0])?;
         self.measures.iter().try_for_each(|measure| measure.check(&first))?;
         schemes.iter().try_for_each(|scheme| scheme.check(&first, &self.quantizing))?;
-        let mut first = Some(first);
         let run = open()?;
+        let job = estimate::job(self, &schemes, &first)?;
+        let work: Vec<f64> = self.measures.iter().map(|measure| estimate::tokens(measure, &first)).collect();
+        let mut first = Some(first);
         // Memory is measured without the model that the quantized one was made of.
         let alone = self.measures.iter().any(|measure| matches!(measure, Instrument::Cost(_)));
         for source in &self.models {
             for scheme in &schemes {
                 let whole = first.take().map_or_else(|| self.load(source), Ok)?;
+                let named = if self.models.len() > 1 { format!("{source} {scheme}") } else { scheme.to_string() };
+                job.part(&named, estimate::quantizing(scheme, &self.quantizing));
                 let model = whole.quantized_with(scheme, &self.quantizing)?;
                 first = (!alone).then_some(whole);
-                self.measures.iter().try_for_each(|measure| measure.record(&model, &run))?;
+                for (measure, work) in self.measures.iter().zip(&work) {
+                    job.part(&named, *work);
+                    measure.record(&model, &run)?;
+                }
             }
             first = None;
         }

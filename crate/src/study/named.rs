@@ -54,7 +54,8 @@ const WIDTHS: [&str; 5] =
 
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 11] = [
+        "glance",
         "phase1",
         "first-look",
         "staged",
@@ -71,7 +72,7 @@ impl Study {
     /// alone, where it is no phase.
     pub fn parts(name: &str) -> Vec<&str> {
         match name {
-            "phase1" => Self::NAMES.into_iter().filter(|part| *part != "cost").collect(),
+            "phase1" => Self::NAMES.into_iter().filter(|part| !["glance", "cost"].contains(part)).collect(),
             name => vec![name],
         }
     }
@@ -90,6 +91,7 @@ impl Study {
     /// As [`named`](Self::named).
     pub fn named_in(name: &str, root: impl AsRef<Path>) -> Result<Self> {
         match name {
+            "glance" => Ok(Self::glance()),
             "phase1" => Ok(Self::phase1()),
             "first-look" => Ok(Self::first_look()),
             "staged" => Ok(Self::staged()),
@@ -103,6 +105,16 @@ impl Study {
             _ => Err(Error::input(format!("unknown study {name:?}"))
                 .hint(format!("known are: {}", Self::NAMES.join(", ")))),
         }
+    }
+
+    /// The first that a newcomer sees: the default model at full precision and in four bits, within a minute or two on any
+    /// machine.
+    pub fn glance() -> Self {
+        Self::new("glance")
+            .models([MODEL])
+            .schemes(["f32", "w4a8", "w4a4"])
+            .measure(Perplexity { max_tokens: Some(8192), ..Perplexity::default() })
+            .measure(Passkey::lengths([256, 1024, 2048]).trials(10))
     }
 
     /// Phase 1: the default model from full precision down to 4 bits and below, each format with the nearest codes and

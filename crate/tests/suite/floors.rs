@@ -21,7 +21,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("family", &["error", "json", "threads", "kernel", "format", "layer"]),
     (
         "model",
-        &["error", "text", "progress", "json", "memory", "threads", "kernel", "format", "layer", "family"],
+        &[
+            "error", "warning", "text", "progress", "json", "memory", "threads", "kernel", "format", "layer",
+            "family",
+        ],
     ),
     (
         "train",
@@ -54,7 +57,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "figure", "measure", "study",
         ],
     ),
-    ("study", &["error", "progress", "settings", "model", "quantize", "corpus", "record", "measure"]),
+    ("study", &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

@@ -30,6 +30,18 @@ fn every_model_is_measured_in_every_scheme_once() {
 }
 
 #[test]
+fn what_there_is_to_do_is_told_beforehand() {
+    let folder = super::fixture::Folder::new();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lowbit"));
+    command.current_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    let output = command.args(["reproduce", "glance", "--small", "--runs", &folder.text("runs")]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert!(told.starts_with("lowbit: glance: 3 schemes × 2 measurements of data/models/bard; "), "{told}");
+    assert!(told.lines().next().unwrap().ends_with(" on this machine"), "{told}");
+}
+
+#[test]
 fn errors_are_followed_through_time() {
     let folder = super::fixture::Folder::new();
     let runs = folder.text("runs");

@@ -13,7 +13,7 @@ pub fn run(home: &Home) -> Result<(), String> {
     };
     let venv = home.venv().join("bin/jupyter");
     let spec = home.venv().join("share/jupyter/kernels").join(steps::KERNEL).join("kernel.json");
-    let library = home.library_folder().unwrap_or_default();
+    let library = home.shared_object();
     let sessions = std::fs::read_dir(home.sessions()).map_or(0, Iterator::count);
     let space = steps::free_space(home.root()).map(|free| format!("{:.0} GB free", free as f64 / 1e9));
     let there = |path: &std::path::Path| path.exists().then(|| path.display().to_string());

@@ -2,12 +2,14 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `steps` | what must be there: evcxr's settings, the library, the kernelspec |
+//! | `steps` | what must be there: evcxr's settings, sources for rust-analyzer, the kernelspec |
+//! | `library` | what cells link to |
 //! | `python` | Python's side of it: JupyterLab and its packages |
 //! | `notebook` | running notebooks without a front end |
 //! | `doctor` | what is there and what is not |
 
 mod doctor;
+mod library;
 mod notebook;
 mod python;
 mod steps;

@@ -1,6 +1,6 @@
 //! What must be there before a notebook opens. Each step looks first and does only what is missing.
 
-use super::python;
+use super::{library, python};
 use crate::home::Home;
 use serde_json::json;
 use std::fs::{self, TryLockError};
@@ -12,7 +12,7 @@ use std::time::Instant;
 pub const KERNEL: &str = "lowbit";
 
 /// Free space that a set-up from nothing needs, in bytes.
-const SPACE: u64 = 6 << 30;
+const SPACE: u64 = 4 << 30;
 
 /// Takes every step that is missing.
 pub fn all(home: &Home) -> Result<(), String> {
@@ -20,7 +20,7 @@ pub fn all(home: &Home) -> Result<(), String> {
     let _alone = alone(home)?;
     python::packages(home)?;
     settings(home)?;
-    library(home)?;
+    library::place(home)?;
     face(home)?;
     first_cell(home)?;
     install_kernelspec(home, &home.venv().join("share/jupyter"))?;
@@ -133,32 +133,6 @@ fn settings(home: &Home) -> Result<(), String> {
     write(&home.lab().join(".cargo/config.toml"), profile)
 }
 
-/// A crate outside the project's workspace that has the library as its only dependency.
-fn library_manifest(home: &Home) -> String {
-    let cells = home.cells().display().to_string();
-    format!(
-        "[package]\nname = \"library\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n[lib]\npath = \"lib.rs\"\n\n\
-         [dependencies]\nlowbit-cells = {{ path = {cells:?} }}\n"
-    )
-}
-
-/// lowbit and all that it stands on as one shared library, compiled for speed.
-fn library(home: &Home) -> Result<(), String> {
-    let folder = home.library();
-    let locked = home.root().join("Cargo.lock");
-    let lock = fs::read_to_string(&locked).map_err(|error| format!("{}: {error}", locked.display()))?;
-    // Cargo prunes the copy to what cells need, so what it was made of is kept beside it.
-    if !stamp_is(home, "lock", &lock) {
-        write(&folder.join("Cargo.lock"), &lock)?;
-        write(&stamp(home, "lock"), &lock)?;
-    }
-    write(&folder.join("Cargo.toml"), &library_manifest(home))?;
-    write(&folder.join("lib.rs"), "")?;
-    let new = home.library_folder().is_none();
-    let _step = new.then(|| Step::begin("step 2 of 2: compiling what cells link to, 10 to 20 minutes, once"));
-    build(home)
-}
-
 /// The crates whose types a cell's variables may have beside those of lowbit.
 const SOURCES: [&str; 3] = ["candle-core", "polars", "polars-core"];
 
@@ -168,14 +142,14 @@ const SOURCES: [&str; 3] = ["candle-core", "polars", "polars-core"];
 /// sources: as crates without dependencies, since it would otherwise read the two hundred crates below them at every
 /// start, for seconds; and as crates that are empty to the compiler.
 fn face(home: &Home) -> Result<(), String> {
-    let made_of = fingerprint(home)?;
+    let made_of = library::fingerprint(home)?;
     if stamp_is(home, "face", &made_of) {
         return Ok(());
     }
     let _ = fs::remove_dir_all(home.face());
     let output = Command::new("cargo")
         .args(["metadata", "--format-version", "1"])
-        .current_dir(home.library())
+        .current_dir(home.root())
         .output();
     let output = output.map_err(|error| format!("cargo: {error}"))?;
     let about: serde_json::Value = serde_json::from_slice(&output.stdout)
@@ -245,7 +219,7 @@ fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// Opens a session once after every change, so that the first notebook finds that it works.
 fn first_cell(home: &Home) -> Result<(), String> {
-    let made_of = fingerprint(home)?;
+    let made_of = library::fingerprint(home)?;
     if stamp_is(home, "session", &made_of) {
         return Ok(());
     }
@@ -256,61 +230,6 @@ fn first_cell(home: &Home) -> Result<(), String> {
         return Err(format!("the first cell fails: {}", String::from_utf8_lossy(&tried.stderr).trim()));
     }
     write(&stamp(home, "session"), &made_of)
-}
-
-/// Compiles with cargo's own progress, and with the flags that cells are compiled with.
-fn build(home: &Home) -> Result<(), String> {
-    let tool = |name: &str| {
-        let which = Command::new("rustup")
-            .args(["which", name])
-            .output()
-            .ok()
-            .filter(|output| output.status.success());
-        which.map_or_else(
-            || name.to_string(),
-            |output| String::from_utf8_lossy(&output.stdout).trim().to_string(),
-        )
-    };
-    let rustc = tool("rustc");
-    let about = Command::new(&rustc).arg("-Vv").output().map_err(|error| format!("{rustc}: {error}"))?;
-    let about = String::from_utf8_lossy(&about.stdout).into_owned();
-    let target =
-        about.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not name its host")?;
-    let mut cargo = Command::new(tool("cargo"));
-    cargo
-        .args(["build", "--release", "--target", target])
-        .current_dir(home.library())
-        .env("RUSTC", &rustc)
-        .env("RUSTFLAGS", "-Cprefer-dynamic")
-        .env("CARGO_TARGET_DIR", "target")
-        .env("CARGO_BUILD_BUILD_DIR", "target")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    // What `cargo lab` itself was started with is not for this crate.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text == "CARGO_MANIFEST_DIR" || text == "CARGO_MANIFEST_PATH" {
-            cargo.env_remove(&name);
-        }
-    }
-    let status = cargo.status().map_err(|error| format!("cargo: {error}"))?;
-    match status.success() {
-        true => Ok(()),
-        false if full_disk(&home.library()) => Err(no_space(home)),
-        false => {
-            Err("the library that cells link to does not compile: cargo says above why; mend that, and run \
-                      `cargo lab` again"
-                .into())
-        }
-    }
-}
-
-/// What changes when the library that cells link to does.
-fn fingerprint(home: &Home) -> Result<String, String> {
-    let folder =
-        home.library_folder().ok_or("the library that cells link to was compiled and is not there")?;
-    let about = fs::metadata(folder.join("liblowbit_cells.so")).map_err(|error| error.to_string())?;
-    let time = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    Ok(format!("{} {time:?}\n{}", about.len(), include_str!("steps.rs")))
 }
 
 /// Where the user's own Jupyter looks for kernels.

@@ -1,10 +1,14 @@
 //! Progress of long work, and the flag that stops it.
 //!
-//! Every long loop of the crate ticks a [`Progress`]; the tick also checks whether the user asked to stop.
+//! Every long loop of the crate ticks a [`Progress`]; the tick also checks whether the user asked to stop. On a terminal it
+//! is a bar; where standard error goes into a file, a line now and then. A [`Job`] is what bars are parts of.
+
+mod job;
 
 use crate::error::{Error, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::Write;
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+pub use job::{Job, roughly};
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,8 +18,13 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 static SINK: OnceLock<Sink> = OnceLock::new();
 static BARS: AtomicU64 = AtomicU64::new(0);
 
+/// When a line of a log was written last, or the first bar began.
+static LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
+
 /// Time between two updates of a bar that go to a sink.
 const PACE: Duration = Duration::from_millis(100);
+/// Time between two lines of a log.
+const LOG_PACE: Duration = Duration::from_secs(30);
 
 /// Where bars go instead of the terminal.
 pub type Sink = Box<dyn Fn(&Update) + Send + Sync>;
@@ -61,20 +70,31 @@ pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::SeqCst);
 }
 
-/// A progress bar with rate and time left, drawn on standard error when that is a terminal.
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::SeqCst)
+}
+
+/// Whether nothing is written to standard error: a sink shows it, or nobody wants it.
+fn is_silent() -> bool {
+    is_quiet() || SINK.get().is_some()
+}
+
+/// A progress bar with rate and time left, drawn on standard error when that is a terminal; else a line now and then.
 pub struct Progress {
     bar: ProgressBar,
     id: u64,
     unit: String,
     started: Instant,
-    /// When the sink was told last.
+    /// When the sink was told, or the bar's end written, last.
     told: Mutex<Option<Instant>>,
+    /// Whether lines take the place of a bar.
+    logs: bool,
 }
 
 impl Progress {
     /// Starts a bar over `total` units of work, for example `Progress::new("perplexity", 64, "windows")`.
     pub fn new(label: &str, total: u64, unit: &str) -> Self {
-        let quiet = QUIET.load(Ordering::SeqCst) || SINK.get().is_some();
+        let quiet = is_silent();
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = format!(
@@ -84,18 +104,49 @@ impl Progress {
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸─"));
         bar.set_prefix(label.to_string());
+        bar.set_message(job::status().unwrap_or_default());
         if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(250));
         }
         let id = BARS.fetch_add(1, Ordering::Relaxed);
-        let new = Self { bar, id, unit: unit.to_string(), started: Instant::now(), told: Mutex::new(None) };
+        let started = Instant::now();
+        LOGGED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(started);
+        let logs = !quiet && !std::io::stderr().is_terminal();
+        let new = Self { bar, id, unit: unit.to_string(), started, told: Mutex::new(None), logs };
         new.tell(false);
         new
     }
 
+    /// Writes a line where there is no bar to be seen, unless one was written a moment ago.
+    fn log(&self) {
+        let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_some_and(|logged| logged.elapsed() < LOG_PACE) {
+            return;
+        }
+        *logged = Some(Instant::now());
+        let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
+        let left = self.started.elapsed().mul_f64(total.saturating_sub(done) as f64 / done.max(1) as f64);
+        let left = job::status().unwrap_or_else(|| format!("{} left", roughly(left)));
+        let (done, total) = (HumanCount(done), HumanCount(total));
+        let (label, unit) = (self.bar.prefix(), &self.unit);
+        let _ = writeln!(std::io::stderr(), "lowbit: {label}: {done} of {total} {unit}; {left}");
+    }
+
+    /// Brings the end of a bar up to date with the job that it is part of.
+    fn refresh(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.bar.is_hidden() || told.is_some_and(|told| told.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        *told = Some(Instant::now());
+        if let Some(status) = job::status() {
+            self.bar.set_message(status);
+        }
+    }
+
     /// Tells the sink, if there is one, unless it was told a moment ago.
     fn tell(&self, finished: bool) {
-        let Some(sink) = SINK.get().filter(|_| !QUIET.load(Ordering::SeqCst)) else { return };
+        let Some(sink) = SINK.get().filter(|_| !is_quiet()) else { return };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if !finished && told.is_some_and(|told| told.elapsed() < PACE) {
             return;
@@ -108,7 +159,7 @@ impl Progress {
             total: self.bar.length().unwrap_or_default(),
             unit: self.unit.clone(),
             elapsed: self.started.elapsed(),
-            message: self.bar.message(),
+            message: Some(self.bar.message()).filter(|message| !message.is_empty()).or_else(job::status).unwrap_or_default(),
             finished,
         });
     }
@@ -116,6 +167,7 @@ impl Progress {
     /// Counts `n` units as done; fails if the user asked to stop.
     pub fn tick(&self, n: u64) -> Result<()> {
         self.bar.inc(n);
+        if self.logs { self.log() } else { self.refresh() }
         self.tell(false);
         check_interrupt()
     }

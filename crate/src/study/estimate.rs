@@ -1,0 +1,122 @@
+//! How long a study will take: the tokens that it reads, by the speed at which this machine reads a few.
+//!
+//! It is told before hours are spent, so it need only be right to within a factor of two; once the first part is done,
+//! time left follows from what that took.
+
+use super::{Instrument, Study};
+use crate::corpus::Corpus;
+use crate::error::Result;
+use crate::model::Model;
+use crate::model::tokenizer::Tokenizer;
+use crate::progress::Job;
+use crate::quantize::probe::Grain;
+use crate::quantize::{Quantizing, Scheme};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A decoded token costs about as much as so many that are read in a prompt.
+const DECODED: usize = 4;
+/// A token of calibration is read, and its products with itself are summed for every matrix.
+const CALIBRATED: usize = 3;
+/// Passes of a gradient beside a token that is only read: forward and back, twice the products on the way back.
+const DIFFERENTIATED: usize = 4;
+/// Tokens that are read to learn the speed.
+const TRIED: u32 = 256;
+
+impl Study {
+    /// About how long the study takes on this machine, if nothing of it is recorded yet.
+    ///
+    /// # Errors
+    /// If a scheme has no such name, or its first model cannot be loaded or read a prompt.
+    pub fn expected(&self) -> Result<Duration> {
+        let Some(source) = self.models.first() else { return Ok(Duration::ZERO) };
+        let model = self.load(source)?;
+        time(work(self, &self.parsed_schemes()?, &model), &model)
+    }
+}
+
+/// The job that a study is: says what there is to do, and about how long it takes on this machine.
+pub(super) fn job(study: &Study, schemes: &[Scheme], model: &Model) -> Result<Job> {
+    let of = match study.models.as_slice() {
+        [one] => one.clone(),
+        several => format!("{} models", several.len()),
+    };
+    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let (grid, columns) = (counted(schemes.len(), "scheme"), counted(study.measures.len(), "measurement"));
+    let work = work(study, schemes, model);
+    Ok(Job::begin(&study.name, &format!("{grid} × {columns} of {of}"), work, time(work, model)?))
+}
+
+/// Tokens that a study costs, about.
+fn work(study: &Study, schemes: &[Scheme], model: &Model) -> f64 {
+    let measures: f64 = study.measures.iter().map(|measure| tokens(measure, model)).sum();
+    let rounding: f64 = schemes.iter().map(|scheme| quantizing(scheme, &study.quantizing)).sum();
+    study.models.len() as f64 * (schemes.len() as f64 * measures + rounding)
+}
+
+/// The time that so many tokens take.
+fn time(tokens: f64, model: &Model) -> Result<Duration> {
+    Ok(Duration::try_from_secs_f64(tokens / speed(model)?).unwrap_or(Duration::MAX))
+}
+
+/// Tokens a second that a prompt is read at.
+fn speed(model: &Model) -> Result<f64> {
+    let vocabulary = model.config.vocab_size() as u32;
+    let ids: Vec<u32> = (0..TRIED).map(|i| i % vocabulary).collect();
+    let mut taken = Duration::MAX;
+    // The first call also lays buffers out.
+    for _ in 0..2 {
+        let clock = Instant::now();
+        model.prefill(&ids, &mut model.state(1)?)?;
+        taken = taken.min(clock.elapsed());
+    }
+    Ok(f64::from(TRIED) / taken.as_secs_f64().max(1e-6))
+}
+
+/// Tokens that quantizing a model by this scheme costs, about.
+pub(super) fn quantizing(scheme: &Scheme, how: &Quantizing) -> f64 {
+    let calibration = &how.calibration;
+    let read = if scheme.needs_calibration() { calibration.samples.saturating_mul(calibration.length) } else { 0 };
+    (read as f64) * CALIBRATED as f64
+}
+
+/// Tokens that a measurement of one model costs, about.
+pub(super) fn tokens(measure: &Instrument, model: &Model) -> f64 {
+    let text = |corpus: &Path, split: &Option<String>, most: Option<usize>| {
+        let found = match split {
+            Some(split) => Corpus::split(corpus, split),
+            None => Corpus::load(corpus),
+        };
+        let bytes = found.map_or(0, |corpus| corpus.bytes()); // why it cannot be read is told by the measurement
+        let all = if matches!(model.tokenizer, Tokenizer::Pieces(_)) { bytes / 4 } else { bytes };
+        all.min(most.unwrap_or(usize::MAX)) as f64
+    };
+    let windows = |seq_len: usize, stride: usize| seq_len as f64 / stride.max(1) as f64;
+    let generated = |count: usize| (count * DECODED) as f64;
+    let prompts = |lengths: &[usize], each: f64| lengths.iter().map(|length| *length as f64 + each).sum::<f64>();
+    match measure {
+        Instrument::Perplexity(m) => text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride),
+        // The reference reads the same.
+        Instrument::Divergence(m) => 2.0 * text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride),
+        Instrument::Sqnr(m) => 2.0 * text(&m.corpus, &m.split, m.max_tokens),
+        Instrument::Drift(m) => 2.0 * m.samples as f64 * m.length as f64,
+        Instrument::Outliers(m) => text(&m.corpus, &m.split, m.max_tokens),
+        Instrument::Stability(m) => 2.0 * m.prompts as f64 * prompts(&m.lengths, generated(m.gen_len)),
+        Instrument::Context(m) => 2.0 * m.lengths.len() as f64 * text(&m.corpus, &m.split, m.max_tokens),
+        Instrument::Sensitivity(m) => {
+            let sites = model.config.sites();
+            let parts = match m.grain {
+                Grain::Layer => model.config.layers(),
+                Grain::Matrix => sites.len(),
+                Grain::Segment => sites.iter().map(|site| site.segments.len().max(1)).sum(),
+            };
+            // A part is read on from its own layer, on average from the middle.
+            let read = text(&m.corpus, &m.split, m.max_tokens) * (1.0 + parts as f64 / 2.0);
+            let calibrated = (m.calibration.samples as f64) * m.calibration.length as f64;
+            m.schemes.len() as f64 * (read + calibrated * (CALIBRATED + DIFFERENTIATED) as f64)
+        }
+        Instrument::Passkey(m) => m.trials as f64 * prompts(&m.lengths, generated(2 * m.digits)),
+        // A first call, one thrown away, and those that are timed.
+        Instrument::Cost(m) => (m.repetitions + 2) as f64 * prompts(&m.lengths, generated(m.gen_len)),
+    }
+}
