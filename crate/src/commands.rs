@@ -141,7 +141,8 @@ fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) ->
     let quantizing = scheme.map(|_| quantizing(source));
     let (model_hash, tokenizer) = (model.hash.as_str(), source.tokenizer.as_deref());
     let source = source.model.as_str();
-    let config = Resolved { model: source, model_hash, dtype, scheme, quantizing, device, tokenizer, measure };
+    let config =
+        Resolved { model: source, model_hash, dtype, scheme, quantizing, device, tokenizer, measure };
     let run = noted(Run::resume_free_or_create(root(recording), name, &config)?, recording);
     run.write_config(&config)?;
     measure.record(&model, &run).map_err(|error| {

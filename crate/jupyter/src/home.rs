@@ -55,7 +55,11 @@ impl Home {
 
     /// The library itself: all of lowbit and of what it stands on.
     pub fn shared_object(&self) -> PathBuf {
-        self.library().join(format!("{}lowbit_cells{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX))
+        self.library().join(format!(
+            "{}lowbit_cells{}",
+            std::env::consts::DLL_PREFIX,
+            std::env::consts::DLL_SUFFIX
+        ))
     }
 
     /// Crates without dependencies, in which rust-analyzer finds the sources.

@@ -2,8 +2,8 @@
 
 use super::Frame;
 use crate::error::{Error, Result};
-use crate::warning::warn;
 use crate::record::{Lines, SCHEMA_VERSION, read_lines, runs_folder};
+use crate::warning::warn;
 use std::path::{Path, PathBuf};
 
 impl Frame {

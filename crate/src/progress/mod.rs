@@ -159,7 +159,10 @@ impl Progress {
             total: self.bar.length().unwrap_or_default(),
             unit: self.unit.clone(),
             elapsed: self.started.elapsed(),
-            message: Some(self.bar.message()).filter(|message| !message.is_empty()).or_else(job::status).unwrap_or_default(),
+            message: Some(self.bar.message())
+                .filter(|message| !message.is_empty())
+                .or_else(job::status)
+                .unwrap_or_default(),
             finished,
         });
     }
@@ -167,7 +170,11 @@ impl Progress {
     /// Counts `n` units as done; fails if the user asked to stop.
     pub fn tick(&self, n: u64) -> Result<()> {
         self.bar.inc(n);
-        if self.logs { self.log() } else { self.refresh() }
+        if self.logs {
+            self.log()
+        } else {
+            self.refresh()
+        }
         self.tell(false);
         check_interrupt()
     }

@@ -76,7 +76,8 @@ fn speed(model: &Model) -> Result<f64> {
 /// Tokens that quantizing a model by this scheme costs, about.
 pub(super) fn quantizing(scheme: &Scheme, how: &Quantizing) -> f64 {
     let calibration = &how.calibration;
-    let read = if scheme.needs_calibration() { calibration.samples.saturating_mul(calibration.length) } else { 0 };
+    let read =
+        if scheme.needs_calibration() { calibration.samples.saturating_mul(calibration.length) } else { 0 };
     (read as f64) * CALIBRATED as f64
 }
 
@@ -93,11 +94,14 @@ pub(super) fn tokens(measure: &Instrument, model: &Model) -> f64 {
     };
     let windows = |seq_len: usize, stride: usize| seq_len as f64 / stride.max(1) as f64;
     let generated = |count: usize| (count * DECODED) as f64;
-    let prompts = |lengths: &[usize], each: f64| lengths.iter().map(|length| *length as f64 + each).sum::<f64>();
+    let prompts =
+        |lengths: &[usize], each: f64| lengths.iter().map(|length| *length as f64 + each).sum::<f64>();
     match measure {
         Instrument::Perplexity(m) => text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride),
         // The reference reads the same.
-        Instrument::Divergence(m) => 2.0 * text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride),
+        Instrument::Divergence(m) => {
+            2.0 * text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride)
+        }
         Instrument::Sqnr(m) => 2.0 * text(&m.corpus, &m.split, m.max_tokens),
         Instrument::Drift(m) => 2.0 * m.samples as f64 * m.length as f64,
         Instrument::Outliers(m) => text(&m.corpus, &m.split, m.max_tokens),

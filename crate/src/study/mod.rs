@@ -33,8 +33,8 @@ use crate::measure::{
 use crate::model::{Loading, Model, parse_tokenizer};
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
-pub use check::Check;
 use crate::warning::warn;
+pub use check::Check;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -188,7 +188,8 @@ impl Study {
         for source in &self.models {
             for scheme in &schemes {
                 let whole = first.take().map_or_else(|| self.load(source), Ok)?;
-                let named = if self.models.len() > 1 { format!("{source} {scheme}") } else { scheme.to_string() };
+                let named =
+                    if self.models.len() > 1 { format!("{source} {scheme}") } else { scheme.to_string() };
                 job.part(&named, estimate::quantizing(scheme, &self.quantizing));
                 let model = whole.quantized_with(scheme, &self.quantizing)?;
                 first = (!alone).then_some(whole);

@@ -57,7 +57,10 @@ const FLOORS: &[(&str, &[&str])] = &[
             "figure", "measure", "study",
         ],
     ),
-    ("study", &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"]),
+    (
+        "study",
+        &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"],
+    ),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

@@ -34,7 +34,8 @@ fn what_there_is_to_do_is_told_beforehand() {
     let folder = super::fixture::Folder::new();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lowbit"));
     command.current_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    let output = command.args(["reproduce", "glance", "--small", "--runs", &folder.text("runs")]).output().unwrap();
+    let output =
+        command.args(["reproduce", "glance", "--small", "--runs", &folder.text("runs")]).output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{told}");
     assert!(told.starts_with("lowbit: glance: 3 schemes × 2 measurements of data/models/bard; "), "{told}");

@@ -36,7 +36,11 @@ pub fn place(home: &Home) -> Result<(), String> {
     // What an earlier build left has the names of crates that are there anew.
     for entry in fs::read_dir(&folder).map_err(|error| told(&folder, error))?.flatten() {
         if !names.contains(&entry.file_name()) {
-            let _ = if entry.path().is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+            let _ = if entry.path().is_dir() {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            };
         }
     }
     match home.shared_object().exists() {

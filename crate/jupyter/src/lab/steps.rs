@@ -147,10 +147,8 @@ fn face(home: &Home) -> Result<(), String> {
         return Ok(());
     }
     let _ = fs::remove_dir_all(home.face());
-    let output = Command::new("cargo")
-        .args(["metadata", "--format-version", "1"])
-        .current_dir(home.root())
-        .output();
+    let output =
+        Command::new("cargo").args(["metadata", "--format-version", "1"]).current_dir(home.root()).output();
     let output = output.map_err(|error| format!("cargo: {error}"))?;
     let about: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|_| format!("cargo metadata: {}", last_line(&output.stderr)))?;
