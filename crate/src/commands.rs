@@ -22,6 +22,7 @@ use lowbit::train::Training;
 use lowbit::warning::warn;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Carries out one command.
 pub fn run(args: Args) -> Result<()> {
@@ -195,6 +196,18 @@ fn parts(names: &[&str], flags: &args::Reproduce) -> Result<()> {
         found.is_ok_and(|run| run.is_some())
     };
     let first = names.iter().rposition(|part| under_way(part)).unwrap_or(0);
+    if let [_, _, ..] = names[first..] {
+        // What a study will measure may follow from those before it.
+        let (known, later): (Vec<&&str>, Vec<&&str>) =
+            names[first..].iter().partition(|part| study(part).is_ok());
+        let each = known.iter().map(|part| study(part)?.expected());
+        let time = lowbit::progress::roughly(each.sum::<Result<Duration>>()?);
+        let without = if later.is_empty() { String::new() } else { format!(" without {}", later[0]) };
+        let count = names.len() - first;
+        lowbit::progress::announce(&format!(
+            "{count} studies one after the other, {time}{without} on this machine"
+        ));
+    }
     for (i, part) in names.iter().enumerate() {
         let study = study(part)?;
         let done = if i < first { Run::finished(&root, &study.name, &study)? } else { None };

@@ -1,7 +1,6 @@
 //! A job of many bars: how long it will take, said before it begins and whenever a bar tells of itself.
 
-use super::is_silent;
-use std::io::{Write, stderr};
+use super::announce;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,9 +35,7 @@ impl Job {
     /// Begins a job of `work` units that is expected to take so long, and says so on standard error: `about` tells what
     /// there is to do.
     pub fn begin(name: &str, about: &str, work: f64, expected: Duration) -> Self {
-        if !is_silent() {
-            let _ = writeln!(stderr(), "lowbit: {name}: {about}; {} on this machine", roughly(expected));
-        }
+        announce(&format!("{name}: {about}; {} on this machine", roughly(expected)));
         let now = Instant::now();
         *current() = Some(State {
             name: name.to_string(),

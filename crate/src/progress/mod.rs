@@ -79,6 +79,13 @@ fn is_silent() -> bool {
     is_quiet() || SINK.get().is_some()
 }
 
+/// Says on standard error what is about to be done, where bars are shown too.
+pub fn announce(what: &str) {
+    if !is_silent() {
+        let _ = writeln!(std::io::stderr(), "lowbit: {what}");
+    }
+}
+
 /// A progress bar with rate and time left, drawn on standard error when that is a terminal; else a line now and then.
 pub struct Progress {
     bar: ProgressBar,
