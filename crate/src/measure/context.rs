@@ -143,7 +143,7 @@ impl LongContext {
             None => summary,
         };
         rows.push(reference::describe(reference, summary));
-        let windows = self.lengths.iter().flat_map(|length| ids.chunks_exact(*length));
+        let windows = self.lengths.iter().flat_map(|length| text.ids.chunks_exact(*length));
         finite::told(rows, &[("in the reference ", reference), ("", model)], windows)
     }
 

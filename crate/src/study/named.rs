@@ -113,8 +113,8 @@ impl Study {
         Self::new("glance")
             .models([MODEL])
             .schemes(["f32", "w4a8", "w4a4"])
-            .measure(Perplexity { max_tokens: Some(8192), ..Perplexity::default() })
-            .measure(Passkey::lengths([256, 1024, 2048]).trials(10))
+            .measure(Perplexity { max_tokens: Some(16384), ..Perplexity::default() })
+            .measure(Passkey::lengths([256, 512, 1024, 2048]).trials(20))
     }
 
     /// Phase 1: the default model from full precision down to 4 bits and below, each format with the nearest codes and
