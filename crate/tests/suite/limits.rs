@@ -16,7 +16,7 @@ fn a_token_outside_the_vocabulary_is_an_error_on_every_path() {
         let model = Model::random("small", Config::Mamba2(config), 1, &Loading::default()).unwrap();
         for scheme in ["f32", "bf16", "bf16-lossless", "w8a8", "w4a8-g64", "w4a16-rot", "nf4", "ternary"] {
             let model = model.quantized(&scheme.parse().unwrap()).unwrap();
-            let tensor = |ids: &[u32]| Tensor::new(&[ids], &Device::Cpu).unwrap();
+            let tensor = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
             for id in [300, 301, 65_536, u32::MAX] {
                 let mut state = model.state(1).unwrap();
                 let mut logits = vec![];
