@@ -2,7 +2,7 @@
 
 use crate::args::{self, Args, Command, Measuring, Recording, Source};
 use crate::flags::over;
-use crate::out::{say, told};
+use crate::out::{linked, say, shown};
 use crate::report::{comparison, failures, report};
 use clap::Args as Flags;
 use lowbit::error::{Error, Kind, Result};
@@ -102,7 +102,8 @@ fn quantize(source: &Source, out: &Path) -> Result<()> {
     if source.scheme.is_none() {
         return Err(Error::input("no scheme is named").hint("add one, such as --scheme w4a8-g64-gptq"));
     }
-    let model = load_for(source, Some(out))?;
+    let nothing = || "nothing was saved: the same command begins again".to_string();
+    let model = load_for(source, Some(out)).map_err(|error| goes_on(error, nothing))?;
     model.save(out)?;
     if let Some(report) = &model.quantization {
         say!("{report}")?;
@@ -135,7 +136,8 @@ struct Resolved<'a, M> {
 fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) -> Result<()> {
     let (source, recording) = (&flags.source, &flags.recording);
     threads(recording.threads)?;
-    let model = load(source)?;
+    let nothing = || "nothing was recorded yet: the same command begins again".to_string();
+    let model = load(source).map_err(|error| goes_on(error, nothing))?;
     measure.check(&model)?;
     let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
     let scheme = source.scheme.as_deref();
@@ -148,8 +150,10 @@ fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) ->
     run.write_config(&config)?;
     measure.record(&model, &run).map_err(|error| {
         goes_on(error, || match run.units() {
-            0 => "nothing was recorded yet: the same command begins again".to_string(),
-            _ => format!("what was recorded is in {}: the same command goes on from there", told(run.path())),
+            0 => nothing(),
+            _ => {
+                format!("what was recorded is in {}: the same command goes on from there", shown(run.path()))
+            }
         })
     })?;
     run.finish()?;
@@ -195,7 +199,7 @@ fn parts(names: &[&str], flags: &args::Reproduce) -> Result<()> {
         let found = study(part).and_then(|study| Run::unfinished(&root, &study.name, &study));
         found.is_ok_and(|run| run.is_some())
     };
-    let first = names.iter().rposition(|part| under_way(part)).unwrap_or(0);
+    let first = names.iter().rposition(under_way).unwrap_or(0);
     if let [_, _, ..] = names[first..] {
         // What a study will measure may follow from those before it.
         let (known, later): (Vec<&&str>, Vec<&&str>) =
@@ -212,7 +216,7 @@ fn parts(names: &[&str], flags: &args::Reproduce) -> Result<()> {
         let study = study(part)?;
         let done = if i < first { Run::finished(&root, &study.name, &study)? } else { None };
         match done {
-            Some(run) => say!("{part} is measured already: {}", told(&run))?,
+            Some(run) => say!("{part} is measured already: {}", linked(&run))?,
             None => measure(study, flags)?,
         }
     }
@@ -237,7 +241,7 @@ fn measure(study: Study, flags: &args::Reproduce) -> Result<()> {
     let run = study.run_into(open).map_err(|error| {
         goes_on(error, || match Run::unfinished(&root, &study.name, &study) {
             Ok(Some(run)) => {
-                format!("what was recorded is in {}: the same command goes on from there", told(&run))
+                format!("what was recorded is in {}: the same command goes on from there", shown(&run))
             }
             _ => format!("nothing of {} was recorded yet", study.name),
         })

@@ -31,12 +31,19 @@ pub fn complain(sentence: impl Display) {
     let _ = writeln!(stderr(), "lowbit: {sentence}");
 }
 
-/// A file as it is told: from the current folder where it lies in it, and on a terminal a link that opens it.
-pub fn told(path: &Path) -> String {
+/// A path from the current folder, where it lies in it.
+pub fn shown(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let here = std::env::current_dir().and_then(std::fs::canonicalize).unwrap_or_default();
-    let shown = absolute.strip_prefix(&here).unwrap_or(&absolute).display().to_string();
-    if stdout().is_terminal() { link(&absolute, &shown) } else { shown }
+    absolute.strip_prefix(&here).unwrap_or(&absolute).display().to_string()
+}
+
+/// The same for standard output: on a terminal a link that opens the file.
+pub fn linked(path: &Path) -> String {
+    match std::path::absolute(path) {
+        Ok(absolute) if stdout().is_terminal() => link(&absolute, &shown(path)),
+        _ => shown(path),
+    }
 }
 
 /// A hyperlink as terminals know it (OSC 8); those that do not show the text alone.
@@ -64,7 +71,8 @@ mod tests {
     #[test]
     fn a_file_is_told_from_the_current_folder() {
         let here = std::fs::canonicalize(".").unwrap();
-        assert!(told(&here.join("runs/x/plots/a.png")).contains("runs/x/plots/a.png"));
-        assert!(!told(&here.join("runs")).starts_with('/') || stdout().is_terminal());
+        assert_eq!(shown(&here.join("runs/x/plots/a.png")), "runs/x/plots/a.png");
+        assert_eq!(shown(Path::new("runs")), "runs");
+        assert_eq!(shown(Path::new("/elsewhere")), "/elsewhere");
     }
 }

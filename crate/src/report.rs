@@ -1,11 +1,12 @@
 //! What is shown of a finished run: a table for each measurement, the schemes beside a baseline, figures.
 
-use crate::out::{say, told};
+use crate::out::{linked, say};
 use lowbit::error::{Error, Result};
 use lowbit::figure::{self, Gallery};
 use lowbit::frame::{Comparison, Frame};
 use lowbit::record::Run;
 use lowbit::warning::warn;
+use std::collections::BTreeSet;
 
 /// The columns of each measurement's table.
 const TABLES: [(&str, &[&str]); 11] = [
@@ -158,29 +159,38 @@ pub fn report(run: &Run) -> Result<()> {
     if let Some(first) = figures.drawn.iter().find(|path| path.extension().is_some_and(|end| end == "png")) {
         let others = figures.drawn.len() / 2 - 1;
         let beside = if others > 0 { format!(", and {others} more beside it") } else { String::new() };
-        say!("figure    {}{beside}", told(first))?;
+        say!("figure    {}{beside}", linked(first))?;
     }
-    say!("readings  {}", told(&run.path().join("metrics.jsonl")))
+    say!("readings  {}", linked(&run.path().join("metrics.jsonl")))
 }
 
-/// What the records of a run warn of, each once, with the scheme where there are several.
+/// What the records of a run warn of, each once, with the schemes that it is about where not all are.
 fn warnings(frame: &Frame) -> Result<Vec<String>> {
     let rows = frame.filter("row", "summary")?;
-    if !rows.has("warning") {
+    if !rows.has("warning") || !rows.has("scheme") {
         return Ok(vec![]);
     }
-    let schemes = rows.texts("scheme")?;
-    let several = schemes.iter().any(|scheme| *scheme != schemes[0]);
-    let mut all = vec![];
-    for (warning, scheme) in rows.texts("warning")?.into_iter().zip(&schemes) {
-        let Some(warning) = warning else { continue };
-        let told = scheme.as_ref().filter(|_| several).map(|scheme| format!("{scheme}: {warning}"));
-        let told = told.unwrap_or(warning);
-        if !all.contains(&told) {
-            all.push(told);
+    let named = |column: &str| -> Result<Vec<String>> {
+        Ok(rows.texts(column)?.into_iter().map(Option::unwrap_or_default).collect())
+    };
+    let (schemes, warnings) = (named("scheme")?, named("warning")?);
+    let all: BTreeSet<&String> = schemes.iter().collect();
+    let mut about: Vec<(&String, Vec<&String>)> = vec![];
+    for (warning, scheme) in warnings.iter().zip(&schemes).filter(|(warning, _)| !warning.is_empty()) {
+        match about.iter_mut().find(|(told, _)| *told == warning) {
+            Some((_, schemes)) if schemes.contains(&scheme) => {}
+            Some((_, schemes)) => schemes.push(scheme),
+            None => about.push((warning, vec![scheme])),
         }
     }
-    Ok(all)
+    let told = about.into_iter().map(|(warning, schemes)| match schemes.len() == all.len() {
+        true => warning.clone(),
+        false => {
+            let schemes = schemes.into_iter().map(String::as_str).collect::<Vec<_>>();
+            format!("{}: {warning}", schemes.join(", "))
+        }
+    });
+    Ok(told.collect())
 }
 
 /// Tells of the figures that could not be drawn.

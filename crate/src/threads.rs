@@ -3,7 +3,7 @@
 //! Every call into a model enters this pool, so that its many short parallel loops start inside it instead of
 //! crossing into it one by one. The count can change at any time; work under way keeps the pool it began with.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, warn};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -80,12 +80,11 @@ fn lanes(count: usize) -> Vec<Arc<ThreadPool>> {
 /// # Errors
 /// If it is 0 or beyond all reason.
 pub(crate) fn check_threads(count: usize) -> Result<()> {
-    let here = std::thread::available_parallelism().map_or(1, usize::from);
     match count {
         0 => Err(Error::input("0 threads cannot work").hint("give a count of at least 1")),
         1..=MOST => Ok(()),
         _ => Err(Error::input(format!("{count} threads are more than {MOST}, the most that are started"))
-            .hint(format!("this machine has {here} processors"))),
+            .hint(format!("this machine has {} processors", processors()))),
     }
 }
 
@@ -96,8 +95,21 @@ fn pool_of(count: usize) -> Result<Arc<ThreadPool>> {
 
 /// How many threads there are by default: 0 leaves it to rayon, which asks the environment and the machine.
 fn by_default() -> usize {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
-    asked.filter(|count: &usize| *count > MOST).map_or(0, |_| MOST)
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
+    match asked.filter(|count| *count > MOST) {
+        None => 0,
+        Some(count) => {
+            let here = processors();
+            warn(format!(
+                "RAYON_NUM_THREADS asks for {count} threads: the {here} of this machine are started"
+            ));
+            here
+        }
+    }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The pool in force. None where the system refuses its threads: rayon's own pool then serves.

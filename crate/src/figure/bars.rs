@@ -57,7 +57,11 @@ fn legend(chart: &Chart) -> (Vec<(f64, f64)>, f64) {
 }
 
 fn value_text(figure: &Figure, point: &Point) -> String {
-    if point.y.is_finite() { alone(figure.y.unit, point.y) } else { "no value".into() }
+    match point.y {
+        y if y.is_finite() => alone(figure.y.unit, y),
+        y if y.is_nan() => "no value".into(),
+        _ => "infinite".into(),
+    }
 }
 
 pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &Canvas<DB>) -> Result<()> {

@@ -94,10 +94,11 @@ pub(super) fn scores(frame: &Frame) -> Result<BTreeMap<Subject, Score>> {
     if rows.height() == 0 {
         return Ok(BTreeMap::new());
     }
-    let numbers = |name: &str| rows.numbers(name);
+    let numbers = |name: &str| rows.known(name, Frame::numbers);
     let (bits, bytes, tokens) = (numbers("bits_per_byte")?, numbers("n_bytes")?, numbers("n_tokens")?);
-    let (nll, counts) = (rows.lists("window_nll")?, rows.lists("window_tokens")?);
-    let told = ["corpus_hash", "seq_len", "stride", "n_tokens"].map(|name| rows.texts(name));
+    let lists = |name: &str| rows.known(name, Frame::lists);
+    let (nll, counts) = (lists("window_nll")?, lists("window_tokens")?);
+    let told = ["corpus_hash", "seq_len", "stride", "n_tokens"].map(|name| rows.known(name, Frame::texts));
     let [corpus, seq_len, stride, scored] = told;
     let (corpus, seq_len, stride, scored) = (corpus?, seq_len?, stride?, scored?);
     let each = rows.each_subject()?.into_iter().enumerate().filter_map(|(i, subject)| {
@@ -126,10 +127,7 @@ pub(super) struct Diverged {
 pub(super) fn divergences(frame: &Frame) -> Result<BTreeMap<Subject, Diverged>> {
     let rows = frame.rows_of("divergence", SUMMARY)?;
     // Records of before there were intervals lack columns.
-    let numbers = |name: &str| match rows.has(name) {
-        true => rows.numbers(name),
-        false => Ok(vec![None; rows.height()]),
-    };
+    let numbers = |name: &str| rows.known(name, Frame::numbers);
     let (kl, kl_low, kl_high) = (numbers("kl")?, numbers("kl_low")?, numbers("kl_high")?);
     let (delta, p) = (numbers("delta_bits_per_byte")?, numbers("ln_ppl_ratio_p")?);
     let (low, high) = (numbers("delta_bits_per_byte_low")?, numbers("delta_bits_per_byte_high")?);
@@ -147,9 +145,9 @@ pub(super) fn trials(frame: &Frame) -> Result<BTreeMap<Subject, BTreeMap<String,
     if rows.height() == 0 {
         return Ok(all);
     }
-    let told = ["context_length", "depth", "key", "seed", "trial"].map(|name| rows.texts(name));
+    let told = ["context_length", "depth", "key", "seed", "trial"].map(|name| rows.known(name, Frame::texts));
     let told = told.into_iter().collect::<Result<Vec<_>>>()?;
-    let correct = rows.numbers("correct")?;
+    let correct = rows.known("correct", Frame::numbers)?;
     for (i, subject) in rows.each_subject()?.into_iter().enumerate() {
         // Whose answer comes of logits that are no numbers has not been asked.
         let Some(correct) = correct[i].filter(|correct| !correct.is_nan()) else { continue };
@@ -164,9 +162,18 @@ impl Frame {
         self.filter("measure", measure)?.filter("row", row)
     }
 
+    /// A column as `read` gives it; nothing in any row where there is no such column.
+    pub(super) fn known<T: Clone>(
+        &self,
+        name: &str,
+        read: impl Fn(&Self, &str) -> Result<Vec<Option<T>>>,
+    ) -> Result<Vec<Option<T>>> {
+        if self.has(name) { read(self, name) } else { Ok(vec![None; self.height()]) }
+    }
+
     pub(super) fn each_subject(&self) -> Result<Vec<Subject>> {
         let text = |name: &str| -> Result<Vec<String>> {
-            Ok(self.texts(name)?.into_iter().map(Option::unwrap_or_default).collect())
+            Ok(self.known(name, Self::texts)?.into_iter().map(Option::unwrap_or_default).collect())
         };
         let named = text("model")?.into_iter().zip(text("model_hash")?).zip(text("scheme")?);
         Ok(named.map(|((model, hash), scheme)| Subject { model, hash, scheme }).collect())

@@ -69,7 +69,7 @@ impl Frame {
     pub fn compare_with(&self, baseline: &str, bootstrap: &Bootstrap) -> Result<Comparison> {
         let (scores, trials) = (scores(self)?, trials(self)?);
         let kl = divergences(self)?;
-        let bytes = self.each_subject()?.into_iter().zip(self.numbers("weight_bytes")?);
+        let bytes = self.each_subject()?.into_iter().zip(self.known("weight_bytes", Self::numbers)?);
         let bytes: BTreeMap<Subject, f64> =
             bytes.filter_map(|(subject, bytes)| Some((subject, bytes?))).collect();
         let mut subjects: Vec<Subject> = Vec::new();

@@ -39,7 +39,7 @@ pub trait Lanes: Copy {
     fn sum(self) -> f32;
     /// `N` bf16 values, widened.
     fn load_bf16(from: &[half::bf16]) -> Self;
-    /// The nearest bf16 of each lane, ties to even, widened.
+    /// The nearest bf16 of each lane, ties to even, widened. NaN as processors make it stays NaN.
     fn to_bf16(self) -> Self;
     /// `N` f16 values, widened.
     fn load_f16(from: &[half::f16]) -> Self;
