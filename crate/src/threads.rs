@@ -3,7 +3,8 @@
 //! Every call into a model enters this pool, so that its many short parallel loops start inside it instead of
 //! crossing into it one by one. The count can change at any time; work under way keeps the pool it began with.
 
-use crate::error::{Error, Result, warn};
+use crate::error::{Error, Result};
+use crate::warning::warn;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -117,13 +117,12 @@ impl Config {
         }
     }
 
-    /// The text of the `config.json` of such a model, as transformers reads it. `source` is the one that the model came
-    /// with: what it says beside is kept where it still holds.
-    pub fn to_file(&self, source: Option<&serde_json::Value>) -> Result<String> {
-        let fields = match self {
-            Self::Mamba2(config) => config.hugging_face(source)?,
-        };
-        Ok(crate::json::text(&serde_json::Value::Object(fields)))
+    /// The `config.json` of such a model, as transformers reads it. `source` is the one that the model came with: what it
+    /// says beside is kept where it still holds.
+    pub fn hugging_face(&self, source: Option<&serde_json::Value>) -> Result<serde_json::Value> {
+        match self {
+            Self::Mamba2(config) => Ok(serde_json::Value::Object(config.hugging_face(source)?)),
+        }
     }
 
     /// Why transformers cannot read a model of this shape, if it cannot.

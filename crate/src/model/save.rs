@@ -6,8 +6,9 @@ use super::safetensors::save_safetensors;
 use super::tokenizer::Tokenizer;
 use super::{Model, checkpoint::Checkpoint, loading};
 use crate::error::{Error, Result};
+use crate::json;
 use crate::warning::warn;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -127,7 +128,7 @@ impl Model {
 
     /// What the header of the weights says.
     fn metadata(&self, files: &BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, String>> {
-        // Other readers of safetensors refuse a format they do not know: packed weights are not for them.
+        // Older readers refuse a format they do not know: packed weights are not for them.
         let format = if self.quantization.is_some() { "lowbit" } else { "pt" };
         let mut all = BTreeMap::from([
             ("format", format.to_string()),
@@ -154,8 +155,12 @@ impl Model {
     /// What lies beside the weights, by name.
     fn files_beside(&self) -> Result<BTreeMap<String, Vec<u8>>> {
         let origin = self.origin.as_deref();
-        let config = self.config.to_file(origin.and_then(|origin| origin.config.as_ref()))?;
-        let mut files = BTreeMap::from([("config.json".to_string(), config.into_bytes())]);
+        let mut config = self.config.hugging_face(origin.and_then(|origin| origin.config.as_ref()))?;
+        if let Some(quantization) = &self.quantization {
+            // transformers refuses what names no method it knows; it would fill in random weights otherwise.
+            config["quantization_config"] = json!({"format": "lowbit", "scheme": quantization.scheme});
+        }
+        let mut files = BTreeMap::from([("config.json".to_string(), json::text(&config).into_bytes())]);
         let mut take = |folder: &Path, name: &str| -> Result<()> {
             let path = folder.join(name);
             if path.is_file() {

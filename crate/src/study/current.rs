@@ -17,7 +17,8 @@ impl Study {
     /// The run cannot be read, or a model cannot be loaded that is there.
     pub(super) fn is_current(&self, run: &Path) -> Result<bool> {
         let rows = read_lines(run.join("metrics.jsonl"))?.rows;
-        for source in &self.models {
+        // What is made from a seed is the same at any time.
+        for source in self.models.iter().filter(|source| !source.starts_with("random:")) {
             let now = match self.load(source) {
                 Ok(model) => subject(&model),
                 Err(error) if error.kind() == crate::error::Kind::Io => {
@@ -86,5 +87,49 @@ fn texts(settings: &Value) -> Vec<(PathBuf, Option<String>)> {
         }
         Value::Array(items) => items.iter().flat_map(texts).collect(),
         _ => vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::{Config, mamba2};
+    use crate::measure::perplexity::Perplexity;
+    use std::fs;
+
+    #[test]
+    fn a_finished_run_is_of_the_models_and_texts_that_it_was_measured_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let sizes = mamba2::Config {
+            hidden_size: 8,
+            num_hidden_layers: 1,
+            num_heads: 1,
+            head_dim: 16,
+            ..Default::default()
+        };
+        let model = Model::random("m", Config::Mamba2(sizes), 1, &Default::default()).unwrap();
+        model.save(&at("m")).unwrap();
+        fs::write(at("text.txt"), "Out, out, brief candle! ".repeat(8)).unwrap();
+        let study = Study::new("s")
+            .models([at("m").to_string_lossy()])
+            .measure(Perplexity::of(at("text.txt")).windows(32, 32));
+        let run = study.run_into(|| study.open(folder.path())).unwrap().path().to_path_buf();
+        assert!(study.is_current(&run).unwrap());
+        for (name, from, to) in [("text.txt", "brief", "long"), ("m/config.json", "1e-5", "0.01")] {
+            let before = fs::read_to_string(at(name)).unwrap();
+            let changed = before.replace(from, to);
+            assert_ne!(changed, before, "{name}");
+            fs::write(at(name), changed).unwrap();
+            assert!(!study.is_current(&run).unwrap(), "{name}");
+            fs::write(at(name), before).unwrap();
+        }
+        // Records of before there were these columns hold what they say.
+        let metrics = run.join("metrics.jsonl");
+        let line = fs::read_to_string(&metrics).unwrap().replace("\"config_hash\"", "\"other\"");
+        fs::write(&metrics, line).unwrap();
+        assert!(study.is_current(&run).unwrap());
+        fs::remove_dir_all(at("m")).unwrap();
+        assert!(study.is_current(&run).unwrap(), "what is not there contradicts nothing");
     }
 }

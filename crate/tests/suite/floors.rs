@@ -11,7 +11,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("progress", &["error"]),
     ("json", &["error"]),
     ("memory", &[]),
-    ("threads", &["error"]),
+    ("threads", &["error", "warning"]),
     ("kernel", &[]),
     ("settings", &["error"]),
     ("stats", &["error"]),

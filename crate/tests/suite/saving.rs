@@ -166,6 +166,7 @@ fn what_is_saved_says_what_it_is() {
     );
     // Keys that others add do not matter, and an older spelling of the limit is read.
     let mut saved = lowbit::json::read(packed.at("config.json")).unwrap();
+    assert_eq!(saved["quantization_config"]["scheme"], "w4a16");
     assert_eq!((&saved["expand"], &saved["architectures"]), (&json!(2), &json!(["Mamba2ForCausalLM"])));
     let expected = logits(&packed.load());
     saved["time_step_limit"] = json!([0.0, null]);

@@ -54,7 +54,7 @@ fn variants() -> Vec<(&'static str, mamba2::Config)> {
     let small = mamba2::Config {
         hidden_size: 24,
         num_hidden_layers: 2,
-        vocab_size: 31,
+        vocab_size: 259,
         state_size: 8,
         head_dim: 6,
         num_heads: 8,
@@ -69,7 +69,7 @@ fn variants() -> Vec<(&'static str, mamba2::Config)> {
             "limited",
             mamba2::Config { time_step_limit: (0.02, 0.05), layer_norm_epsilon: 1e-3, ..small.clone() },
         ),
-        ("narrow", mamba2::Config { num_heads: 4, vocab_size: 2, ..small }),
+        ("narrow", mamba2::Config { num_heads: 4, vocab_size: 256, ..small }),
     ]
 }
 
