@@ -7,6 +7,7 @@ mod divergence;
 mod fixture;
 mod floors;
 mod layouts;
+mod left_by_training;
 mod parity;
 mod pickled;
 mod quantized;
