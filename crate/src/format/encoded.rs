@@ -64,7 +64,7 @@ impl Encoded {
         coding.check(rows, cols)?;
         let (runs, found) = (coding.granularity.runs(rows, cols).count(), scales.len());
         let expected = code_bytes(coding, rows, cols);
-        if codes.len() != expected || found != runs {
+        if codes.len() != expected || found != runs || !scales.are_whole() {
             return Err(Error::input(format!(
                 "a matrix [{rows}, {cols}] as {coding} has {expected} bytes of codes and {runs} scales, found {} and \
                  {found}",

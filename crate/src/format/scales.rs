@@ -114,6 +114,15 @@ impl Scales {
         self.len() == 0
     }
 
+    /// Whether every scale has what belongs to it: a zero point, or a factor of its block.
+    pub(super) fn are_whole(&self) -> bool {
+        match self {
+            Self::Affine(scales, zeros) => scales.len() == zeros.len(),
+            Self::Double { codes, absmax, .. } => absmax.len() == codes.len().div_ceil(SECOND),
+            _ => true,
+        }
+    }
+
     /// Bytes of the scales of `runs` runs.
     pub(super) fn bytes_of(format: Format, runs: usize) -> usize {
         match format {

@@ -2,6 +2,7 @@
 
 use super::Model;
 use super::tokenizer::Tokenizer;
+use crate::family::some_of;
 use std::fmt;
 
 impl Model {
@@ -27,7 +28,7 @@ impl Model {
             ("revision", self.revision.clone()),
             ("hash", Some(self.hash[..self.hash.len().min(16)].to_string())),
             ("assumed", Some(self.assumed.join(", ")).filter(|text| !text.is_empty())),
-            ("unused", Some(self.unused.join(", ")).filter(|text| !text.is_empty())),
+            ("unused", Some(some_of(&self.unused)).filter(|text| !text.is_empty())),
         ];
         lines.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
     }

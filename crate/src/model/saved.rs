@@ -3,11 +3,12 @@
 use super::Model;
 use super::quantization::{LAYOUT, Quantization};
 use crate::error::{Error, Result};
-use crate::family::{Matrices, Tensors};
+use crate::family::{Config, Matrices, Tensors};
 use crate::format::{Coding, Encoded, Scales};
 use crate::kernel::coded::Coded;
+use crate::layer::linear::Activation;
 use crate::layer::quantized::{Block, Quantized};
-use candle_core::{Device, Tensor, WithDType};
+use candle_core::{DType, Device, Tensor, WithDType};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,6 +64,40 @@ pub(super) fn read_report(metadata: &BTreeMap<String, String>) -> Result<Option<
     ))
 }
 
+/// Holds the report of a quantization to the network that it is of.
+///
+/// # Errors
+/// It tells of other matrices, of parts of them that are not the whole, or of inputs that cannot be rounded so.
+pub(super) fn check_report(report: &Quantization, config: &Config) -> Result<()> {
+    let damaged = |what: String| {
+        Error::input(format!("the report of the quantization is of another model: {what}"))
+            .hint("copy the file again, or quantize the original model again")
+    };
+    let sites = config.sites();
+    if report.layers.len() != sites.len() {
+        return Err(damaged(format!("it has {} matrices, the model {}", report.layers.len(), sites.len())));
+    }
+    for (layer, site) in report.layers.iter().zip(&sites) {
+        if (&layer.path, &layer.weight, layer.shape) != (&site.path, &site.weight, (site.rows, site.cols)) {
+            let (rows, cols) = layer.shape;
+            return Err(damaged(format!(
+                "expected {} [{}, {}], found {} [{rows}, {cols}]",
+                site.path, site.rows, site.cols, layer.path
+            )));
+        }
+        let rows = layer.blocks.iter().try_fold(0usize, |sum, block| sum.checked_add(block.rows));
+        if rows != Some(site.rows) || layer.blocks.iter().any(|block| block.rows == 0) {
+            return Err(damaged(format!("the rows of {} are not {}", site.path, site.rows)));
+        }
+        let fits =
+            |a: Activation| (2..=8).contains(&a.bits) && a.scale.is_none_or(|s| s.is_finite() && s >= 0.0);
+        if !layer.activation.is_none_or(fits) {
+            return Err(damaged(format!("the inputs of {} cannot be rounded so", site.path)));
+        }
+    }
+    Ok(())
+}
+
 /// Takes the matrices that the report tells of out of a checkpoint's tensors.
 ///
 /// # Errors
@@ -86,7 +121,7 @@ pub(super) fn read_matrices(report: &Quantization, tensors: &mut Tensors) -> Res
                 None if block.lossless => Block::Coded(Arc::new(
                     coded(block.rows, cols, &mut take).map_err(|error| error.at(&name))?,
                 )),
-                None => Block::Dense(take("values")?),
+                None => Block::Dense(dense(take("values")?, block.rows, cols).map_err(|e| e.at(&name))?),
                 Some(coding) => {
                     let encoded =
                         encoded(coding, block.rows, cols, &mut take).map_err(|error| error.at(&name))?;
@@ -101,6 +136,16 @@ pub(super) fn read_matrices(report: &Quantization, tensors: &mut Tensors) -> Res
     Ok(matrices)
 }
 
+/// Rows that are stored as they are.
+fn dense(values: Tensor, rows: usize, cols: usize) -> Result<Tensor> {
+    let (dtype, found) = (values.dtype(), values.dims());
+    if found == [rows, cols] && matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+        return Ok(values);
+    }
+    Err(Error::input(format!("expected floating-point numbers [{rows}, {cols}], found {dtype:?} {found:?}"))
+        .hint("copy the file again, or quantize the original model again"))
+}
+
 fn tensor<T: WithDType>(values: &[T]) -> Result<Tensor> {
     Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
 }
@@ -109,6 +154,14 @@ fn values<T: WithDType>(tensor: &Tensor) -> Result<Vec<T>> {
     tensor.flatten_all()?.to_vec1().map_err(|_| {
         Error::input(format!("expected values of type {:?}, found {:?}", T::DTYPE, tensor.dtype()))
     })
+}
+
+/// The value of a tensor that has one.
+fn one(tensor: &Tensor) -> Result<f32> {
+    match values(tensor)?[..] {
+        [value] => Ok(value),
+        ref several => Err(Error::input(format!("expected one value, found {}", several.len()))),
+    }
 }
 
 /// A matrix whose exponents are coded, as tensors by part.
@@ -171,11 +224,11 @@ fn encoded(
         Scales::Power(_) => Scales::Power(values(&scales)?),
         Scales::Affine(..) => Scales::Affine(values(&scales)?, values(&take("zeros")?)?),
         Scales::Double { map, .. } => {
-            let offset = values::<f32>(&take("offset")?)?.first().copied().unwrap_or(0.0);
+            let offset = one(&take("offset")?)?;
             Scales::Double { codes: values(&scales)?, absmax: values(&take("absmax")?)?, offset, map }
         }
         Scales::Fp8 { .. } => {
-            let tensor = values::<f32>(&take("factor")?)?.first().copied().unwrap_or(0.0);
+            let tensor = one(&take("factor")?)?;
             Scales::Fp8 { codes: values(&scales)?, tensor }
         }
     };

@@ -39,9 +39,10 @@ impl Weights {
         Config::stated_family(stated).map_err(at)?;
         let names = Names::find(found.tensors().map(|(name, ..)| name)).map_err(at)?;
         if names.network.is_empty() {
-            let shown: Vec<&str> = names.others.iter().map(String::as_str).collect();
-            let what =
-                format!("no known model family has tensors of these names: {}", family::some_of(&shown));
+            let what = format!(
+                "no known model family has tensors of these names: {}",
+                family::some_of(&names.others)
+            );
             let hint =
                 "this version knows mamba2, whose tensors are called backbone.layers.0.mixer.A_log and so on";
             return Err(at(Error::input(what).hint(hint)));
@@ -58,6 +59,7 @@ impl Weights {
         }
         let (mut config, mut assumed) = Config::resolve(stated, &shapes).map_err(at)?;
         assumed.extend(names.told.clone());
+        quantization.iter().try_for_each(|report| saved::check_report(report, &config)).map_err(at)?;
         if let Some((place, told)) = found.layers.iter().find(|(_, told)| *told > config.layers() as u64) {
             let what = format!("{place} is {told}, and the checkpoint has {} layers", config.layers());
             return Err(
@@ -97,6 +99,10 @@ impl Weights {
             if tensors.get(head).zip(tensors.get(embedding)).is_none_or(|(a, b)| !equal(a, b)) {
                 config.untie();
                 family::check(&config, &shapes).map_err(at)?;
+                quantization
+                    .iter()
+                    .try_for_each(|report| saved::check_report(report, &config))
+                    .map_err(at)?;
                 if Config::states_tied(stated) == Some(true) {
                     assumed.push(format!(
                         "the head is {head}, which differs from the embedding it is said to be"
@@ -124,8 +130,9 @@ fn shapes(found: &Checkpoint, names: &Names, coded: impl Fn(&str) -> bool) -> Sh
 /// Whether two tensors hold the same numbers.
 fn equal(a: &Tensor, b: &Tensor) -> bool {
     let same = |a: &Tensor, b: &Tensor| -> candle_core::Result<bool> {
-        let (a, b) = (a.to_dtype(DType::F64)?, b.to_dtype(DType::F64)?);
-        Ok(a.eq(&b)?.flatten_all()?.min(0)?.to_scalar::<u8>()? == 1)
+        // The wider type of the two is not always there: f16 and bf16 have none of each other.
+        let wide = |x: &Tensor| if a.dtype() == b.dtype() { Ok(x.clone()) } else { x.to_dtype(DType::F64) };
+        Ok(wide(a)?.eq(&wide(b)?)?.flatten_all()?.min(0)?.to_scalar::<u8>()? == 1)
     };
     a.dims() == b.dims() && same(a, b).unwrap_or(false)
 }

@@ -9,6 +9,7 @@ mod fixture;
 mod floors;
 mod identity;
 mod layouts;
+mod left_by_training;
 mod limits;
 mod nonfinite;
 mod parity;

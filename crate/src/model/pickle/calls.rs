@@ -1,6 +1,7 @@
 //! What the calls in a pickle of `torch.save` would give, by the names of what is called.
 
-use super::machine::{Machine, Object, Storage, Thing, Told, Value, View};
+use super::machine::{Machine, Told};
+use super::values::{Object, Storage, Thing, Value, View};
 use candle_core::DType;
 
 /// How deep calls may be wrapped in calls: a parameter of a tensor of a subclass is three.
@@ -83,7 +84,7 @@ impl Machine<'_> {
             return Err("a tensor's arguments are not those of one".to_string());
         };
         let Some(Thing::Storage(storage)) = self.thing(*storage) else {
-            return Err("a tensor has no storage".to_string());
+            return Err("a tensor has no storage (a pickle of protocol 0 cannot hold one)".to_string());
         };
         let numbers = |value: &Value| -> Option<Vec<usize>> {
             let number = |value: &Value| match value {

@@ -1,6 +1,7 @@
 //! The tensors in what a pickle is of, each under its path: the keys on the way to it, joined by dots.
 
-use super::machine::{Machine, Thing, Told, Value};
+use super::machine::{Machine, Told};
+use super::values::{Thing, Value};
 use crate::json;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

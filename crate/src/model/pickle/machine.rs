@@ -1,81 +1,10 @@
 //! The pickle machine: opcodes of protocols 0 to 5 on a stack of values. It builds values and runs nothing: what a
 //! pickle would call is looked at by name ([`super::calls`]), and becomes an opaque object where it is not known.
-//!
-//! Values refer to things by number, so that no nesting is too deep, and what things take of memory is counted.
+//! What they take of memory is counted.
 
+use super::values::{Object, Span, Thing, Value, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
-
-/// A value on the stack, in a thing, or in the memo.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// Text, as a stretch of the pickle.
-    Text(Span),
-    /// A number of [`Machine::things`].
-    Thing(u32),
-    /// Floats, bytes, integers of more than eight bytes: nothing that leads to a tensor.
-    Other,
-}
-
-/// A stretch of the pickle.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Span {
-    start: u32,
-    len: u32,
-}
-
-/// What values are made of.
-#[derive(Debug)]
-pub(super) enum Thing {
-    /// A class or function by name.
-    Global {
-        module: Span,
-        name: Span,
-    },
-    Tuple(Vec<Value>),
-    List(Vec<Value>),
-    Dict(Vec<(Value, Value)>),
-    Object(Box<Object>),
-    Storage(Storage),
-    Tensor(Box<View>),
-}
-
-/// What a call gives that is not known here, or an object of a class: a subclass of dict among them.
-#[derive(Debug)]
-pub(super) struct Object {
-    /// What is called.
-    pub class: Value,
-    /// Whether it is called as a function, and not made empty and filled.
-    pub called: bool,
-    pub args: Value,
-    pub items: Vec<(Value, Value)>,
-    pub list: Vec<Value>,
-    pub state: Value,
-}
-
-/// Elements of tensors, whose bytes are another part of the archive.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Storage {
-    /// The class that it is of.
-    pub class: Value,
-    /// The name of the part.
-    pub key: Value,
-    pub elements: u64,
-}
-
-/// A tensor: a view of a storage.
-#[derive(Debug)]
-pub(super) struct View {
-    pub storage: Storage,
-    pub offset: u64,
-    pub shape: Vec<usize>,
-    pub strides: Vec<usize>,
-    /// Its dtype, where it is not that of the storage.
-    pub dtype: Value,
-}
 
 /// What went wrong, for a sentence that says in which file.
 pub(super) type Told<T> = Result<T, String>;

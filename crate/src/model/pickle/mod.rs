@@ -6,7 +6,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`archive`] | the parts of the zip archive |
-//! | [`machine`] | opcodes, stack, values |
+//! | [`machine`] | opcodes, stack and memo |
+//! | [`values`] | what they build |
 //! | [`calls`] | what known calls give: dicts, tensors, parameters |
 //! | [`leaves`] | the tensors in what was saved, by path |
 
@@ -14,17 +15,19 @@ mod archive;
 mod calls;
 mod leaves;
 mod machine;
+mod values;
 
 use super::safetensors::{LFS_POINTER, lfs_pointer};
 use super::stored::{Listing, Stored, Sum};
 use crate::error::{Error, Result};
 use archive::Part;
-use machine::{Machine, Thing, Value, View};
+use machine::Machine;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use values::{Thing, Value, View};
 
 /// What stands at the beginning of a file of PyTorch before 1.6: a number, pickled.
 const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9";
@@ -75,8 +78,8 @@ pub(super) fn list(path: &Path) -> Result<Listing> {
     if pickle.crc != 0 && crc32fast::hash(&bytes) != pickle.crc {
         return Err(damaged("the checksum of its part data.pkl is another".to_string()));
     }
-    // What the values of a pickle take is a few times the file, beside what little everything takes.
-    let room = (64 << 20) + usize::try_from(len).unwrap_or(usize::MAX).saturating_mul(4);
+    // A value of two bytes takes some twenty times that; weights, which are most of a file, take nothing here.
+    let room = (8 << 20) + usize::try_from(len).unwrap_or(usize::MAX).saturating_mul(32);
     let (mut machine, top) = Machine::run(&bytes, room).map_err(damaged)?;
     let found = leaves::leaves(&mut machine, top).map_err(damaged)?;
 
