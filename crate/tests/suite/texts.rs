@@ -344,9 +344,8 @@ fn a_missing_tokenizer_is_not_made_up() {
             assert!(!folder.at("runs").exists(), "{command}");
         }
         // Token ids can be measured, and weights can be packed and saved.
-        let (cost, _) =
-            measured(&folder, "cost", &["--lengths", "16", "--gen-len", "2", "--repetitions", "1"]);
-        assert_eq!(cost["row"], json!("summary"));
+        let cost = on(&folder, "cost", &["--lengths", "16", "--gen-len", "2", "--repetitions", "1"]);
+        assert!(cost.status.success() && summaries(&folder).len() == 2, "{}", complaint(&cost));
         let model = folder.load();
         assert_eq!((model.tokenizer.name(), model.continue_greedily(&[1, 2], 3).unwrap().len()), ("none", 3));
         let out = folder.text("packed");
@@ -371,7 +370,7 @@ fn a_tokenizer_can_be_chosen() {
     let other = Folder::new();
     other.write("tokenizer.json", byte_level(&[("t", "h")]).to_string());
     for (chosen, tokens) in
-        [("bytes".to_string(), 1289), (other.text(""), 1259), (other.text("tokenizer.json"), 1259)]
+        [("bytes".to_string(), 1289), (other.text(""), 1229), (other.text("tokenizer.json"), 1229)]
     {
         let args = ["--corpus", &corpus, "--tokenizer", &chosen];
         for command in ["ppl", "divergence"] {

@@ -25,12 +25,6 @@ pub(super) struct Place {
     pub unknown: bool,
 }
 
-/// The bytes that a token stands for by its spelling, and whether these are bytes of the text.
-pub(super) struct Own {
-    pub bytes: usize,
-    pub exact: bool,
-}
-
 impl Encoding {
     /// One token a byte.
     pub(super) fn of_bytes(text: &str) -> Self {
@@ -39,11 +33,11 @@ impl Encoding {
 
     /// Tokens with the places that the tokenizers library tells. There a token that is part of a character has the
     /// place of the whole character; `bytes` says how many bytes a token stands for by itself, so that its share of a
-    /// character is known. Where that is exact, a place is no longer than these: the rest of its character has no token.
+    /// character is known.
     pub(super) fn of_places(
         ids: Vec<u32>,
         mut places: Vec<Place>,
-        bytes: impl Fn(usize) -> Own,
+        bytes: impl Fn(usize) -> usize,
         length: usize,
     ) -> Self {
         for place in &mut places {
@@ -54,15 +48,10 @@ impl Encoding {
         for i in (1..places.len()).rev() {
             let (before, own) = (places[i - 1], places[i]);
             if own.start < before.end {
-                let share = own.end.saturating_sub(bytes(i).bytes);
+                let share = own.end.saturating_sub(bytes(i));
                 let between = share.clamp(own.start, before.end.min(own.end).max(own.start));
                 places[i].start = between;
                 places[i - 1].end = between.max(before.start);
-            }
-        }
-        for (i, place) in places.iter_mut().enumerate() {
-            if let Own { bytes, exact: true } = bytes(i) {
-                place.end = place.end.min(place.start.saturating_add(bytes));
             }
         }
         Self { ids, places, length }

@@ -15,10 +15,12 @@
 //! | `pieces` | tokenizers of the tokenizers library |
 //! | `encoding` | a text in tokens, and which of its bytes each stands for |
 //! | `composed` | marks that went into the letter before them |
+//! | `realigned` | places after letters that were dropped |
 
 mod composed;
 mod encoding;
 mod pieces;
+mod realigned;
 
 use crate::error::{Error, Result};
 pub use encoding::Encoding;

@@ -1,7 +1,8 @@
 //! Tokenizers of the tokenizers library, as a `tokenizer.json` holds them.
 
 use super::composed;
-use super::encoding::{Encoding, Own, Place};
+use super::encoding::{Encoding, Place};
+use super::realigned;
 use crate::error::{Error, Result};
 use crate::text;
 use serde::Deserialize;
@@ -117,16 +118,15 @@ impl Pieces {
         if let Some(normalizer) = self.tokenizer.get_normalizer() {
             composed::extend(&mut places, text, normalizer);
         }
+        let tokens = found.get_tokens();
+        if let (ModelWrapper::BPE(_), None) = (self.tokenizer.get_model(), unknown) {
+            let added = self.tokenizer.get_added_vocabulary().get_vocab();
+            let letters = realigned::letters(text, self.tokenizer.get_normalizer(), self.is_in_bytes());
+            let known = |letter: char| self.tokenizer.token_to_id(letter.encode_utf8(&mut [0; 4])).is_some();
+            realigned::realign(&mut places, tokens, &letters, known, |i| added.contains_key(&tokens[i]));
+        }
         // A byte of a character is a token of its own name, or one letter of a token in an alphabet of bytes.
-        let (tokens, exact) = (found.get_tokens(), self.is_byte_level());
-        let added = self.tokenizer.get_added_vocabulary().get_vocab();
-        let bytes = |i: usize| match byte(&tokens[i]) {
-            Some(_) => Own { bytes: 1, exact: false },
-            None => Own {
-                bytes: tokens[i].chars().count(),
-                exact: exact && Some(&found.get_ids()[i]) != unknown && !added.contains_key(&tokens[i]),
-            },
-        };
+        let bytes = |i: usize| byte(&tokens[i]).map_or_else(|| tokens[i].chars().count(), |_| 1);
         Ok(Encoding::of_places(found.get_ids().to_vec(), places, bytes, text.len()))
     }
 
@@ -170,14 +170,13 @@ impl Pieces {
         text
     }
 
-    /// Whether each letter of a token is a byte of the text itself.
-    fn is_byte_level(&self) -> bool {
+    /// Whether texts are cut into bytes once they are normalized.
+    fn is_in_bytes(&self) -> bool {
         let level = |pre: &PreTokenizerWrapper| matches!(pre, PreTokenizerWrapper::ByteLevel(_));
-        match (self.tokenizer.get_normalizer(), self.tokenizer.get_pre_tokenizer()) {
-            (Some(NormalizerWrapper::ByteLevel(_)), _) => true,
-            (None, Some(PreTokenizerWrapper::Sequence(all))) => all.as_ref().iter().any(level),
-            (None, Some(pre)) => level(pre),
-            _ => false,
+        match self.tokenizer.get_pre_tokenizer() {
+            Some(PreTokenizerWrapper::Sequence(all)) => all.as_ref().iter().any(level),
+            Some(pre) => level(pre),
+            None => false,
         }
     }
 

@@ -166,9 +166,18 @@ fn what_is_left_out_is_counted() {
     assert_eq!(encoding.bytes(1..5), text.len() - 1);
     let told = encoding.loss("few", "text").unwrap();
     assert_eq!(told, "text: the tokenizer 'few' leaves out 5 of 10 bytes, which nothing predicts");
-    let mut cut = encoding;
-    cut.truncate(2);
-    assert_eq!((cut.dropped(), cut.bytes(1..2), cut.loss("few", "text")), (0, 1, None));
+    for (tokens, bytes, dropped) in [(2, 1, 0), (3, 5, 3), (4, 6, 3)] {
+        let mut cut = encoding.clone();
+        cut.truncate(tokens);
+        assert_eq!((cut.bytes(1..tokens), cut.dropped()), (bytes, dropped));
+        assert_eq!(cut.loss("few", "text").is_some(), dropped > 0);
+    }
+    let mut lower = characters("ab ", &json!({"type": "BPE", "merges": []}));
+    lower["normalizer"] =
+        json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]});
+    let mut cut = made(&lower).encoding("A\u{65e5}Be\u{301}aB").unwrap();
+    cut.truncate(3);
+    assert_eq!((cut.bytes(1..3), cut.dropped(), cut.bytes(2..3)), (5, 6, 1));
     for (model, unknown) in [
         (json!({"type": "BPE", "merges": [], "unk_token": "[U]"}), 3),
         (json!({"type": "BPE", "merges": [], "unk_token": "[U]", "fuse_unk": true}), 2),
@@ -182,6 +191,13 @@ fn what_is_left_out_is_counted() {
     parts["model"]["vocab"].as_object_mut().unwrap().retain(|token, _| token.is_ascii() || token == "\u{e6}");
     let encoding = loaded(&parts.to_string()).encoding("ab\u{65e5}ba\u{e9}").unwrap();
     assert_eq!((encoding.ids.len(), encoding.dropped(), encoding.bytes(0..5)), (5, 4, 9));
+    let mut cut = encoding;
+    cut.truncate(4);
+    assert_eq!((cut.dropped(), cut.bytes(3..4), cut.bytes(0..4)), (2, 1, 6));
+    // A letter that is known after one that is not, both of the same byte at first.
+    let encoding =
+        made(&characters("\u{e9}", &json!({"type": "BPE", "merges": []}))).encoding("b\u{e9}b").unwrap();
+    assert_eq!((encoding.ids.len(), encoding.dropped(), encoding.bytes(0..1)), (1, 2, 3));
     // All of it: no token is left.
     let encoding = made(&characters("x", &json!({"type": "BPE", "merges": []}))).encoding(text).unwrap();
     assert_eq!((encoding.ids.len(), encoding.dropped()), (0, text.len()));
