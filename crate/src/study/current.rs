@@ -100,7 +100,7 @@ mod tests {
     fn a_finished_run_is_of_the_models_and_texts_that_it_was_measured_on() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let model = Model::load("random:mamba2-tiny").unwrap();
+        let model = crate::model::Model::load("random:mamba2-tiny").unwrap();
         model.save(&at("m")).unwrap();
         fs::write(at("text.txt"), "Out, out, brief candle! ".repeat(8)).unwrap();
         let study = Study::new("s")
