@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
+use tokenizers::{ModelWrapper, PreTokenizerWrapper};
 
 /// A tokenizer of the tokenizers library with its name and hash.
 ///
