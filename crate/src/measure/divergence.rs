@@ -314,7 +314,7 @@ mod tests {
         let never = Bootstrap::default().resamples(0);
         let never = Divergence { bootstrap: never, ..Divergence::from_reference("random:mamba2-tiny") };
         let sentence = never.on(&file).check(&model).unwrap_err().to_string();
-        assert!(sentence.contains("at least one resample"), "{sentence}");
+        assert!(sentence.contains("bootstrap: resamples must be at least 1"), "{sentence}");
         let larger = mamba2::Config { vocab_size: 300, ..mamba2::Config::default() };
         let larger = Model::random("larger", Config::Mamba2(larger), 0, &Loading::default()).unwrap();
         let sentence = Divergence::default().on(&file).compare(&larger, &model).unwrap_err().to_string();

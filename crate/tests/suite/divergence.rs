@@ -14,7 +14,7 @@ fn a_narrow_model_is_compared_with_the_checkpoint() {
     let (told, complaint) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{complaint}");
-    assert!(told.contains("same_top") && told.contains("2 figures"), "{told}");
+    assert!(told.contains("same_top") && told.contains("plots/divergence.png"), "{told}");
     let run = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
     let rows = Frame::load(&run).unwrap();
     let number = |name: &str| rows.numbers(name).unwrap()[0].unwrap();

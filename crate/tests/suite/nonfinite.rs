@@ -81,7 +81,7 @@ fn measurements_of_lengths_pass_it_on_too() {
         assert!(out.contains("NaN"), "{args:?}: {out}");
     }
     // What is chosen by a text that overflows is refused.
-    for scheme in ["w4a16-gptq", "w8a8-static", "w8a8-smooth"] {
+    for scheme in ["w4a16-gptq", "w8a8-static", "w8a8-smooth0.5"] {
         let (output, _, told) = run(&folder, &["ppl", "--corpus", &text, "--scheme", scheme], &runs);
         assert_eq!(output.status.code(), Some(2), "{scheme}: {told}");
         assert!(told.contains("its input on the calibration text is not finite"), "{scheme}: {told}");

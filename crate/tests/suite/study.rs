@@ -54,7 +54,7 @@ fn errors_are_followed_through_time() {
     };
     let shape = "random:mamba2-tiny";
     let told = run(&["reproduce", "drift", "--model", shape, "--schemes", "w4a16,w16a16-h4,w16a16-h4ef"]);
-    for part in ["drift_median", "together_median", "6 figures", "w16a16-h4ef"] {
+    for part in ["drift_median", "together_median", "plots/drift.png, and 2 more beside it", "w16a16-h4ef"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     let told = run(&["reproduce", "outliers", "--model", shape, "--schemes", "f32"]);
