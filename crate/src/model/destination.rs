@@ -72,7 +72,7 @@ impl<'a> Destination<'a> {
             return Ok(Self { folder, list });
         }
         if !folder.is_dir() {
-            return Err(Error::input("this is a file, and a model is saved to a folder").at(folder.display()));
+            return Err(Error::io(folder, &ErrorKind::AlreadyExists.into()));
         }
         finish(folder)?;
         let earlier = Earlier::of(&folder.join(WEIGHTS));

@@ -126,7 +126,7 @@ fn nothing_of_another_model_is_left_or_lost() {
     assert!(logits(&theirs.load()) == logits(&without.load()));
     let note = out.write("note.txt", "a file");
     let (code, sentence) = refused(&["convert", &text(without.path()), "--out", &note]);
-    assert!(code == 2 && sentence.contains("this is a file"), "{sentence}");
+    assert!(code == 3 && sentence.contains("there is a file of this name"), "{sentence}");
 }
 
 #[test]
