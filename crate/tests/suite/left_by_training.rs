@@ -344,8 +344,8 @@ fn other_programs_keys_in_a_quantized_models_config_do_not_matter() {
     let output = lowbit().args(["quantize", FIXTURE, "--scheme", "w8", "--out", &to]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let expected = folder.load();
-    let mut config: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(folder.at("config.json")).unwrap()).unwrap();
+    let text = std::fs::read_to_string(folder.at("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text.replace("Infinity", "null")).unwrap();
     config["architectures"] = json!(["Mamba2ForCausalLM"]);
     config["torch_dtype"] = json!("float32");
     folder.write("config.json", config.to_string());

@@ -109,11 +109,11 @@ fn numbers_beyond_measure_are_one_sentence() {
         assert!(code == 2 && sentence.contains(part), "{args:?}: {sentence}");
     }
     for (command, yaml, part) in [
-        ("divergence", format!("bootstrap: {{resamples: {most}}}"), "bootstrap.resamples must be at most"),
+        ("divergence", format!("bootstrap: {{resamples: {most}}}"), "bootstrap: resamples must be at most"),
         (
             "context",
             format!("bootstrap: {{resamples: {most}}}\nlengths: [64]"),
-            "bootstrap.resamples must be at most",
+            "bootstrap: resamples must be at most",
         ),
         ("stability", format!("ngram: 0\nprompts: {most}"), "ngram must be at least 1"),
     ] {

@@ -314,7 +314,11 @@ fn what_a_tokenizer_leaves_out_is_told_wherever_text_is_read() {
     let folder = checkpoint(256, None);
     let corpus = folder.write("text.txt", text);
     let (summary, told) = measured(&folder, "ppl", &["--corpus", &corpus]);
-    assert!(told.is_empty() && summary["dropped_bytes"].is_null() && summary["unknown_tokens"].is_null());
+    assert!(
+        !told.contains("the tokenizer")
+            && summary["dropped_bytes"].is_null()
+            && summary["unknown_tokens"].is_null()
+    );
 }
 
 #[test]
