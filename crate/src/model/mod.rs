@@ -18,6 +18,7 @@
 //! | `destination` | what may be replaced in that folder, and how as a whole |
 
 mod card;
+mod caught;
 pub mod checkpoint;
 mod destination;
 mod files;

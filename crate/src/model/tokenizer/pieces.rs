@@ -1,5 +1,6 @@
 //! Tokenizers of the tokenizers library, as a `tokenizer.json` holds them.
 
+use super::super::caught::caught;
 use super::composed;
 use super::encoding::{Encoding, Place};
 use super::realigned;
@@ -64,7 +65,10 @@ impl Pieces {
         let unfit = |e: &dyn fmt::Display| {
             Error::input(format!("not a tokenizer.json: {e}")).hint("copy or download the file again")
         };
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(file).map_err(|e| unfit(&e))?;
+        // The library panics at what is no JSON, and at some of what is.
+        serde_json::from_str::<serde::de::IgnoredAny>(file).map_err(|e| unfit(&e))?;
+        let tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(file)).map_err(|e| unfit(&e))?;
+        let mut tokenizer = tokenizer.map_err(|e| unfit(&e))?;
         tokenizer.with_padding(None).with_truncation(None).map_err(Error::internal)?;
         // Asked for no tokens of its own, all it would do is to take blanks out of the places of tokens.
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);

@@ -342,3 +342,17 @@ fn what_is_no_tokenizer_is_told() {
         Tokenizer::load(&path).unwrap_err().to_string().contains("tokenizer.json: not a tokenizer.json: ")
     );
 }
+
+#[test]
+fn what_makes_the_library_panic_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    // A prefix that is longer than what it is to be taken off.
+    let merges = r#"{"model": {"type": "BPE", "continuing_subword_prefix": "long", "vocab": {"a": 0, "b": 1},
+        "merges": ["a b"]}}"#;
+    for (text, part) in [(r#"{"decoder": {,}}"#, "line 1 column 14"), (merges, "out of range")] {
+        std::fs::write(&path, text).unwrap();
+        let error = Tokenizer::load(&path).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json: not a tokenizer.json: ") && error.contains(part), "{error}");
+    }
+}
