@@ -28,9 +28,9 @@ const NUMBERS: [&str; 22] = [
     "{}",
 ];
 
-/// Damages bytes in one to four places.
+/// Damages bytes in one to three places.
 pub fn bytes(bytes: &mut Vec<u8>, rng: &mut impl Rng) {
-    for _ in 0..rng.random_range(1..=4) {
+    for _ in 0..rng.random_range(1..=3) {
         once(bytes, rng);
     }
 }
@@ -143,7 +143,7 @@ fn nest(bytes: &mut Vec<u8>, rng: &mut impl Rng) {
 /// Damages the opcodes of a pickle: some are put in, doubled, moved or made others, beside what befalls bytes.
 pub fn pickle(bytes: &mut Vec<u8>, rng: &mut impl Rng) {
     const OPCODES: &[u8] = b"(.012FIJKLMNPQRSTUVXabcd}eghijlopqrs)tu]G\x80\x81\x82\x85\x86\x87\x88\x89\x8a\x8bBC\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\x97\x98";
-    for _ in 0..rng.random_range(1..=4) {
+    for _ in 0..rng.random_range(1..=2) {
         let at = rng.random_range(0..=bytes.len());
         match rng.random_range(0..4) {
             0 => {

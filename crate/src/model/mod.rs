@@ -16,6 +16,7 @@
 //! | `saved` | its parts in a file |
 
 mod card;
+mod caught;
 pub mod checkpoint;
 mod files;
 pub mod generate;

@@ -1,5 +1,6 @@
 //! Text to tokens and back: bytes, or the pieces of a `tokenizer.json`.
 
+use super::caught::caught;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -42,11 +43,17 @@ impl Tokenizer {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, &e))?;
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes); // without a byte order mark
-        let tokenizer = tokenizers::Tokenizer::from_bytes(text).map_err(|e| {
+        let unfit = |e: &dyn fmt::Display| {
             Error::input(format!("not a tokenizer.json: {e}"))
                 .at(path.display())
                 .hint("copy or download the file again")
-        })?;
+        };
+        // The library panics at what is no JSON, and at some of what is.
+        serde_json::from_slice::<serde::de::IgnoredAny>(text).map_err(|e| unfit(&e))?;
+        let tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(text)).map_err(|e| unfit(&e))?;
+        let mut tokenizer = tokenizer.map_err(|e| unfit(&e))?;
+        // Texts are measured whole.
+        tokenizer.with_padding(None).with_truncation(None).map_err(|e| unfit(&e))?;
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let folder = full.parent().and_then(Path::file_name);
         let name = folder.map_or_else(|| "tokenizer".to_string(), |name| name.to_string_lossy().into_owned());
@@ -183,6 +190,23 @@ mod tests {
         );
         let error = words().check(5).unwrap_err().to_string();
         assert!(error.contains("has 8 tokens") && error.contains("embeddings for 5"), "{error}");
+    }
+
+    #[test]
+    fn what_makes_the_library_panic_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        // A prefix that is longer than what it is to be taken off.
+        let merges = r#"{"model": {"type": "BPE", "continuing_subword_prefix": "long", "vocab": {"a": 0, "b": 1},
+            "merges": ["a b"]}}"#;
+        for (text, part) in [(r#"{"decoder": {,}}"#, "line 1 column 14"), (merges, "out of range")] {
+            std::fs::write(&path, text).unwrap();
+            let error = Tokenizer::load(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("tokenizer.json: not a tokenizer.json: ") && error.contains(part),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -96,13 +96,15 @@ fn children(machine: &Machine, value: Value) -> BTreeMap<String, Value> {
     }
 }
 
-/// Whether a thing is a tensor, or what a call of PyTorch or NumPy gives that is not known.
+/// Whether a thing is a tensor, or what PyTorch or NumPy would put together again in a way that is not known.
 fn is_leaf(machine: &Machine, value: Value) -> bool {
     match machine.thing(value) {
         Some(Thing::Tensor(_)) => true,
         Some(Thing::Object(object)) if object.called => {
-            machine.global(object.class).is_some_and(|(module, _)| {
-                ["torch", "numpy"].contains(&module.split('.').next().unwrap_or_default())
+            machine.global(object.class).is_some_and(|(module, name)| {
+                let library = module.split('.').next().unwrap_or_default();
+                ["torch", "numpy"].contains(&library)
+                    && ["_rebuild", "_reconstruct"].iter().any(|start| name.starts_with(start))
             })
         }
         _ => false,

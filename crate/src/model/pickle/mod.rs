@@ -221,7 +221,7 @@ mod tests {
     fn no_nesting_is_too_deep_and_nothing_is_walked_twice() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.pt");
-        let deep = [&b"]".repeat(1_000_000)[..], &b"a".repeat(999_999), b"."].concat();
+        let deep = [&b"]".repeat(100_000)[..], &b"a".repeat(99_999), b"."].concat();
         // A dict that holds itself, and a list of two times the one before, sixty times over.
         let cycle = b"}q\x00X\x01\x00\x00\x00ah\x00s.".to_vec();
         let doubled = [&b"]"[..], &b"2\x86".repeat(60), b"."].concat();
