@@ -75,9 +75,9 @@ fn shown(value: &Value) -> Option<String> {
 pub enum Command {
     /// Measure whole studies, each into one run, with figures; or check that a recorded run still says the same.
     ///
-    /// phase1 is all studies of quality, one after the other: its own grid from full precision to ternary, then first-look,
-    /// staged, drift, outliers, recall, context, sensitivity, mixed. An interrupted run goes on where it stopped when the
-    /// same command is given again.
+    /// glance is the one to begin with: a minute. phase1 is all studies of quality, one after the other: its own grid from full
+    /// precision to ternary, then first-look, staged, drift, outliers, recall, context, sensitivity, mixed. An interrupted run
+    /// goes on where it stopped when the same command is given again.
     Reproduce(Reproduce),
     /// Perplexity and bits per byte of a text.
     Ppl(Measuring<Windows>),

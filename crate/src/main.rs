@@ -17,7 +17,7 @@ use std::process::ExitCode;
 const WELCOME: &str = "\
 lowbit: a research lab for low-bit sequence models
 
-  lowbit reproduce first-look                  first tables and figures: the default model, whole and in four bits
+  lowbit reproduce glance                      first tables and figures: the default model, whole and in four bits
   lowbit ppl data/models/bard --scheme w4a8    one measurement of one model; yours: a folder, a file or a hub id
   cargo lab                                    the same in notebooks, in the repository
 
