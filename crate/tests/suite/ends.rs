@@ -164,7 +164,7 @@ fn a_bare_call_says_what_to_do_next() {
     let output = Command::new(env!("CARGO_BIN_EXE_lowbit")).output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && output.stderr.is_empty());
-    for next in ["reproduce first-look", "lowbit ppl", "cargo lab", "--help"] {
+    for next in ["reproduce glance", "lowbit ppl", "cargo lab", "--help"] {
         assert!(out.contains(next), "{next}: {out}");
     }
     assert!(out.lines().count() <= 8, "{out}");
