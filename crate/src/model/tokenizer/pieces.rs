@@ -119,15 +119,15 @@ impl Pieces {
             Place { start: *start, end: *end, unknown }
         });
         let mut places: Vec<Place> = places.collect();
-        if let Some(normalizer) = self.tokenizer.get_normalizer() {
-            composed::extend(&mut places, text, normalizer);
-        }
         let tokens = found.get_tokens();
         if let (ModelWrapper::BPE(_), None) = (self.tokenizer.get_model(), unknown) {
             let added = self.tokenizer.get_added_vocabulary().get_vocab();
             let letters = realigned::letters(text, self.tokenizer.get_normalizer(), self.is_in_bytes());
             let known = |letter: char| self.tokenizer.token_to_id(letter.encode_utf8(&mut [0; 4])).is_some();
             realigned::realign(&mut places, tokens, &letters, known, |i| added.contains_key(&tokens[i]));
+        }
+        if let Some(normalizer) = self.tokenizer.get_normalizer() {
+            composed::extend(&mut places, text, normalizer);
         }
         // A byte of a character is a token of its own name, or one letter of a token in an alphabet of bytes.
         let bytes = |i: usize| byte(&tokens[i]).map_or_else(|| tokens[i].chars().count(), |_| 1);
