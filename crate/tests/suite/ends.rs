@@ -103,7 +103,7 @@ fn settings_that_no_measurement_has_are_one_sentence() {
         (&["outliers", "--top-share", "-1"], "a share between 0 and 1, found -1"),
         (&["outliers", "--top-share", "2"], "a share between 0 and 1, found 2"),
         (&["passkey", "--digits", "18446744073709551615"], "digits must be at most 1000"),
-        (&["stability", "--prompts", "1000000000000"], "places for a prompt"),
+        (&["stability", "--prompts", "1000000000000"], "must be at most"),
     ] {
         let (code, sentence) = refused(&[&[args[0], FIXTURE, "--runs", &runs], &args[1..]].concat());
         assert!(code == 2 && sentence.contains(part), "{part}: {sentence}");

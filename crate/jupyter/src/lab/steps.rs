@@ -42,7 +42,7 @@ fn alone(home: &Home) -> Result<fs::File, String> {
 }
 
 fn enough_space(home: &Home) -> Result<(), String> {
-    if home.library_folder().is_some() && home.venv().exists() {
+    if home.shared_object().exists() && home.venv().exists() {
         return Ok(());
     }
     let lab = home.lab();
