@@ -76,7 +76,7 @@ pub trait Measure: Serialize + Sized {
 /// The model as records name it. Every measurement comes by here, so it is here that what loading assumed is told.
 pub fn subject(model: &Model) -> Subject {
     for assumed in &model.assumed {
-        warn(&format!("{}: assumed: {assumed}", model.name));
+        warn(format!("{}: assumed: {assumed}", model.name));
     }
     let dtype = model.dtype.as_str().to_string();
     let quantization = model.quantization.as_ref();

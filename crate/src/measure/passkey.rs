@@ -158,7 +158,7 @@ impl Passkey {
             lost = (lost.0 + text.dropped(), lost.1 + text.unknown());
             if index == 0 {
                 let title = format!("passkey prompt of {length} tokens");
-                text.loss(model.tokenizer.name(), &title).iter().for_each(|loss| warn(loss));
+                text.loss(model.tokenizer.name(), &title).iter().for_each(warn);
             }
             correct += u64::from(outcome.correct);
             logprob += outcome.key_logprob;

@@ -116,7 +116,7 @@ impl Measure for Perplexity {
         let worse = nll.exp() >= vocab as f64;
         let warning =
             worse.then(|| format!("perplexity ≥ vocabulary size {vocab}: worse than a uniform guess"));
-        warning.iter().for_each(|warning| warn(warning));
+        warning.iter().for_each(warn);
         let conditions = self.sliding().conditions();
         let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)
             .fingerprint(&self.identity(model, &text.corpus)?)

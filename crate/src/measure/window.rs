@@ -97,7 +97,7 @@ impl Sliding<'_> {
         let corpus = self.text()?;
         let mut text = model.tokenizer.encoding(&corpus.joined())?;
         text.truncate(self.max_tokens.unwrap_or(usize::MAX));
-        text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(|loss| warn(loss));
+        text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(warn);
         let (bytes, dropped, unknown) = (text.bytes(1..text.ids.len()), text.dropped(), text.unknown());
         let ids = text.ids;
         let windows = windows(ids.len(), self.seq_len, self.stride);

@@ -139,7 +139,7 @@ fn names(folder: &Path) -> Result<BTreeSet<String>> {
 /// Whether a file of this name holds weights, by one of these endings.
 pub(super) fn is_weights(name: &str, endings: &[&str]) -> bool {
     let beside = |start: &&str| name.get(..start.len()).is_some_and(|n| n.eq_ignore_ascii_case(start));
-    endings.contains(&&*ending(name)) && !NOT_WEIGHTS.iter().any(|start| beside(start))
+    endings.contains(&&*ending(name)) && !NOT_WEIGHTS.iter().any(beside)
 }
 
 /// Whether names are of one numbered series.

@@ -112,7 +112,7 @@ impl Calibration {
             return Err(Error::input("calibration needs at least one window of at least one token"));
         }
         let text = model.tokenizer.encoding(&corpus.joined())?;
-        text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(|loss| warn(loss));
+        text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(warn);
         let ids = text.ids;
         let places = ids.len() / self.length;
         if places == 0 {
