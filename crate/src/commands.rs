@@ -17,7 +17,7 @@ use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
-use lowbit::study::Study;
+use lowbit::study::{Instrument, Study};
 use lowbit::train::Training;
 use lowbit::warning::warn;
 use serde::{Serialize, de::DeserializeOwned};
@@ -133,7 +133,11 @@ struct Resolved<'a, M> {
     measure: &'a M,
 }
 
-fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) -> Result<()> {
+fn record<M: Measure + Clone + Into<Instrument>>(
+    name: &str,
+    measure: &M,
+    flags: &Measuring<impl Flags>,
+) -> Result<()> {
     let (source, recording) = (&flags.source, &flags.recording);
     threads(recording.threads)?;
     let nothing = || "nothing was recorded yet: the same command begins again".to_string();
@@ -148,6 +152,7 @@ fn record<M: Measure>(name: &str, measure: &M, flags: &Measuring<impl Flags>) ->
         Resolved { model: source, model_hash, dtype, scheme, quantizing, device, tokenizer, measure };
     let run = noted(Run::resume_free_or_create(root(recording), name, &config)?, recording);
     run.write_config(&config)?;
+    let _job = measure.clone().into().job(name, &model)?;
     measure.record(&model, &run).map_err(|error| {
         goes_on(error, || match run.units() {
             0 => nothing(),

@@ -6,6 +6,7 @@
 use super::{Instrument, Study};
 use crate::corpus::Corpus;
 use crate::error::Result;
+use crate::measure::subject;
 use crate::model::Model;
 use crate::model::tokenizer::Tokenizer;
 use crate::progress::Job;
@@ -20,6 +21,8 @@ const DECODED: usize = 4;
 const CALIBRATED: usize = 3;
 /// Passes of a gradient beside a token that is only read: forward and back, twice the products on the way back.
 const DIFFERENTIATED: usize = 4;
+/// A measurement of fewer tokens is over before it could be said how long it takes.
+const SHORT: f64 = 32768.0;
 /// Tokens that are read to learn the speed.
 const TRIED: u32 = 256;
 
@@ -32,6 +35,23 @@ impl Study {
         let Some(source) = self.models.first() else { return Ok(Duration::ZERO) };
         let model = self.load(source)?;
         time(work(self, &self.parsed_schemes()?, &model), &model)
+    }
+}
+
+impl Instrument {
+    /// The job that this measurement of one model is: says about how long it takes on this machine. None if it is over before
+    /// that could be known.
+    ///
+    /// # Errors
+    /// If the model cannot read a prompt.
+    pub fn job(&self, name: &str, model: &Model) -> Result<Option<Job>> {
+        let work = tokens(self, model);
+        if work < SHORT {
+            return Ok(None);
+        }
+        let job = Job::begin(name, &format!("one measurement of {}", model.name), work, time(work, model)?);
+        job.part(&subject(model).scheme, work);
+        Ok(Some(job))
     }
 }
 
