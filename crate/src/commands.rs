@@ -152,8 +152,8 @@ fn record<M: Measure + Clone + Into<Instrument>>(
         Resolved { model: source, model_hash, dtype, scheme, quantizing, device, tokenizer, measure };
     let run = noted(Run::resume_free_or_create(root(recording), name, &config)?, recording);
     run.write_config(&config)?;
-    let _job = measure.clone().into().job(name, &model)?;
-    measure.record(&model, &run).map_err(|error| {
+    let job = measure.clone().into().job(name, &model);
+    job.and_then(|_job| measure.record(&model, &run)).map_err(|error| {
         goes_on(error, || match run.units() {
             0 => nothing(),
             _ => {
