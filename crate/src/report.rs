@@ -103,19 +103,7 @@ const TABLES: [(&str, &[&str]); 11] = [
             "blocks_whole",
         ],
     ),
-    (
-        "context",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "parts_at",
-            "widens_at",
-            "widening",
-            "widening_low",
-            "widening_high",
-        ],
-    ),
+    ("context", &["model", "scheme", "reference", "n_tokens", "documents"]),
     (
         "passkey",
         &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
@@ -148,6 +136,10 @@ pub fn report(run: &Run) -> Result<()> {
             let known = columns.iter().filter(|column| rows.has(column));
             say!("\n{measure}\n{}", rows.select(known)?)?;
         }
+    }
+    let contexts = frame.contexts()?;
+    if contexts.height() > 0 {
+        say!("\nby length of context, all schemes and bins in one family (Holm)\n{contexts}")?;
     }
     // Where there is nothing to compare, or not with one baseline, the tables above are all.
     if let Some(comparison) = comparison(&frame, None).ok().filter(|comparison| comparison.rows.len() > 1) {

@@ -38,7 +38,7 @@ impl Draw for Comparison {
             .iter()
             .enumerate()
             .map(|(i, name)| html::Column {
-                name: (*name).into(),
+                name: name.clone(),
                 below: String::new(),
                 numeric: !words.contains(&i) && *name != "scheme",
             })

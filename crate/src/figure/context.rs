@@ -20,7 +20,7 @@ pub fn context(frame: &Frame) -> Result<Figure> {
         .y_label("rise of the NLL per token (nats)");
     Ok(placed(figure, &rows)?
         .title("What quantization costs, by length of context")
-        .subtitle(join(&shared, "whiskers: 95 % block bootstrap")))
+        .subtitle(join(&shared, "whiskers: 95 % t intervals from blocks of text")))
 }
 
 /// The NLL itself against the tokens read before, the reference's too.

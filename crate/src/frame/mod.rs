@@ -15,7 +15,7 @@ mod load;
 mod subject;
 pub(crate) mod table;
 
-pub use comparison::{Compared, Comparison};
+pub use comparison::{Compared, Comparison, Keys};
 
 use crate::error::{Error, Result};
 use crate::record::{Record, Row};
@@ -29,6 +29,8 @@ use serde_json::Value;
 pub struct Frame {
     data: DataFrame,
     warnings: Vec<String>,
+    /// The rows that these were filtered from: whoever looks at one length of many has chosen it among all.
+    whole: Option<DataFrame>,
 }
 
 impl Frame {
@@ -56,7 +58,7 @@ impl Frame {
     /// If polars refuses the columns.
     pub fn from_rows(rows: &[Row]) -> Result<Self> {
         let (rows, warnings) = subject::tell_apart(rows);
-        Ok(Self { data: columns::data_frame(&rows)?, warnings })
+        Ok(Self { data: columns::data_frame(&rows)?, warnings, whole: None })
     }
 
     /// The polars table itself, for everything that this type has no verb for.
@@ -103,7 +105,7 @@ impl Frame {
             // A value of another type than the column's equals none of it.
             _ => column.is_null() & column.is_not_null(),
         };
-        Ok(self.with(self.data.filter(&mask)?))
+        Ok(self.part(self.data.filter(&mask)?))
     }
 
     /// The rows whose `column`, as text, is one of `values`, in their order.
@@ -118,7 +120,7 @@ impl Frame {
         let values: Vec<String> = values.into_iter().map(|value| value.as_ref().to_string()).collect();
         let mask =
             self.texts(column)?.into_iter().map(|text| Some(text.is_some_and(|text| values.contains(&text))));
-        Ok(self.with(self.data.filter(&mask.collect())?))
+        Ok(self.part(self.data.filter(&mask.collect())?))
     }
 
     /// The rows whose `column` holds a number above 0: those that a logarithmic axis can show.
@@ -222,8 +224,21 @@ impl Frame {
         })
     }
 
+    /// The records that this frame's rows were chosen from by [`filter`](Self::filter) and
+    /// [`filter_any`](Self::filter_any); the frame itself where none was left out.
+    pub(crate) fn whole(&self) -> Self {
+        self.with(self.whole.clone().unwrap_or_else(|| self.data.clone()))
+    }
+
+    /// Some of the rows.
+    fn part(&self, data: DataFrame) -> Self {
+        let whole = self.whole.clone().unwrap_or_else(|| self.data.clone());
+        Self { whole: Some(whole), ..self.with(data) }
+    }
+
+    /// Another table made from this one.
     fn with(&self, data: DataFrame) -> Self {
-        Self { data, warnings: self.warnings.clone() }
+        Self { data, warnings: self.warnings.clone(), whole: None }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Frame;
 use crate::error::{Error, Result};
 use crate::record::{Row, SUMMARY};
-use crate::stats::{Bootstrap, Estimate};
+use crate::stats::{Estimate, Interval};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,20 +71,21 @@ pub(super) struct Score {
     text: String,
     nll: Vec<f64>,
     tokens: Vec<f64>,
+    /// Windows of each document.
+    documents: Vec<usize>,
     /// Nats per token → bits per byte.
     bits: f64,
 }
 
 impl Score {
     /// Bits per byte above another's, on the same windows.
-    pub fn above(&self, base: &Self, bootstrap: &Bootstrap) -> Result<Option<Estimate>> {
+    pub fn above(&self, base: &Self, interval: &Interval) -> Result<Option<Estimate>> {
         if self.text != base.text || self.nll.len() != base.nll.len() {
             return Err(Error::input("the texts or the windows are not those of the baseline")
                 .hint("measure the perplexity of both with the same settings"));
         }
-        Ok(bootstrap.of([&self.nll, &base.nll, &self.tokens], |[own, base, tokens]| {
-            self.bits * (own - base) / tokens
-        }))
+        let series = [self.nll.as_slice(), &base.nll, &self.tokens];
+        Ok(interval.of(series, &self.documents, |[own, base, tokens]| self.bits * (own - base) / tokens))
     }
 }
 
@@ -98,6 +99,8 @@ pub(super) fn scores(frame: &Frame) -> Result<BTreeMap<Subject, Score>> {
     let (bits, bytes, tokens) = (numbers("bits_per_byte")?, numbers("n_bytes")?, numbers("n_tokens")?);
     let lists = |name: &str| rows.known(name, Frame::lists);
     let (nll, counts) = (lists("window_nll")?, lists("window_tokens")?);
+    // Older records do not know of documents.
+    let documents = lists("document_windows")?;
     let told = ["corpus_hash", "seq_len", "stride", "n_tokens"].map(|name| rows.known(name, Frame::texts));
     let [corpus, seq_len, stride, scored] = told;
     let (corpus, seq_len, stride, scored) = (corpus?, seq_len?, stride?, scored?);
@@ -108,6 +111,7 @@ pub(super) fn scores(frame: &Frame) -> Result<BTreeMap<Subject, Score>> {
             text: format!("{:?}", [&corpus[i], &seq_len[i], &stride[i], &scored[i]]),
             nll: nll[i].clone()?,
             tokens: counts[i].clone()?,
+            documents: documents[i].iter().flatten().map(|count| *count as usize).collect(),
             bits: per_byte / std::f64::consts::LN_2,
         };
         Some((subject, score))
@@ -131,28 +135,40 @@ pub(super) fn divergences(frame: &Frame) -> Result<BTreeMap<Subject, Diverged>> 
     let (kl, kl_low, kl_high) = (numbers("kl")?, numbers("kl_low")?, numbers("kl_high")?);
     let (delta, p) = (numbers("delta_bits_per_byte")?, numbers("ln_ppl_ratio_p")?);
     let (low, high) = (numbers("delta_bits_per_byte_low")?, numbers("delta_bits_per_byte_high")?);
+    let (blocks, error, ratio) =
+        (numbers("ln_ppl_ratio_blocks")?, numbers("ln_ppl_ratio_error")?, numbers("ln_ppl_ratio")?);
     let each = rows.each_subject()?.into_iter().enumerate().filter_map(|(i, subject)| {
-        let delta = || Some(Estimate { value: delta[i]?, low: low[i]?, high: high[i]?, p: p[i]? });
+        let delta = || {
+            let (value, known) = (delta[i]?, |number: Option<f64>| number.unwrap_or(f64::NAN));
+            // In bits per byte as in nats per token.
+            let error = known(error[i]) * known(ratio[i].map(|ratio| value / ratio)).abs();
+            Some(Estimate { value, error, low: low[i]?, high: high[i]?, p: p[i]?, blocks: known(blocks[i]) })
+        };
         Some((subject, Diverged { kl: kl[i]?, interval: kl_low[i].zip(kl_high[i]), delta: delta() }))
     });
     Ok(each.collect())
 }
 
-/// Whether each prompt's key was recalled, by what makes a prompt the same prompt.
-pub(super) fn trials(frame: &Frame) -> Result<BTreeMap<Subject, BTreeMap<String, bool>>> {
+/// Whether each prompt's key was recalled, by its length in tokens and by what makes a prompt the same prompt.
+pub(super) type Trials = BTreeMap<u64, BTreeMap<String, bool>>;
+
+/// The passkey trials of each subject.
+pub(super) fn trials(frame: &Frame) -> Result<BTreeMap<Subject, Trials>> {
     let rows = frame.rows_of("passkey", "trial")?;
-    let mut all: BTreeMap<Subject, BTreeMap<String, bool>> = BTreeMap::new();
+    let mut all: BTreeMap<Subject, Trials> = BTreeMap::new();
     if rows.height() == 0 {
         return Ok(all);
     }
-    let told = ["context_length", "depth", "key", "seed", "trial"].map(|name| rows.known(name, Frame::texts));
+    let told = ["depth", "key", "seed", "trial"].map(|name| rows.known(name, Frame::texts));
     let told = told.into_iter().collect::<Result<Vec<_>>>()?;
-    let correct = rows.known("correct", Frame::numbers)?;
+    let (correct, lengths) =
+        (rows.known("correct", Frame::numbers)?, rows.known("context_length", Frame::numbers)?);
     for (i, subject) in rows.each_subject()?.into_iter().enumerate() {
         // Whose answer comes of logits that are no numbers has not been asked.
         let Some(correct) = correct[i].filter(|correct| !correct.is_nan()) else { continue };
         let prompt = format!("{:?}", told.iter().map(|column| &column[i]).collect::<Vec<_>>());
-        all.entry(subject).or_default().insert(prompt, correct == 1.0);
+        let length = lengths[i].unwrap_or_default() as u64;
+        all.entry(subject).or_default().entry(length).or_default().insert(prompt, correct == 1.0);
     }
     Ok(all)
 }

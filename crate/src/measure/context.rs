@@ -5,16 +5,16 @@
 //! early contexts, few long ones for the late. Contexts are binned by powers of two.
 
 use super::divergence::between;
-use super::finite::{self, Known};
+use super::finite;
 use super::limit::{WINDOW, at_most};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding};
-use super::{Measure, subject};
+use super::{Measure, subject, too_little};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::Reading;
-use crate::stats::{Bootstrap, Estimate, Z95, holm};
+use crate::stats::{Estimate, Interval};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -23,8 +23,6 @@ use std::time::Instant;
 
 /// Tokens that are read at a time.
 const PIECE: usize = 1024;
-/// Probability of an error anywhere among the bins that counts as none.
-const ALPHA: f64 = 0.05;
 
 /// Which text is read to which length, and what the model is compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,8 +39,8 @@ pub struct LongContext {
     pub lengths: Vec<usize>,
     /// Read only the first tokens of the text.
     pub max_tokens: Option<usize>,
-    /// How intervals are found; a block never reaches from one window into another.
-    pub bootstrap: Bootstrap,
+    /// How intervals are found.
+    pub interval: Interval,
 }
 
 impl Default for LongContext {
@@ -53,7 +51,7 @@ impl Default for LongContext {
             split: Some("test".to_string()),
             lengths: vec![512, 4096, 32_768],
             max_tokens: None,
-            bootstrap: Bootstrap::default(),
+            interval: Interval::default(),
         }
     }
 }
@@ -65,6 +63,8 @@ struct Bin {
     rise: Vec<f64>,
     reference: Vec<f64>,
     kl: Vec<f64>,
+    /// Of each document of the text, how many of these tokens are in it.
+    documents: Vec<usize>,
 }
 
 impl LongContext {
@@ -96,7 +96,7 @@ impl LongContext {
         reference::comparable(reference, model)?;
         let text = self.tokens(model)?;
         let clock = Instant::now();
-        let bins = self.bins(reference, model, &text.ids)?;
+        let bins = self.bins(reference, model, &text)?;
         let runtime = clock.elapsed().as_secs_f64();
         let identity = self.identity(reference, model, &text.corpus)?;
         let row = || {
@@ -105,9 +105,8 @@ impl LongContext {
                 .value("training_length", model.training_length)
         };
         let rises = bins.iter().map(|bin| self.estimate(&bin.rise, bin)).collect::<Result<Vec<_>>>()?;
-        let adjusted = holm(&rises.iter().map(|rise| rise.p).collect::<Vec<_>>());
         let mut rows = vec![];
-        for ((bin, rise), p) in bins.iter().zip(&rises).zip(&adjusted) {
+        for (bin, rise) in bins.iter().zip(&rises) {
             let (kl, exact) = (self.estimate(&bin.kl, bin)?, self.estimate(&bin.reference, bin)?);
             let Range { start, end } = bin.contexts;
             rows.push(
@@ -125,23 +124,23 @@ impl LongContext {
                     .value("delta_nll_low", rise.low)
                     .value("delta_nll_high", rise.high)
                     .value("delta_nll_p", rise.p)
-                    .value("delta_nll_p_holm", *p)
+                    .value("delta_nll_error", rise.error)
+                    .value("delta_nll_blocks", rise.blocks)
                     .value("kl", kl.value)
-                    .value("kl_low", kl.low)
+                    // No divergence is below 0.
+                    .value("kl_low", if kl.low < 0.0 { 0.0 } else { kl.low })
                     .value("kl_high", kl.high),
             );
         }
         let scored: usize = bins.iter().map(|bin| bin.rise.len()).sum();
-        let parts = rises.iter().zip(&adjusted).position(|(rise, p)| rise.value > 0.0 && *p < ALPHA);
-        let known = rises.iter().all(|rise| !rise.value.is_nan());
         let summary = text
-            .name(row().value("parts_at", Known(parts.map(|i| bins[i].contexts.start), known)))
+            .name(row())
             .value("n_tokens", scored)
+            .value("documents", text.documents().len())
             .value("runtime_s", runtime);
-        let summary = match model.training_length {
-            Some(length) => widening(summary, &bins, &rises, length),
-            None => summary,
-        };
+        // A bin of few tokens says that something is missing for all of them.
+        let little = rises.iter().find(|rise| rise.is_alone()).copied();
+        let summary = too_little(summary, little);
         rows.push(reference::describe(reference, summary));
         let windows = self.lengths.iter().flat_map(|length| text.ids.chunks_exact(*length));
         finite::told(rows, &[("in the reference ", reference), ("", model)], windows)
@@ -160,7 +159,7 @@ impl LongContext {
             before = *length;
         }
         at_most("lengths", [before], WINDOW)?;
-        self.bootstrap.check()?;
+        self.interval.check()?;
         let text = self.sliding().cut(model)?;
         let found = text.ids.len();
         if self.lengths.is_empty() || found < before {
@@ -172,15 +171,17 @@ impl LongContext {
     }
 
     /// Reads everything once with each of the two models.
-    fn bins(&self, reference: &Model, model: &Model, ids: &[u32]) -> Result<Vec<Bin>> {
+    fn bins(&self, reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<Bin>> {
         let longest = self.lengths.last().copied().unwrap_or(1);
-        let of_octave = |k: u32| Bin { contexts: 1 << k..1 << (k + 1), ..Bin::default() };
+        let (ids, documents) = (&text.ids, text.documents().len());
+        let of_octave =
+            |k: u32| Bin { contexts: 1 << k..1 << (k + 1), documents: vec![0; documents], ..Bin::default() };
         let mut bins: Vec<Bin> = (0..longest.ilog2()).map(of_octave).collect();
         let tokens = self.lengths.iter().map(|length| ids.len() / length * length).sum::<usize>();
         let progress = Progress::new("context", tokens as u64, "tokens");
         let mut reached = 1;
         for length in &self.lengths {
-            for window in ids.chunks_exact(*length) {
+            for (start, window) in (0..).step_by(*length).zip(ids.chunks_exact(*length)) {
                 let mut states = [reference.state(1)?, model.state(1)?];
                 for first in (0..length - 1).step_by(PIECE) {
                     let last = (first + PIECE).min(length - 1);
@@ -200,6 +201,7 @@ impl LongContext {
                             bin.rise.push(token.nll - token.reference_nll);
                             bin.reference.push(token.reference_nll);
                             bin.kl.push(token.kl);
+                            bin.documents[text.document_at(start + context)] += 1;
                         }
                     }
                     progress.tick((last - first) as u64)?;
@@ -211,46 +213,15 @@ impl LongContext {
         Ok(bins)
     }
 
-    /// The mean of a bin's values. A block is at most the run of neighbours that one window gives.
+    /// The mean of a bin's values, which are in the order of the text.
     fn estimate(&self, values: &[f64], bin: &Bin) -> Result<Estimate> {
-        let bootstrap = self.bootstrap.block(self.bootstrap.block.min(bin.contexts.len()));
-        bootstrap.mean(values).ok_or_else(|| Error::internal("a bin holds no token"))
+        let found = self.interval.mean(values, &bin.documents);
+        found.ok_or_else(|| Error::internal("a bin holds no token"))
     }
 }
 
-/// Whether the rise itself rises beyond the training length: its change from the last bin within that length to the
-/// longest contexts, and the first bin where the change is one (Holm over the bins beyond). Bins are of different tokens,
-/// so the half-widths of their intervals add in squares.
-fn widening(summary: Reading, bins: &[Bin], rises: &[Estimate], training_length: usize) -> Reading {
-    let within = bins.iter().rposition(|bin| bin.contexts.end <= training_length.next_power_of_two());
-    let (Some(within), Some(last)) = (within, rises.len().checked_sub(1)) else { return summary };
-    let change = |i: usize| {
-        let half = |rise: &Estimate| (rise.high - rise.low) / 2.0;
-        (rises[i].value - rises[within].value, half(&rises[i]).hypot(half(&rises[within])))
-    };
-    let beyond: Vec<usize> = (within + 1..rises.len()).collect();
-    let p = |i: &usize| {
-        let (by, half) = change(*i);
-        if half > 0.0 { two_sided(by / (half / Z95)) } else { 1.0 }
-    };
-    let adjusted = holm(&beyond.iter().map(p).collect::<Vec<_>>());
-    let first = beyond.iter().zip(adjusted).find(|(i, p)| change(**i).0 > 0.0 && *p < ALPHA);
-    let (by, half) = change(last);
-    summary
-        .value("widens_at", first.map(|(i, _)| bins[*i].contexts.start))
-        .value("widening", by)
-        .value("widening_low", by - half)
-        .value("widening_high", by + half)
-}
-
-/// The probability of a standard normal deviate farther from 0 than this one.
-fn two_sided(deviate: f64) -> f64 {
-    use statrs::distribution::{ContinuousCDF, Normal};
-    2.0 * Normal::standard().cdf(-deviate.abs())
-}
-
 impl Beside for LongContext {
-    const IS: (&'static str, u32) = ("context", 1);
+    const IS: (&'static str, u32) = ("context", 2);
 
     fn reference(&self) -> Option<&str> {
         self.reference.as_deref()
@@ -269,11 +240,11 @@ impl Beside for LongContext {
     }
 
     fn settings(&self) -> Value {
-        json!({"lengths": self.lengths, "max_tokens": self.max_tokens, "bootstrap": self.bootstrap})
+        json!({"lengths": self.lengths, "max_tokens": self.max_tokens, "interval": self.interval})
     }
 
     fn sensible(&self, model: &Model) -> Result<()> {
-        self.bootstrap.check()?;
+        self.interval.check()?;
         self.tokens(model).map(|_| ())
     }
 
@@ -291,8 +262,7 @@ mod tests {
         let file = folder.path().join("text.txt");
         std::fs::write(&file, "What was read long ago is still in the state, more or less. ".repeat(50))
             .unwrap();
-        let bootstrap = Bootstrap::default().block(32).resamples(200);
-        (folder, LongContext { bootstrap, ..LongContext::lengths([64, 2048]) }.on(file))
+        (folder, LongContext::lengths([64, 2048]).on(file))
     }
 
     /// The bins against scores of whole windows, by the path that perplexity takes.
@@ -331,31 +301,12 @@ mod tests {
         let model = Model::load("random:mamba2-tiny").unwrap();
         let same = context.compare(&model, &model).unwrap();
         assert!(same.iter().take(11).all(|row| row.number("delta_nll") == Some(0.0)));
-        assert!(same[11].values["parts_at"].is_null());
-        let found = |rises: &[(f64, f64)]| {
-            let bin = |k: usize| Bin { contexts: 1 << k..2 << k, ..Bin::default() };
-            let bins: Vec<Bin> = (0..rises.len()).map(bin).collect();
-            let rise = |(value, half): &(f64, f64)| Estimate {
-                value: *value,
-                low: value - half,
-                high: value + half,
-                p: 0.5,
-            };
-            let rises: Vec<Estimate> = rises.iter().map(rise).collect();
-            let summary = widening(Reading::default(), &bins, &rises, 4);
-            (
-                summary.number("widens_at"),
-                summary.number("widening").unwrap(),
-                summary.number("widening_low").unwrap(),
-            )
-        };
-        // Trained at 4: the bin of 2 and 3 is the last within. .1 ± .03 against .1 and .2 ± .04 beyond.
-        let (at, by, low) = found(&[(0.3, 0.01), (0.1, 0.03), (0.1, 0.04), (0.2, 0.04)]);
-        assert!(
-            at == Some(8.0) && (by - 0.1).abs() < 1e-12 && (low - 0.05).abs() < 1e-12,
-            "{at:?} {by} {low}"
-        );
-        assert_eq!(found(&[(0.3, 0.01), (0.1, 0.03), (0.1, 0.04), (0.14, 0.04)]).0, None);
+        assert!(same.iter().take(11).all(|row| row.number("delta_nll_p") == Some(1.0)));
+        // Each bin's tokens are of the one document, and as many as it says.
+        let text = context.tokens(&model).unwrap();
+        for bin in context.bins(&model, &model, &text).unwrap() {
+            assert_eq!(bin.documents, [bin.rise.len()]);
+        }
     }
 
     #[test]

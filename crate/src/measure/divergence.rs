@@ -1,20 +1,20 @@
 //! How far a model's predictions are from a reference's: KL(reference ‖ model) and its company, per token.
 //!
 //! The statistics are those that the perplexity tool of llama.cpp prints for `--kl-divergence`, over the windows of
-//! [`super::window`]; but where it takes tokens for independent, the intervals here are from blocks of neighbours, with
-//! both models' losses of a token kept together. Perplexity moves when a model gets worse at a text; divergence moves when it gets different, which
-//! shows with far fewer tokens and cannot be made up for by luck.
+//! [`super::window`]; but where it takes tokens for independent, the intervals here are from long blocks of the text or its
+//! documents ([`Interval`]), with both models' losses of a token kept together. Perplexity moves when a model gets worse at
+//! a text; divergence moves when it gets different, which shows with far fewer tokens and cannot be made up for by luck.
 
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, finite, subject};
+use super::{Measure, finite, subject, too_little};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::progress::{Progress, check_interrupt};
 use crate::record::Reading;
-use crate::stats::{Bootstrap, Mean, Z95, quantile, wilson};
+use crate::stats::{Interval, Mean, Z95, quantile, wilson};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -38,8 +38,8 @@ pub struct Divergence {
     pub stride: usize,
     /// Compare only on the first tokens of the text.
     pub max_tokens: Option<usize>,
-    /// How intervals are found; its blocks are so many tokens.
-    pub bootstrap: Bootstrap,
+    /// How intervals are found.
+    pub interval: Interval,
 }
 
 impl Default for Divergence {
@@ -51,7 +51,7 @@ impl Default for Divergence {
             seq_len: 1024,
             stride: 512,
             max_tokens: Some(32_768),
-            bootstrap: Bootstrap::default(),
+            interval: Interval::default(),
         }
     }
 }
@@ -96,11 +96,8 @@ impl Divergence {
         let runtime = clock.elapsed().as_secs_f64();
         let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.sliding().conditions())
             .fingerprint(&self.identity(reference, model, &text.corpus)?)
-            .value("vocab_size", model.config.vocab_size())
-            .value("block", self.bootstrap.block)
-            .value("resamples", self.bootstrap.resamples)
-            .value("bootstrap_seed", self.bootstrap.seed);
-        let reading = summarize(&tokens, &self.bootstrap, text.bytes, reading)?;
+            .value("vocab_size", model.config.vocab_size());
+        let reading = summarize(&tokens, &self.interval, &text, reading)?;
         let reading = reference::describe(reference, reading);
         let models = [("in the reference ", reference), ("", model)];
         finite::told(vec![text.describe(reading, runtime)], &models, finite::windows(&text))
@@ -108,7 +105,7 @@ impl Divergence {
 }
 
 impl Beside for Divergence {
-    const IS: (&'static str, u32) = ("divergence", 2);
+    const IS: (&'static str, u32) = ("divergence", 3);
 
     fn reference(&self) -> Option<&str> {
         self.reference.as_deref()
@@ -129,11 +126,11 @@ impl Beside for Divergence {
     }
 
     fn extra(&self) -> Map<String, Value> {
-        [("bootstrap".to_string(), json!(self.bootstrap))].into_iter().collect()
+        [("interval".to_string(), json!(self.interval))].into_iter().collect()
     }
 
     fn sensible(&self, _model: &Model) -> Result<()> {
-        self.bootstrap.check()
+        self.interval.check()
     }
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
@@ -172,21 +169,22 @@ pub(super) fn between(
     Ok(all)
 }
 
-/// Adds the statistics to a reading; `bytes` are those of the compared text.
+/// Adds the statistics to a reading.
 fn summarize(
     tokens: &[softmax::Divergence],
-    bootstrap: &Bootstrap,
-    bytes: usize,
+    interval: &Interval,
+    text: &Excerpt,
     reading: Reading,
 ) -> Result<Reading> {
+    let (bytes, documents) = (text.bytes, text.documents());
     let each = |f: fn(&softmax::Divergence) -> f64| tokens.iter().map(f).collect::<Vec<_>>();
     let mean = |values: &[f64]| Mean::of(values).ok_or_else(|| Error::internal("no token was compared"));
     let mut kl = each(|token| token.kl);
     let (nll, reference_nll) = (each(|token| token.nll), each(|token| token.reference_nll));
-    let kl_in = bootstrap.mean(&kl);
+    let kl_in = interval.mean(&kl, &documents);
     let pair = [nll.as_slice(), reference_nll.as_slice()];
-    let ln_ratio_in = bootstrap.of(pair, |[own, reference]| own - reference);
-    let delta_ppl_in = bootstrap.of(pair, |[own, reference]| own.exp() - reference.exp());
+    let ln_ratio_in = interval.of(pair, &documents, |[own, reference]| own - reference);
+    let delta_ppl_in = interval.of(pair, &documents, |[own, reference]| own.exp() - reference.exp());
     let bits = tokens.len() as f64 / bytes as f64 / std::f64::consts::LN_2; // nats per token → bits per byte
     let (kl_mean, nll, reference_nll) = (mean(&kl)?.mean, mean(&nll)?.mean, mean(&reference_nll)?.mean);
     kl.sort_by(f64::total_cmp);
@@ -197,10 +195,13 @@ fn summarize(
     let (low, high) = wilson(same, tokens.len() as u64, Z95);
     // Where there are no numbers, none is the largest.
     let known = |share: f64| if kl_mean.is_nan() { f64::NAN } else { share };
+    let reading = too_little(reading, kl_in);
     Ok(reading
         .value("kl", kl_mean)
-        .value("kl_low", kl_in.map(|kl| kl.low))
+        // No divergence is below 0.
+        .value("kl_low", kl_in.map(|kl| if kl.low < 0.0 { 0.0 } else { kl.low }))
         .value("kl_high", kl_in.map(|kl| kl.high))
+        .value("kl_blocks", kl_in.map(|kl| kl.blocks))
         .value("kl_median", quantile(&kl, 0.5))
         .value("kl_q90", quantile(&kl, 0.9))
         .value("kl_q99", quantile(&kl, 0.99))
@@ -225,6 +226,8 @@ fn summarize(
         .value("ln_ppl_ratio_low", ln_ratio_in.map(|ratio| ratio.low))
         .value("ln_ppl_ratio_high", ln_ratio_in.map(|ratio| ratio.high))
         .value("ln_ppl_ratio_p", ln_ratio_in.map(|ratio| ratio.p))
+        .value("ln_ppl_ratio_error", ln_ratio_in.map(|ratio| ratio.error))
+        .value("ln_ppl_ratio_blocks", ln_ratio_in.map(|ratio| ratio.blocks))
         .value("delta_bits_per_byte", bits * ln_ratio)
         .value("delta_bits_per_byte_low", ln_ratio_in.map(|ratio| bits * ratio.low))
         .value("delta_bits_per_byte_high", ln_ratio_in.map(|ratio| bits * ratio.high)))
@@ -311,10 +314,10 @@ mod tests {
         assert!(error(Divergence::from_reference("no/such/model.pt")).contains("no such file"));
         let sentence = error(Divergence::from_reference("random:mamba2-tiny").windows(8, 9));
         assert!(sentence.contains("stride 9 is larger than seq_len 8"), "{sentence}");
-        let never = Bootstrap::default().resamples(0);
-        let never = Divergence { bootstrap: never, ..Divergence::from_reference("random:mamba2-tiny") };
+        let never = Interval::default().blocks(0);
+        let never = Divergence { interval: never, ..Divergence::from_reference("random:mamba2-tiny") };
         let sentence = never.on(&file).check(&model).unwrap_err().to_string();
-        assert!(sentence.contains("bootstrap: resamples must be at least 1"), "{sentence}");
+        assert!(sentence.contains("interval: blocks must be at least 2"), "{sentence}");
         let larger = mamba2::Config { vocab_size: 300, ..mamba2::Config::default() };
         let larger = Model::random("larger", Config::Mamba2(larger), 0, &Loading::default()).unwrap();
         let sentence = Divergence::default().on(&file).compare(&larger, &model).unwrap_err().to_string();

@@ -37,6 +37,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
 use crate::record::{Reading, Run, Subject, content_hash};
+use crate::stats::Estimate;
 use crate::warning::warn;
 use serde::Serialize;
 
@@ -71,6 +72,14 @@ pub trait Measure: Serialize + Sized {
         }
         Ok(())
     }
+}
+
+/// A reading with a word on a text that is too little for intervals, where it is.
+fn too_little(mut reading: Reading, estimate: Option<Estimate>) -> Reading {
+    if estimate.is_some_and(|estimate| estimate.is_alone()) {
+        reading.warn("too little text for intervals");
+    }
+    reading
 }
 
 /// The model as records name it. Every measurement comes by here, so it is here that what loading assumed is told.

@@ -127,7 +127,8 @@ impl Measure for Perplexity {
             .value("vocab_size", vocab)
             .value("warning", warning)
             .value("window_nll", sums.clone())
-            .value("window_tokens", counts);
+            .value("window_tokens", counts)
+            .value("document_windows", text.windows_by_document());
         let odd = finite::windows(&text).zip(&sums).filter(|(_, sum)| !sum.is_finite());
         finite::told(vec![text.describe(reading, runtime)], &[("", model)], odd.map(|(ids, _)| ids))
     }

@@ -15,7 +15,7 @@ use crate::layer::op::with_floats;
 use crate::model::{Model, Positions};
 use crate::progress::{Progress, check_interrupt};
 use crate::record::{Conditions, Provenance, Reading};
-use crate::stats::{Bootstrap, Z95, quantile, wilson};
+use crate::stats::{Interval, Z95, quantile, wilson};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -192,7 +192,7 @@ impl Stability {
 }
 
 impl Beside for Stability {
-    const IS: (&'static str, u32) = ("stability", 1);
+    const IS: (&'static str, u32) = ("stability", 2);
 
     fn reference(&self) -> Option<&str> {
         self.reference.as_deref()
@@ -306,12 +306,12 @@ fn summarize(pairs: &[Pair], gen_len: usize, row: Reading) -> Reading {
         .value("never_parted", Known(whole as f64 / pairs.len() as f64, known))
         .value("never_parted_low", Known(low, known))
         .value("never_parted_high", Known(high, known));
-    // Prompts stand alone: blocks of one.
-    let bootstrap = Bootstrap::default().block(1);
+    // Prompts stand alone: each is a block.
+    let interval = Interval::default().blocks(pairs.len());
     for name in ["repetition", "entropy"] {
         let values = |pair: &Pair| if name == "entropy" { pair.entropy } else { pair.repetition };
         let [exact, found] = [0, 1].map(|i| pairs.iter().map(|pair| values(pair)[i]).collect::<Vec<_>>());
-        let delta = bootstrap.of([&found, &exact], |[found, exact]| found - exact);
+        let delta = interval.of([&found, &exact], &[], |[found, exact]| found - exact);
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         row = row
             .value(name, mean(&found))

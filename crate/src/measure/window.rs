@@ -5,9 +5,10 @@
 //! and is not scored; every other is scored exactly once.
 
 use super::limit::{WINDOW, at_most};
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, SEPARATOR};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::tokenizer::Encoding;
 use crate::record::{Conditions, Reading};
 use crate::warning::warn;
 use serde_json::{Value, json};
@@ -52,6 +53,8 @@ pub(super) struct Excerpt {
     pub windows: Vec<Window>,
     /// Bytes of the text that the scored tokens stand for.
     pub bytes: usize,
+    /// Position after the last token of each document that tokens are scored of.
+    ends: Vec<usize>,
     /// Bytes of the text that no token stands for.
     dropped: usize,
     /// Tokens that stand for what the tokenizer does not know.
@@ -99,6 +102,7 @@ impl Sliding<'_> {
         text.truncate(self.max_tokens.unwrap_or(usize::MAX));
         text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(warn);
         let (bytes, dropped, unknown) = (text.bytes(1..text.ids.len()), text.dropped(), text.unknown());
+        let ends = document_ends(&corpus, &text);
         let ids = text.ids;
         let windows = windows(ids.len(), self.seq_len, self.stride);
         if windows.is_empty() {
@@ -106,7 +110,7 @@ impl Sliding<'_> {
                 .at(self.corpus.display())
                 .hint("a text is scored from its second token on"));
         }
-        Ok(Excerpt { corpus, ids, windows, bytes, dropped, unknown })
+        Ok(Excerpt { corpus, ids, windows, bytes, ends, dropped, unknown })
     }
 
     /// What of these settings decides the scores, for fingerprints.
@@ -126,7 +130,45 @@ impl Sliding<'_> {
     }
 }
 
+/// Position after the last token of each document of a text, blank lines counted with the document before them.
+fn document_ends(corpus: &Corpus, text: &Encoding) -> Vec<usize> {
+    let starts = corpus.documents.iter().scan(0, |start, document| {
+        let own = *start;
+        *start += document.text.len() + SEPARATOR.len();
+        Some(text.tokens(own..own + document.text.len()).start)
+    });
+    // The text's first token is not scored; a document without a token of its own has none.
+    let mut ends: Vec<usize> =
+        starts.skip(1).map(|start| start.min(text.ids.len())).chain([text.ids.len()]).collect();
+    ends.dedup();
+    ends.retain(|end| *end > 1);
+    ends
+}
+
 impl Excerpt {
+    /// Scored tokens of each document.
+    pub fn documents(&self) -> Vec<usize> {
+        let starts = std::iter::once(1).chain(self.ends.iter().copied());
+        self.ends.iter().zip(starts).map(|(end, start)| end - start).collect()
+    }
+
+    /// The document, as an index, of the token at a position.
+    pub fn document_at(&self, position: usize) -> usize {
+        self.ends.partition_point(|end| *end <= position)
+    }
+
+    /// Windows of each document; one that reaches into the next belongs to the document of its first scored token.
+    pub fn windows_by_document(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.ends.len()];
+        for window in &self.windows {
+            if let Some(count) = counts.get_mut(self.document_at(window.scored.start)) {
+                *count += 1;
+            }
+        }
+        counts.retain(|count| *count > 0);
+        counts
+    }
+
     /// Tokens that are scored.
     pub fn scored(&self) -> u64 {
         self.ids.len() as u64 - 1
@@ -136,6 +178,7 @@ impl Excerpt {
     pub fn describe(&self, reading: Reading, runtime: f64) -> Reading {
         self.name(reading)
             .value("n_tokens", self.scored())
+            .value("documents", self.ends.len())
             .value("runtime_s", runtime)
             .value("tokens_per_s", self.scored() as f64 / runtime)
     }
@@ -154,6 +197,32 @@ impl Excerpt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corpus::Document;
+
+    #[test]
+    fn every_scored_token_is_of_one_document() {
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let document = |name: &str, text: &str| Document { name: name.into(), text: text.into() };
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("a.txt", "first"), ("b.txt", "the second"), ("c.txt", "3")] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let sliding =
+            |max_tokens| Sliding { corpus: folder.path(), split: None, seq_len: 4, stride: 4, max_tokens };
+        let text = sliding(None).cut(&model).unwrap();
+        // Five bytes less the first, ten, one; a blank line after the first two.
+        assert_eq!(text.documents(), [4 + 2, 10 + 2, 1]);
+        assert_eq!(text.scored(), text.documents().iter().sum::<usize>() as u64);
+        assert_eq!([1, 6, 7, 18, 19].map(|at| text.document_at(at)), [0, 0, 1, 1, 2]);
+        // Windows begin at 1, 5, 9, 13 and 17: none at the last byte.
+        assert_eq!(text.windows_by_document(), [2, 3]);
+        assert_eq!(sliding(Some(8)).cut(&model).unwrap().documents(), [6, 1]);
+        // What no token stands for is no document.
+        let corpus =
+            Corpus::new("c", vec![document("a", "ab"), document("b", ""), document("c", "cd")]).unwrap();
+        let ends = document_ends(&corpus, &model.tokenizer.encoding(&corpus.joined()).unwrap());
+        assert_eq!(ends, [4, 6, 8]);
+    }
 
     #[test]
     fn every_token_is_scored_exactly_once() {

@@ -4,20 +4,23 @@
 //! |---|---|
 //! | `summary` | means, quantiles, spread of repeated measurements |
 //! | `proportion` | shares: Wilson's interval, McNemar's test of pairs |
-//! | `bootstrap` | intervals of means over a text, from resampled blocks |
+//! | `interval` | intervals of means over a text, from blocks of it or its documents |
+//! | `student` | Student's t |
 //! | `rank` | Kendall's τ-b with its interval |
 //! | `holm` | several tests at once |
 //!
 //! Everything is plain numbers in and plain numbers out, and what is random has a seed.
 
-mod bootstrap;
 mod holm;
+mod interval;
 mod proportion;
 mod rank;
+mod student;
 mod summary;
 
-pub use bootstrap::{Bootstrap, Estimate};
 pub use holm::holm;
+pub use interval::{BLOCKS, DOCUMENTS, Estimate, Interval};
 pub use proportion::{McNemar, Z95, wilson};
 pub use rank::{Kendall, kendall};
+use student::{quantile_of_t, two_sided_t};
 pub use summary::{Mean, Summary, largest, quantile};

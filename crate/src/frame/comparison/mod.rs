@@ -1,21 +1,26 @@
 //! Schemes beside a baseline: differences with their intervals, and whether they are differences at all.
 //!
 //! Everything is paired and comes from records alone. Bits per byte: the losses of both on the same windows of the text,
-//! in a block bootstrap. Passkeys: the same prompts, in McNemar's test. Both families of tests are adjusted by Holm over
-//! the schemes of a model. The divergence from the reference is shown with the interval that its record holds; where no
-//! perplexity was measured and the baseline is the reference itself, the difference in bits per byte is that record's too.
+//! with the [`Interval`] of blocks or documents. Passkeys: the same prompts, length by length, in McNemar's test. The
+//! divergence from the reference is shown with the interval that its record holds; where no perplexity was measured and the
+//! baseline is the reference itself, the difference in bits per byte is that record's too.
+//!
+//! **The family.** All of these tests are adjusted together (Holm): models × schemes × (bits per byte, keys of each length).
+//! A frame that was filtered to one length or scheme remembers what it was filtered from, and its p-values stay those of
+//! the whole: who picks the length where a difference shows has looked at all of them.
 
+mod contexts;
 mod table;
 
 use super::Frame;
 use super::subject::{Diverged, Subject, divergences, scores, trials};
 use crate::error::{Error, Result};
 use crate::record::SUMMARY;
-use crate::stats::{Bootstrap, Estimate, McNemar, holm};
-use std::collections::BTreeMap;
+use crate::stats::{Estimate, Interval, McNemar, holm};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Above this adjusted p-value a difference may be chance.
-const ALPHA: f64 = 0.05;
+pub(super) const ALPHA: f64 = 0.05;
 
 /// The schemes of each model beside a baseline.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +29,10 @@ pub struct Comparison {
     pub baseline: String,
     /// One for each model and scheme, in the order of the records; the baseline is among them.
     pub rows: Vec<Compared>,
+    /// Of how many tests the p-values are adjusted for being one: those of the records that were filtered too.
+    pub tests: usize,
+    /// Which tests these are, in words.
+    pub family: String,
 }
 
 /// One scheme beside the baseline; what was not measured of it is `None`.
@@ -39,34 +48,66 @@ pub struct Compared {
     pub bits_per_byte: Option<f64>,
     /// Bits per byte above the baseline's on the same text.
     pub delta: Option<Estimate>,
-    /// p-value of that difference, adjusted over the model's schemes.
+    /// p-value of that difference, adjusted over the family.
     pub delta_p: Option<f64>,
     /// Mean divergence per token from the reference of the record, in nats, and its interval.
     pub kl: Option<(f64, Option<(f64, f64)>)>,
-    /// Passkeys recalled, of all prompts that baseline and scheme were both given.
-    pub recalled: Option<(u64, u64)>,
-    /// The passkeys of baseline (first) and scheme (second), prompt by prompt.
-    pub mcnemar: Option<McNemar>,
-    /// The mid-p value of that test, adjusted over the model's schemes.
-    pub mcnemar_p: Option<f64>,
+    /// The passkeys, length by length.
+    pub keys: Vec<Keys>,
+}
+
+/// Passkeys of one length that baseline and scheme were both asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Keys {
+    /// Tokens of the prompts.
+    pub context_length: u64,
+    /// Keys that the scheme recalled.
+    pub recalled: u64,
+    /// Prompts.
+    pub prompts: u64,
+    /// Baseline (first) and scheme (second), prompt by prompt.
+    pub mcnemar: McNemar,
+    /// The mid-p value of that test, adjusted over the family; `None` for the baseline.
+    pub p: Option<f64>,
 }
 
 impl Frame {
     /// The schemes of each model beside `baseline`, the name of a scheme that the records hold.
     ///
-    /// Losses are resampled in blocks of four windows of the text; [`compare_with`](Self::compare_with) takes others.
-    ///
     /// # Errors
     /// If there are no such records, or the windows of two schemes are not the same.
     pub fn compare(&self, baseline: &str) -> Result<Comparison> {
-        self.compare_with(baseline, &Bootstrap::default().block(4))
+        self.compare_with(baseline, &Interval::default())
     }
 
-    /// As [`compare`](Self::compare), with a bootstrap whose blocks are so many windows.
+    /// As [`compare`](Self::compare), with intervals found in another way.
     ///
     /// # Errors
-    /// As [`compare`](Self::compare).
-    pub fn compare_with(&self, baseline: &str, bootstrap: &Bootstrap) -> Result<Comparison> {
+    /// As [`compare`](Self::compare), and if the settings of the interval mean nothing.
+    pub fn compare_with(&self, baseline: &str, interval: &Interval) -> Result<Comparison> {
+        interval.check()?;
+        let mut rows: Vec<(Subject, Compared)> = self.beside(baseline, interval)?;
+        if rows.is_empty() {
+            return Err(Error::input("there is nothing to compare: no perplexity, divergence or passkeys"));
+        }
+        // The family is of everything that was measured; a whole that cannot be compared adds nothing to the part.
+        let whole = self.whole().beside(baseline, interval).unwrap_or_else(|_| rows.clone());
+        let tests: Vec<(Test, f64)> =
+            whole.iter().flat_map(|(subject, row)| row.tests(subject, baseline)).collect();
+        let adjusted = holm(&tests.iter().map(|(_, p)| *p).collect::<Vec<_>>());
+        let adjusted: BTreeMap<&Test, f64> = tests.iter().map(|(test, _)| test).zip(adjusted).collect();
+        let family = family(tests.iter().map(|(test, _)| test));
+        for (subject, row) in &mut rows {
+            let p = |about| adjusted.get(&(subject.clone(), about)).copied().filter(|p| !p.is_nan());
+            row.delta_p = p(About::Text);
+            row.keys.iter_mut().for_each(|keys| keys.p = p(About::Keys(keys.context_length)));
+        }
+        let rows = rows.into_iter().map(|(_, row)| row).collect();
+        Ok(Comparison { baseline: baseline.to_string(), rows, tests: tests.len(), family })
+    }
+
+    /// Each subject beside the baseline, without adjusted p-values.
+    fn beside(&self, baseline: &str, interval: &Interval) -> Result<Vec<(Subject, Compared)>> {
         let (scores, trials) = (scores(self)?, trials(self)?);
         let kl = divergences(self)?;
         let bytes = self.each_subject()?.into_iter().zip(self.known("weight_bytes", Self::numbers)?);
@@ -98,57 +139,99 @@ impl Frame {
                 ..Compared::default()
             };
             if let (Some(score), Some(base)) = (score, scores.get(&base)) {
-                row.delta = score.above(base, bootstrap).map_err(|e| e.at(&subject.scheme))?;
+                row.delta = score.above(base, interval).map_err(|e| e.at(&subject.scheme))?;
             } else if let (Some(found), Some(Diverged { kl: 0.0, .. })) = (kl.get(subject), kl.get(&base)) {
                 row.delta = found.delta;
             }
             if let (Some(own), Some(base)) = (trials.get(subject), trials.get(&base)) {
-                let pairs: Vec<(bool, bool)> =
-                    own.iter().filter_map(|(prompt, passed)| Some((*base.get(prompt)?, *passed))).collect();
-                let passed = pairs.iter().filter(|(_, passed)| *passed).count();
-                row.recalled = Some((passed as u64, pairs.len() as u64));
-                row.mcnemar = Some(McNemar::of(pairs));
+                let both = own.iter().filter_map(|(length, own)| Some((*length, own, base.get(length)?)));
+                row.keys = both.map(|(length, own, base)| Keys::of(length, own, base)).collect();
             }
-            rows.push(row);
+            rows.push((subject.clone(), row));
         }
-        if rows.is_empty() {
-            return Err(Error::input("there is nothing to compare: no perplexity, divergence or passkeys"));
-        }
-        adjust(&mut rows, baseline);
-        Ok(Comparison { baseline: baseline.to_string(), rows })
+        Ok(rows)
     }
 }
 
-/// Adjusts the p-values of each model's schemes; the baseline is not among those tested.
-fn adjust(rows: &mut [Compared], baseline: &str) {
-    let models: Vec<String> = rows.iter().map(|row| row.model.clone()).collect();
-    for model in models.iter().collect::<std::collections::BTreeSet<_>>() {
-        let tested: Vec<usize> =
-            (0..rows.len()).filter(|i| rows[*i].model == *model && rows[*i].scheme != baseline).collect();
-        let known = |p: Option<f64>| p.unwrap_or(f64::NAN);
-        let deltas: Vec<f64> = tested.iter().map(|i| known(rows[*i].delta.map(|delta| delta.p))).collect();
-        let pairs: Vec<f64> = tested.iter().map(|i| known(rows[*i].mcnemar.map(|test| test.mid))).collect();
-        for ((i, delta), pair) in tested.into_iter().zip(holm(&deltas)).zip(holm(&pairs)) {
-            rows[i].delta_p = Some(delta).filter(|p| !p.is_nan());
-            rows[i].mcnemar_p = Some(pair).filter(|p| !p.is_nan());
-        }
+/// What a test is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    Text,
+    Keys(u64),
+}
+
+/// A test of a family: of whom, and about what.
+type Test = (Subject, About);
+
+/// The tests of a family in words: `5 schemes × (bits per byte, keys at 1024 and 2048 tokens)`.
+fn family<'a>(tests: impl Iterator<Item = &'a Test>) -> String {
+    let (mut models, mut schemes, mut abouts) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (subject, about) in tests {
+        models.insert((&subject.model, &subject.hash));
+        schemes.insert(&subject.scheme);
+        abouts.insert(*about);
+    }
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let lengths: Vec<String> = abouts
+        .iter()
+        .filter_map(|about| match about {
+            About::Keys(length) => Some(length.to_string()),
+            About::Text => None,
+        })
+        .collect();
+    let text = abouts.contains(&About::Text).then(|| "bits per byte".to_string());
+    let keys = (!lengths.is_empty()).then(|| format!("keys at {} tokens", lengths.join(", ")));
+    let abouts: Vec<String> = text.into_iter().chain(keys).collect();
+    let models = (models.len() > 1).then(|| plural(models.len(), "model"));
+    let parts =
+        models.into_iter().chain([plural(schemes.len(), "scheme"), format!("({})", abouts.join("; "))]);
+    parts.collect::<Vec<_>>().join(" × ")
+}
+
+impl Keys {
+    fn of(context_length: u64, own: &BTreeMap<String, bool>, base: &BTreeMap<String, bool>) -> Self {
+        let pairs: Vec<(bool, bool)> =
+            own.iter().filter_map(|(prompt, passed)| Some((*base.get(prompt)?, *passed))).collect();
+        let recalled = pairs.iter().filter(|(_, passed)| *passed).count() as u64;
+        let prompts = pairs.len() as u64;
+        Self { context_length, recalled, prompts, mcnemar: McNemar::of(pairs), p: None }
     }
 }
 
 impl Compared {
+    /// The tests that it takes part in, with their own p-values; none of the baseline, nor where nothing is known.
+    fn tests(&self, subject: &Subject, baseline: &str) -> Vec<(Test, f64)> {
+        if self.scheme == baseline {
+            return vec![];
+        }
+        let text = self.delta.map(|delta| (About::Text, delta.p));
+        let keys = self.keys.iter().map(|keys| (About::Keys(keys.context_length), keys.mcnemar.mid));
+        let all = text.into_iter().chain(keys).filter(|(_, p)| !p.is_nan());
+        all.map(|(about, p)| ((subject.clone(), about), p)).collect()
+    }
+
     /// What the tests allow to say of it beside the baseline.
     pub fn verdict(&self) -> String {
-        let text = self.delta_p.zip(self.delta).map(|(p, delta)| match () {
-            () if p >= ALPHA => "not distinguishable",
-            () if delta.value > 0.0 => "worse",
-            () => "better",
+        let text = self.delta.and_then(|delta| match self.delta_p {
+            Some(p) if p >= ALPHA => Some("not distinguishable".to_string()),
+            Some(_) if delta.value > 0.0 => Some("worse".to_string()),
+            Some(_) => Some("better".to_string()),
+            None => delta.is_alone().then(|| "too little text".to_string()),
         });
-        let keys = self.mcnemar_p.zip(self.mcnemar).and_then(|(p, test)| match () {
-            () if p >= ALPHA => text.is_none().then_some("not distinguishable"),
-            () if test.lost > test.gained => Some("fewer keys"),
-            () => Some("more keys"),
-        });
-        [text, keys].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let told = |word: &str, of: fn(&McNemar) -> bool| {
+            let lengths: Vec<String> = self
+                .keys
+                .iter()
+                .filter(|keys| keys.p.is_some_and(|p| p < ALPHA) && of(&keys.mcnemar))
+                .map(|keys| keys.context_length.to_string())
+                .collect();
+            (!lengths.is_empty()).then(|| format!("{word} keys at {}", lengths.join(", ")))
+        };
+        let keys =
+            [told("fewer", |test| test.lost > test.gained), told("more", |test| test.lost < test.gained)];
+        let tested = self.keys.iter().any(|keys| keys.p.is_some());
+        let all: Vec<String> = text.into_iter().chain(keys.into_iter().flatten()).collect();
+        if all.is_empty() && tested { "not distinguishable".into() } else { all.join(", ") }
     }
 }
 
@@ -208,29 +291,78 @@ mod tests {
         }
         let comparison = frame(rows).compare("f32").unwrap();
         let verdicts: Vec<String> = comparison.rows.iter().map(Compared::verdict).collect();
-        assert_eq!(verdicts, ["", "not distinguishable", "not distinguishable", "worse, fewer keys"]);
+        assert_eq!(verdicts, ["", "not distinguishable", "not distinguishable", "worse, fewer keys at 256"]);
         let delta = comparison.rows[3].delta.unwrap();
         assert!((delta.value - 3.0 / 512.0 / std::f64::consts::LN_2).abs() < 3e-4, "{delta:?}");
         assert!(delta.low > 0.0 && delta.high < 2.0 * delta.value);
         // Unpaired, the text's own ups and downs would hide it.
         let apart = comparison.rows[3].bits_per_byte.unwrap() - comparison.rows[0].bits_per_byte.unwrap();
         assert!((apart - delta.value).abs() < 1e-9);
+        let keys = comparison.rows[3].keys[0];
+        assert_eq!((keys.mcnemar.lost, keys.recalled, keys.prompts), (30, 10, 40));
+        // Three schemes are tested on text and on keys: the smallest p-value is multiplied by six.
         assert_eq!(
-            (comparison.rows[3].mcnemar.unwrap().lost, comparison.rows[3].recalled),
-            (30, Some((10, 40)))
+            (comparison.tests, comparison.family.as_str()),
+            (6, "3 schemes × (bits per byte; keys at 256 tokens)")
         );
-        // Three schemes are tested: the smallest p-value is tripled.
-        let row = &comparison.rows[3];
-        assert!((row.mcnemar_p.unwrap() - 3.0 * row.mcnemar.unwrap().mid).abs() < 1e-15);
+        assert!((keys.p.unwrap() - 6.0 * keys.mcnemar.mid).abs() < 1e-15);
         let text = comparison.to_string();
-        for part in
-            ["baseline", "not distinguishable", "worse, fewer keys", ".0123 [.0100, .0150]", "10/40", "<.001"]
-        {
+        for part in [
+            "baseline",
+            "not distinguishable",
+            "worse, fewer keys at 256",
+            "6 tests: 3 schemes",
+            ".0123 [.0100, .0150]",
+            "10/40 p <.001",
+            "keys at 256",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let numbers = comparison.frame().unwrap();
         assert_eq!(numbers.numbers("delta").unwrap()[1], Some(0.0));
         assert_eq!(numbers.numbers("kl_high").unwrap()[3], Some(0.015));
+    }
+
+    /// Who looks at one length or one scheme of many has chosen it among all.
+    #[test]
+    fn a_part_of_the_records_stays_in_the_family_of_the_whole() {
+        let at = |length: u64, scheme: &str, passed: usize| {
+            let mut rows = passkeys(scheme, passed);
+            rows.iter_mut().for_each(|row| row["context_length"] = json!(length));
+            rows
+        };
+        let rows: Vec<Value> = [256, 512, 1024, 2048]
+            .into_iter()
+            .flat_map(|length| [at(length, "f32", 40), at(length, "w4", 40), at(length, "w3", 35)].concat())
+            .collect();
+        let all = frame(rows);
+        let beside = all.compare("f32").unwrap();
+        assert_eq!((beside.tests, beside.rows[2].keys.len()), (8, 4));
+        let one = all.filter("context_length", 1024).unwrap().compare("f32").unwrap();
+        assert_eq!((one.tests, one.rows[2].keys.len(), &one.family), (8, 1, &beside.family));
+        // Five of forty lost, alone p = .031; four such among eight tests are not told from chance.
+        let keys = one.rows[2].keys[0];
+        assert!((keys.mcnemar.mid - 0.03125).abs() < 1e-9 && keys.p == beside.rows[2].keys[2].p, "{keys:?}");
+        let quarter = |p: Option<f64>| (p.unwrap() - 0.25).abs() < 1e-9;
+        assert!(quarter(keys.p) && one.rows[2].verdict() == "not distinguishable", "{keys:?}");
+        let schemes = all.filter_any("scheme", ["f32", "w3"]).unwrap().filter("context_length", 512).unwrap();
+        assert!(quarter(schemes.compare("f32").unwrap().rows[1].keys[0].p));
+        let long = beside.keys().unwrap();
+        assert_eq!((long.height(), long.numbers("lost").unwrap()[4]), (12, Some(0.0)));
+    }
+
+    #[test]
+    fn too_little_text_is_said() {
+        let short = |scheme: &str, above: f64| {
+            let mut row = perplexity(scheme, above, 0.3);
+            for column in ["window_nll", "window_tokens"] {
+                let three = row[column].as_array().unwrap()[..3].to_vec();
+                row[column] = json!(three);
+            }
+            row
+        };
+        let beside = frame(vec![short("f32", 0.0), short("w4", 2.0)]).compare("f32").unwrap();
+        assert_eq!((beside.rows[1].verdict().as_str(), beside.tests), ("too little text", 0));
     }
 
     #[test]

@@ -5,11 +5,12 @@ use crate::error::Result;
 use crate::frame::Frame;
 use crate::stats::Estimate;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::collections::BTreeSet;
 use std::fmt;
 
 impl Comparison {
-    /// The numbers as a table for figures: `delta` with `delta_low` and `delta_high`, `kl` likewise, `recalled` as a
-    /// share, adjusted p-values and `verdict`.
+    /// The numbers as a table for figures: `delta` with `delta_low` and `delta_high`, `kl` likewise, the adjusted p-value
+    /// and of how many `tests`, the effective number of `blocks` that the interval of `delta` comes from, and `verdict`.
     ///
     /// # Errors
     /// If the table cannot be made.
@@ -24,23 +25,39 @@ impl Comparison {
                 "delta_high": row.delta.map(|delta| delta.high),
                 "delta_p": row.delta_p,
                 "kl": row.kl.map(|(kl, _)| kl), "kl_low": kl(|(low, _)| low), "kl_high": kl(|(_, high)| high),
-                "recalled": row.recalled.map(|(passed, all)| passed as f64 / all.max(1) as f64),
-                "lost": row.mcnemar.map(|test| test.lost), "gained": row.mcnemar.map(|test| test.gained),
-                "mcnemar_p": row.mcnemar_p,
-                "verdict": row.verdict(),
+                "blocks": row.delta.map(|delta| delta.blocks),
+                "tests": self.tests, "verdict": row.verdict(),
             });
             values.as_object().cloned().unwrap_or_default()
         };
         Frame::from_rows(&self.rows.iter().map(row).collect::<Vec<_>>())
     }
 
+    /// The passkeys as a table for figures: a row for each scheme and length, `recalled` as a share, adjusted p-values.
+    ///
+    /// # Errors
+    /// If the table cannot be made.
+    pub fn keys(&self) -> Result<Frame> {
+        let rows = self.rows.iter().flat_map(|row| {
+            row.keys.iter().map(move |keys| {
+                let values = serde_json::json!({
+                    "model": row.model, "scheme": row.scheme, "context_length": keys.context_length,
+                    "recalled": keys.recalled as f64 / keys.prompts.max(1) as f64, "prompts": keys.prompts,
+                    "lost": keys.mcnemar.lost, "gained": keys.mcnemar.gained, "p": keys.p, "tests": self.tests,
+                });
+                values.as_object().cloned().unwrap_or_default()
+            })
+        });
+        Frame::from_rows(&rows.collect::<Vec<_>>())
+    }
+
     /// The table for people: headings, and the cells of each row as text. Columns that nothing was measured for are
     /// left out.
-    pub(crate) fn table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    pub(crate) fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let p = |p: Option<f64>| p.map(|p| if p < 0.001 { "<.001".into() } else { short(p, 3) });
         let base = |row: &Compared| row.scheme == self.baseline;
-        type Column<'a> = (&'static str, Box<dyn Fn(&Compared) -> Option<String> + 'a>);
-        let columns: [Column; 9] = [
+        type Column<'a> = (String, Box<dyn Fn(&Compared) -> Option<String> + 'a>);
+        let before: [(&str, Box<dyn Fn(&Compared) -> Option<String> + '_>); 6] = [
             ("scheme", Box::new(|row| Some(row.scheme.clone()))),
             ("MB", Box::new(|row| row.weight_bytes.map(|bytes| format!("{:.2}", bytes / 1e6)))),
             ("bits/byte", Box::new(|row| row.bits_per_byte.map(|bits| format!("{bits:.4}")))),
@@ -60,15 +77,25 @@ impl Comparison {
                     Some(small(kl) + &interval.unwrap_or_default())
                 }),
             ),
-            ("keys", Box::new(|row| row.recalled.map(|(passed, all)| format!("{passed}/{all}")))),
-            ("p keys", Box::new(|row| p(row.mcnemar_p))),
-            (
-                "beside the baseline",
-                Box::new(|row| Some(if base(row) { "baseline".into() } else { row.verdict() })),
-            ),
         ];
+        let lengths: BTreeSet<u64> =
+            self.rows.iter().flat_map(|row| &row.keys).map(|keys| keys.context_length).collect();
+        let at = |length: u64| -> Column {
+            let cell = move |row: &Compared| {
+                let keys = row.keys.iter().find(|keys| keys.context_length == length)?;
+                let recalled = format!("{}/{}", keys.recalled, keys.prompts);
+                Some(p(keys.p).map_or_else(|| recalled.clone(), |p| format!("{recalled} p {p}")))
+            };
+            (format!("keys at {length}"), Box::new(cell))
+        };
+        let verdict: Column = (
+            "beside the baseline".into(),
+            Box::new(|row| Some(if base(row) { "baseline".into() } else { row.verdict() })),
+        );
+        let before = before.into_iter().map(|(name, cell)| (name.to_string(), cell));
+        let columns = before.chain(lengths.into_iter().map(at)).chain([verdict]);
         let several = self.rows.iter().any(|row| row.model != self.rows[0].model);
-        let model: Column = ("model", Box::new(|row| Some(row.model.clone())));
+        let model: Column = ("model".into(), Box::new(|row| Some(row.model.clone())));
         let all: Vec<Column> = several.then_some(model).into_iter().chain(columns).collect();
         let told: Vec<_> =
             all.into_iter().filter(|(_, cell)| self.rows.iter().any(|row| cell(row).is_some())).collect();
@@ -77,15 +104,28 @@ impl Comparison {
             .iter()
             .map(|row| told.iter().map(|(_, cell)| cell(row).unwrap_or_default()).collect::<Vec<_>>());
         let cells = cells.collect();
-        (told.iter().map(|(name, _)| *name).collect(), cells)
+        (told.iter().map(|(name, _)| name.clone()).collect(), cells)
     }
 
     /// What the table does not say of itself.
     pub(crate) fn note(&self) -> String {
-        format!(
-            "Δ: bits per byte above {}, paired, block bootstrap; keys: McNemar's mid-p; p adjusted by Holm over the schemes",
-            self.baseline
-        )
+        let keys = self.rows.iter().any(|row| !row.keys.is_empty());
+        let blocks: BTreeSet<String> =
+            self.rows.iter().filter_map(|row| row.delta).map(|d| format!("{:.0}", d.blocks)).collect();
+        let blocks: Vec<String> = blocks.into_iter().filter(|blocks| blocks != "NaN").collect();
+        let parts = [
+            (!blocks.is_empty()).then(|| {
+                format!(
+                    "Δ: bits per byte above {}, paired, t intervals from blocks or documents ({})",
+                    self.baseline,
+                    blocks.join(", ")
+                )
+            }),
+            keys.then(|| "keys: McNemar's mid-p".to_string()),
+            (self.tests > 0)
+                .then(|| format!("p adjusted by Holm over {} tests: {}", self.tests, self.family)),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -120,7 +160,7 @@ impl fmt::Display for Comparison {
         table.set_header(&heads).add_rows(rows);
         let words = ["model", "scheme", "beside the baseline"];
         for (column, head) in table.column_iter_mut().zip(&heads) {
-            if !words.contains(head) {
+            if !words.contains(&head.as_str()) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }

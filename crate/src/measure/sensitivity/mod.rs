@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::quantize::probe::{Grain, Probe, Rounding, Unit};
 use crate::quantize::{Calibration, Quantizing, Scheme};
 use crate::record::{Reading, Row, Run, SUMMARY, fingerprint, read_lines};
-use crate::stats::Bootstrap;
+use crate::stats::Interval;
 use gradient::Gradients;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -52,7 +52,7 @@ pub struct Sensitivity {
     /// The text that predictors are computed on, and schemes that need one are calibrated.
     pub calibration: Calibration,
     /// How intervals are found.
-    pub bootstrap: Bootstrap,
+    pub interval: Interval,
 }
 
 impl Default for Sensitivity {
@@ -65,7 +65,7 @@ impl Default for Sensitivity {
             seq_len: 1024,
             max_tokens: Some(32_768),
             calibration: Calibration { samples: 64, ..Calibration::default() },
-            bootstrap: Bootstrap::default(),
+            interval: Interval::default(),
         }
     }
 }
@@ -133,7 +133,7 @@ impl Sensitivity {
     fn identity(&self, model: &Model, corpus: &str, calibration: &str, unit: &str) -> Result<String> {
         let settings = json!({
             "windows": self.sliding().identity(), "schemes": self.schemes, "grain": self.grain,
-            "bootstrap": self.bootstrap,
+            "interval": self.interval,
         });
         let extra = json!({"corpus": corpus, "calibration": calibration, "unit": unit});
         fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &extra)
@@ -142,7 +142,7 @@ impl Sensitivity {
 
 impl Measure for Sensitivity {
     const NAME: &'static str = "sensitivity";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     /// One a scheme. Within it every part of the model is recorded by itself; the ranking closes it.
     fn units(&self) -> Vec<Self> {
@@ -157,7 +157,7 @@ impl Measure for Sensitivity {
 
     fn check(&self, model: &Model) -> Result<()> {
         self.sliding().check(model)?;
-        self.bootstrap.check()?;
+        self.interval.check()?;
         if self.schemes.is_empty() {
             return Err(Error::input("no scheme is named whose parts could be tried").hint("such as w3a16"));
         }
@@ -301,7 +301,7 @@ impl<'a> Probing<'a> {
         let rise: Vec<f64> = tokens.iter().map(|token| token.nll - token.reference_nll).collect();
         let kl: Vec<f64> = tokens.iter().map(|token| token.kl).collect();
         let estimate = |values: &[f64]| {
-            let found = self.settings.bootstrap.mean(values);
+            let found = self.settings.interval.mean(values, &self.text.documents());
             found.ok_or_else(|| Error::internal("no token was compared"))
         };
         let (rise, kl) = (estimate(&rise)?, estimate(&kl)?);
@@ -312,7 +312,8 @@ impl<'a> Probing<'a> {
             .value("delta_nll_high", rise.high)
             .value("delta_nll_p", rise.p)
             .value("kl", kl.value)
-            .value("kl_low", kl.low)
+            .value("delta_nll_blocks", rise.blocks)
+            .value("kl_low", if kl.low < 0.0 { 0.0 } else { kl.low })
             .value("kl_high", kl.high)
             .value("reference_nll", reference / tokens.len() as f64))
     }

@@ -9,8 +9,7 @@ fn settings(scheme: &str) -> (TempDir, Sensitivity) {
     std::fs::write(&file, "One link of the chain is weaker than all others; which is it? ".repeat(6))
         .unwrap();
     let calibration = Calibration { samples: 2, length: 60, ..Calibration::of(&file) };
-    let bootstrap = Bootstrap::default().block(16).resamples(200);
-    let sensitivity = Sensitivity { seq_len: 80, calibration, bootstrap, ..Sensitivity::to([scheme]) };
+    let sensitivity = Sensitivity { seq_len: 80, calibration, ..Sensitivity::to([scheme]) };
     (folder, sensitivity.on(file))
 }
 
