@@ -1,21 +1,21 @@
-"""Every number in the texts of this repository against what vouches for it; the standard library of Python 3.11 is enough.
+"""Every number in the texts of this repository against what vouches for it; Python 3.11 alone is enough.
 
-python3 crate/tests/quoted/check.py           one sentence for each number that does not hold; ends with 1 if there is one
+python3 crate/tests/quoted/check.py           a sentence for each number that does not hold; ends with 1 if there is one
 python3 crate/tests/quoted/check.py --tell    what the records say now, quote by quote; `--tell LOG` those of one text
 
 A `.toml` beside this file belongs to one text and holds four kinds of entries, each with a piece of the text:
 
 `[[recorded]]`    a number stands as `{expression}` over the records (see `records.py`; runs are named once, under
-                  `[runs]`, and other long names under `[names]`). It is rounded to the digits that the text quotes and compared as text. `{1024}` is a setting
-                  that the sentence repeats. `holds = [...]` are conditions that what is said in words needs, `each = [...]`
-                  stands for `$` one after the other.
+                  `[runs]`, other long names under `[names]`). It is rounded to the digits that the text quotes and
+                  compared as text. `{1024}` is a setting that the sentence repeats. `holds = [...]` are conditions of
+                  what is said in words, `each = [...]` stands for `$`, one after the other.
 `[[setting]]`     numbers that were chosen, written out; `from` says where.
 `[[unrecorded]]`  numbers measured with no run kept, written out; `from` names command, processor and date.
 `[[table]]`       the same for a whole table: `after` and `first` begin lines, the table's first is the second;
                   `sums` has a checksum for each row that holds numbers.
 
 Names (w4a8, AVX2), dates, commits, code, headings and addresses are no readings. Any other number that no entry
-vouches for fails, and so does an entry that the text does not hold.
+vouches for fails, and so does an entry that the text does not hold, or a run that the text names and the file does not.
 """
 
 import bisect
@@ -42,7 +42,7 @@ NO_READINGS = re.compile(
             r"(?<=\])\([^)\s]*\)|https?://\S+",  # the target of a link,
             r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}\b",  # a date,
             r"\b(?:[Cc]ommit|shape:)\s+[0-9a-f]{7}\b",  # a commit,
-            r"\b(?:Zen|Rust|Python|GCC|JupyterLab|evcxr_jupyter|llama-cpp-python|OFL|CC BY|BY|Apache|SHA) ?-?[0-9][0-9.]*",
+            r"\b(?:Zen|Rust|Python|GCC|JupyterLab|evcxr_jupyter|llama-cpp-python|OFL|BY|Apache|SHA)[ -][0-9][0-9.]*",  # a version,
             r"\bAVX-512|\b[A-Za-z_][\w.-]*\d[\w+*=.-]*",  # a name that a number is part of (w4a8-g64, Mamba2, Q8_0),
             r"√\([^)]*\)+|\b130M\b",  # a formula, the shape of a model that has no other name,
             r"\b[0-9]+×[0-9]+→[0-9]+|\b[0-9]+×[0-9]+(?= \|)|\bint[0-9]×int[0-9]",  # a shape in a table of kernels.
@@ -79,7 +79,7 @@ class Text:
 
 @dataclasses.dataclass
 class Quote:
-    """A piece of a text. `expected` has for each of its numbers what it is made of and what it is, or why that is unknown."""
+    """A piece of a text; `expected` has for each of its numbers what it is made of and what it is, or a `Missing`."""
 
     piece: str
     pattern: re.Pattern
@@ -93,6 +93,7 @@ class Book:
     """What vouches for one text."""
 
     path: str
+    runs: dict[str, str]
     quotes: list[Quote]
     tables: list[dict]
     faults: list[str]
@@ -160,11 +161,11 @@ def read_book(file: pathlib.Path) -> Book:
                 quotes.append(Quote(piece, re.compile(pattern), expected, source, entry.get("times", 1)))
     unused = [name for name in runs if not re.search(rf"\b{name}\b(?! *= *\")", file.read_text(encoding="utf-8"))]
     faults.extend(f"{file.name}: the run {name} is used by no entry" for name in unused)
-    return Book(book["file"], quotes, book.get("table", []), faults)
+    return Book(book["file"], runs, quotes, book.get("table", []), faults)
 
 
 def as_quoted(value: object, quoted: str) -> set[str]:
-    """A value as it would be written with the digits of a quoted number; two texts where it lies between two numbers."""
+    """A value written with the digits of a quoted number; two texts where it lies in the middle between them."""
     if isinstance(value, str):
         return {value}
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
@@ -259,12 +260,17 @@ def check_tables(text: Text, book: Book, covered: set[int]) -> list[str]:
 def check(text: Text, book: Book) -> list[str]:
     """One sentence for each number of a text that does not hold."""
     covered: set[int] = set()
-    wrong = book.faults + check_quotes(text, book, covered) + check_tables(text, book, covered)
+    wrong = [
+        f"{text.where(found.start())}: {found[0]} is not one of the runs that vouch for this text"
+        for found in re.finditer(r"\b[0-9]{8}-[0-9]{6}-[\w-]+", text.prose)
+        if found[0] not in book.runs.values()
+    ]
+    wrong += book.faults + check_quotes(text, book, covered) + check_tables(text, book, covered)
     for start, stop in numbers_of(text.prose):
         if stop - 1 not in covered:
             around = shortened(text.prose[max(0, start - 40) : stop + 25]).strip()
             wrong.append(
-                f'{text.where(start)}: nobody vouches for {text.prose[start:stop]} in "… {around} …"; an entry has to'
+                f'{text.where(start)}: nobody vouches for {text.prose[start:stop]} in "… {around} …"'
             )
     return wrong
 

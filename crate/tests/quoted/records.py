@@ -4,15 +4,13 @@ value(run, column, scheme, **where)    the one value of a column in the rows of 
 column(run, column, scheme, **where)   all of them, in the order of the record; `row="head"`, `context_length=1024`, ...
 steps(file, column, beside, **where)   the same of a training's record, in the steps that have a column `beside` too
 field(file, name)                      of a file with one JSON object
-shown(notebook, cell, row, column)     the numbers of one entry of a table in a notebook's outputs: `cell` is a piece of the
-                                       code above it, `row` the first entry (or several, from the first on)
+shown(notebook, cell, row, column)     the numbers of one entry of a table in a notebook's outputs: `cell` is a piece of
+                                       the code above it, `row` its first entry (or several, from the first on)
 shown_text(notebook, cell, row, column)  the same entry as text
-ranked(run, width, column)             the parts of a sensitivity run, the most harmful first, each rounded alone to `width` bits
+ranked(run, width, column)             the parts of a sensitivity run, each rounded alone to `width` bits, the worst first
 per_weight(run, width, part)           their divergence a weight, layer by layer (`without=5`: but for that layer)
 numbers(text)                          the numbers in a text, such as the name of a scheme
 file_bytes(pattern), file_count(pattern), file_sha256(path)   of files
-below(bound, value)                    the bound where the value is less, for `p < .001`
-to(places, value)                      rounded to as many decimals, or to tens, hundreds with -1, -2
 """
 
 import functools
@@ -23,7 +21,7 @@ import math
 import pathlib
 import re
 import statistics
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -165,20 +163,12 @@ def file_sha256(path: str) -> str:
     return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
 
 
-def below(bound: float, value: float) -> float:
-    return min(bound, value)
-
-
-def to(places: int, value: float) -> Decimal:
-    return Decimal(repr(value)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
-
-
-NAMES = {
-    tool.__name__: tool
-    for tool in (value, column, steps, field, shown, shown_text, numbers, ranked, per_weight, file_bytes, file_count, file_sha256, below, to)
-} | {
+OWN = (
+    value, column, steps, field, shown, shown_text, numbers, ranked, per_weight, file_bytes, file_count, file_sha256
+)  # fmt: skip
+PLAIN = (abs, all, any, float, len, list, max, min, range, round, set, sorted, sum, zip)
+NAMES = {tool.__name__: tool for tool in OWN + PLAIN} | {
     "median": statistics.median,
     "mean": statistics.fmean,
-    "sqrt": math.sqrt,
     "log2": math.log2,
-} | {tool.__name__: tool for tool in (abs, all, any, float, len, list, max, min, range, round, set, sorted, sum, zip)}
+}
