@@ -306,7 +306,7 @@ def texts_without_a_book() -> list[str]:
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--tell"]:
         for name, book in books().items():
-            if not arguments[1:] or any(wanted in (name, book.path) for wanted in arguments[1:]):
+            if not arguments[1:] or any(wanted in book.path or wanted == name for wanted in arguments[1:]):
                 tell(book)
         return 0
     wrong = [f"{path} has no file here that vouches for its numbers" for path in texts_without_a_book()]

@@ -163,9 +163,8 @@ def file_sha256(path: str) -> str:
     return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
 
 
-OWN = (
-    value, column, steps, field, shown, shown_text, numbers, ranked, per_weight, file_bytes, file_count, file_sha256
-)  # fmt: skip
+OWN = (value, column, steps, field, shown, shown_text, numbers, ranked, per_weight)
+OWN += (file_bytes, file_count, file_sha256)
 PLAIN = (abs, all, any, float, len, list, max, min, range, round, set, sorted, sum, zip)
 NAMES = {tool.__name__: tool for tool in OWN + PLAIN} | {
     "median": statistics.median,
