@@ -2,6 +2,8 @@
 
 python3 crate/tests/quoted/check.py           a sentence for each number that does not hold; ends with 1 if there is one
 python3 crate/tests/quoted/check.py --tell    what the records say now, quote by quote; `--tell LOG` those of one text
+python3 crate/tests/quoted/check.py --mend    writes that into the texts, where it differs; their sentences are to be read
+                                              again then, since no words are changed
 
 A `.toml` beside this file belongs to one text and holds four kinds of entries, each with a piece of the text:
 
@@ -18,11 +20,9 @@ Names (w4a8, AVX2), dates, commits, code, headings and addresses are no readings
 vouches for fails, and so does an entry that the text does not hold, or a run that the text names and the file does not.
 """
 
-import bisect
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 import re
 import sys
@@ -30,51 +30,9 @@ import tomllib
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 
 import records
+from texts import NUMBER, Text, literal, numbers_of
 
 HERE = pathlib.Path(__file__).resolve().parent
-NUMBER = r"[−+]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e[−-]?[0-9]+)?"
-NO_READINGS = re.compile(
-    "|".join(
-        (
-            r"^```.*?^```",  # code in a block of its own,
-            r"^#+ .*?$",  # a heading,
-            r"`[^`]*`",  # code within a line,
-            r"(?<=\])\([^)\s]*\)|https?://\S+",  # the target of a link,
-            r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}\b",  # a date,
-            r"\b(?:[Cc]ommit|shape:)\s+[0-9a-f]{7}\b",  # a commit,
-            r"\b(?:Zen|Rust|Python|GCC|JupyterLab|evcxr_jupyter|llama-cpp-python|OFL|BY|Apache|SHA)[ -][0-9][0-9.]*",  # a version,
-            r"\bAVX-512|\b[A-Za-z_][\w.-]*\d[\w+*=.-]*",  # a name that a number is part of (w4a8-g64, Mamba2, Q8_0),
-            r"√\([^)]*\)+|\b130M\b",  # a formula, the shape of a model that has no other name,
-            r"\b[0-9]+×[0-9]+→[0-9]+|\b[0-9]+×[0-9]+(?= \|)|\bint[0-9]×int[0-9]",  # a shape in a table of kernels.
-        )
-    ),
-    re.MULTILINE | re.DOTALL,
-)
-
-
-@dataclasses.dataclass
-class Text:
-    """The prose of a file: a Markdown file as it is, of a notebook the Markdown cells."""
-
-    path: str
-    prose: str
-    places: list[tuple[int, str]]
-
-    @classmethod
-    def read(cls, path: str) -> "Text":
-        whole = (records.ROOT / path).read_text(encoding="utf-8")
-        if not path.endswith(".ipynb"):
-            return cls(path, whole, [(0, "")])
-        prose, places = "", []
-        for index, cell in enumerate(json.loads(whole)["cells"]):
-            if cell["cell_type"] == "markdown":
-                places.append((len(prose), f"cell {index}, line "))
-                prose += "".join(cell["source"]) + "\n\n"
-        return cls(path, prose, places)
-
-    def where(self, offset: int) -> str:
-        start, cell = self.places[bisect.bisect(self.places, offset, key=lambda place: place[0]) - 1]
-        return f"{self.path}:{cell}{self.prose.count(chr(10), start, offset) + 1}"
 
 
 @dataclasses.dataclass
@@ -97,17 +55,6 @@ class Book:
     quotes: list[Quote]
     tables: list[dict]
     faults: list[str]
-
-
-def numbers_of(text: str) -> list[tuple[int, int]]:
-    """Where the numbers of a text are that may be readings."""
-    bare = NO_READINGS.sub(lambda found: re.sub(r"\S", "·", found[0]), text)
-    return [found.span() for found in re.finditer(NUMBER, bare)]
-
-
-def literal(text: str) -> str:
-    """A pattern for text as it stands, wherever its lines end."""
-    return r"\s+".join(map(re.escape, re.split(r"\s+", text)))
 
 
 def written_out(piece: str) -> tuple[str, list]:
@@ -296,6 +243,20 @@ def tell(book: Book):
         print(f"  {table['after']}\n      sums = \"{' '.join(row_sum(line) for _, line in rows)}\"")
 
 
+def mend(book: Book):
+    """Writes what the records say into a text, and prints each change."""
+    text, changes = Text.read(book.path), set()
+    for quote in book.quotes:
+        for match in quote.pattern.finditer(text.prose):
+            for group, (_, value) in enumerate(quote.expected, 1):
+                right = as_quoted(value, match[group])
+                if right and match[group] not in right:
+                    changes.add((*match.span(group), max(right)))
+                    print(f'{text.where(match.start(group))}: {match[group]} is now {max(right)} in "{shortened(match[0])}"')
+    if changes:
+        text.write(list(changes))
+
+
 def texts_without_a_book() -> list[str]:
     """Texts that nobody vouches for at all."""
     kinds = ("README.md", "runs/LOG.md", "notebooks/*.ipynb", "data/*/README.md", "data/models/*/README.md")
@@ -304,10 +265,14 @@ def texts_without_a_book() -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments[:1] == ["--tell"]:
+    if arguments:
+        do = {"--tell": tell, "--mend": mend}.get(arguments[0])
+        if do is None:
+            print(f"{arguments[0]} is not known here: --tell or --mend, and a piece of a text's path", file=sys.stderr)
+            return 2
         for name, book in books().items():
             if not arguments[1:] or any(wanted in book.path or wanted == name for wanted in arguments[1:]):
-                tell(book)
+                do(book)
         return 0
     wrong = [f"{path} has no file here that vouches for its numbers" for path in texts_without_a_book()]
     count = 0

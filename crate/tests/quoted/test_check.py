@@ -1,6 +1,10 @@
 """The check of the numbers, told lies: `python3 -m unittest discover --start-directory crate/tests/quoted`."""
 
+import contextlib
 import dataclasses
+import io
+import pathlib
+import tempfile
 import unittest
 from decimal import Decimal
 
@@ -44,6 +48,21 @@ class Lies(unittest.TestCase):
                         is_told(told, lie, start, stop),
                         f"{text.where(start)}: {lie.prose[start:stop]} for {text.prose[start:stop]} was not told",
                     )
+
+    def test_recorded_numbers_are_written_into_texts(self):
+        """What is recorded, put into copies that say something else, makes the texts that are here."""
+        for name in ("log", "05-drift"):
+            book = check.books()[name]
+            text = check.Text.read(book.path)
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
+                copy = pathlib.Path(folder, pathlib.Path(book.path).name)
+                whole = (check.records.ROOT / book.path).read_text(encoding="utf-8")
+                lies = whole.replace(" .04 to ", " .07 to ").replace("(KL .07", "(KL .06")
+                copy.write_text(lies, encoding="utf-8")
+                self.assertNotEqual(lies, whole)
+                check.mend(dataclasses.replace(book, path=str(copy)))
+                self.assertEqual(copy.read_text(encoding="utf-8"), whole, f"{text.path}")
+            self.assertIn(" is now ", said.getvalue())
 
     def test_new_numbers_lost_sentences_and_other_runs_are_told(self):
         for text, book in self.texts():
