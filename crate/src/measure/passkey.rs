@@ -16,7 +16,7 @@ use crate::model::tokenizer::{Encoding, Tokenizer};
 use crate::model::{Model, Positions};
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
-use crate::stats::wilson;
+use crate::stats::{Z95, wilson};
 use crate::warning::warn;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -179,7 +179,7 @@ impl Passkey {
             progress.tick(1)?;
         }
         let some = |count: usize| Some(count).filter(|count| *count > 0);
-        let (low, high) = wilson(correct, self.trials as u64, 1.96);
+        let (low, high) = wilson(correct, self.trials as u64, Z95);
         let known = |share: f64| Known(share, odd.is_empty());
         rows.push(
             row()
