@@ -9,13 +9,13 @@ pub use crate::frame::Frame;
 pub use crate::layer::state::State;
 pub use crate::measure::cost::{Cost, Phase};
 pub use crate::measure::{
-    Measure, context::LongContext, divergence::Divergence, drift::Drift, outliers::Outliers,
+    Measure, context::LongContext, divergence::Divergence, drift::Drift, making::Making, outliers::Outliers,
     passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
 };
 pub use crate::model::tokenizer::Tokenizer;
 pub use crate::model::{Loading, Model, Positions};
 pub use crate::quantize::probe::Grain;
-pub use crate::quantize::{Calibration, Observer, Quantizing, Scheme};
+pub use crate::quantize::{Budget, Calibration, Hessians, Observer, Quantizing, Scheme};
 pub use crate::record::{Reading, Run};
 pub use crate::stats;
 pub use crate::study::Study;

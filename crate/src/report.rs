@@ -9,7 +9,7 @@ use lowbit::warning::warn;
 use std::collections::BTreeSet;
 
 /// The columns of each measurement's table.
-const TABLES: [(&str, &[&str]); 11] = [
+const TABLES: [(&str, &[&str]); 12] = [
     (
         "perplexity",
         &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
@@ -119,6 +119,21 @@ const TABLES: [(&str, &[&str]); 11] = [
             "tokens_per_s",
             "first_call_s",
             "peak_bytes",
+        ],
+    ),
+    (
+        "making",
+        &[
+            "model",
+            "scheme",
+            "weight_bytes",
+            "quantizing_s",
+            "quantizing_tokens",
+            "choosing_s",
+            "choosing_tokens",
+            "budget_bytes",
+            "budget_used_bytes",
+            "state_bytes",
         ],
     ),
 ];

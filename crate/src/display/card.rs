@@ -6,7 +6,7 @@ use crate::frame::Frame;
 use crate::layer::state::State;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
-use crate::quantize::Scheme;
+use crate::quantize::{Budget, Scheme};
 use crate::record::{COLUMNS, Reading, Row, Run};
 use crate::study::Study;
 use crate::train::Outcome;
@@ -90,12 +90,24 @@ impl Draw for Scheme {
             line("activations", self.activations.map_or_else(kept, activations)),
             line("method", self.method()),
         ];
-        lines.extend(self.budget.map(|bits| line("budget", format!("{bits} bits a weight"))));
+        lines.extend(self.budget.map(|budget| {
+            line(
+                "budget",
+                match budget {
+                    Budget::Bits(bits) => format!("{bits} bits a weight"),
+                    Budget::Bytes(bytes) => format!("{bytes} bytes"),
+                },
+            )
+        }));
         let recurrence = &self.recurrence;
         lines.extend(recurrence.x.map(|bits| line("x", format!("{bits} bits"))));
         lines.extend(recurrence.bc.map(|bits| line("B, C", format!("{bits} bits"))));
         lines.extend(recurrence.state.map(|state| {
-            let feedback = if state.feedback { ", with error feedback" } else { "" };
+            let feedback = match (state.feedback, state.residual) {
+                (false, _) => String::new(),
+                (true, None) => ", with error feedback: a residual in f32".into(),
+                (true, Some(bits)) => format!(", with error feedback: a residual in {bits} bits"),
+            };
             let bits = if state.bits == 16 { "bf16".into() } else { format!("{} bits", state.bits) };
             line("state", format!("{bits}{feedback}"))
         }));

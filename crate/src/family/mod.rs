@@ -375,6 +375,14 @@ impl Network {
         }
     }
 
+    /// Bytes of the state of `batch` sequences in the widths that it is kept in, scales included. A [`State`] holds
+    /// integers, and the residual of their error feedback, in f32.
+    pub fn state_bytes(&self, batch: usize) -> usize {
+        match self {
+            Self::Mamba2(network) => network.state_bytes(batch),
+        }
+    }
+
     /// Sets the bits of what goes through the recurrence: inputs and state of every layer.
     ///
     /// # Errors

@@ -52,7 +52,11 @@ proptest! {
         let encoded = coding.encode(&values, rows, cols).unwrap();
         let back = encoded.decode();
         let (levels, runs) = (coding.format.levels(), coding.granularity.runs(rows, cols));
+        let mut codes = vec![0; cols];
         for (i, (x, y)) in values.iter().zip(&back).enumerate() {
+            if i % cols == 0 {
+                encoded.row_codes(i / cols, &mut codes);
+            }
             let scale = encoded.scales.get(runs.of(i / cols, i % cols));
             if coding.format == Format::Nf4Double {
                 // Its codes are the nearest for other scales than those that are stored.
@@ -67,9 +71,14 @@ proptest! {
             let usable = levels.iter().filter(|l| l.abs() <= coding.format.top().max(1.0) && !matches!(
                 (coding.format, **l), (Format::Int(bits), l) if l < -int::top(bits)) && !matches!(
                 (coding.format, **l), (Format::Ternary, l) if l < -1.0));
-            let nearest = usable.map(|l| (x - (l - scale.zero) * scale.scale).abs()).fold(f32::INFINITY, f32::min);
-            let slack = 1e-5 * (x.abs() + scale.scale.abs() * 256.0) + f32::MIN_POSITIVE;
-            prop_assert!((x - y).abs() <= nearest + slack, "{coding}: {x} became {y}, {nearest} is possible");
+            // Nearest to the quotient as f32 has it, and to that without any slack, but for NF4, whose thresholds are
+            // rounded.
+            let distance = |level: f32| (f64::from(x / scale.scale) - f64::from(level - scale.zero)).abs();
+            let nearest = usable.map(|l| distance(*l)).fold(f64::INFINITY, f64::min);
+            let slack = if coding.format == Format::Nf4 { f64::from(f32::EPSILON) } else { 0.0 };
+            let (level, found) = (coding.format.level(codes[i % cols]), distance(coding.format.level(codes[i % cols])));
+            prop_assert!(found <= nearest + slack, "{coding}: {x} became {level} · scale, {nearest} is possible");
+            prop_assert_eq!(*y, (level - scale.zero) * scale.scale);
             if *x == 0.0 {
                 prop_assert_eq!(*y, 0.0, "{} does not keep zero", coding);
             }
@@ -269,6 +278,41 @@ fn fp8_is_that_of_torch() {
         [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (2.5, 2.0), (3.5, 4.0), (5.0, 4.0), (-9.0, -6.0)]
     {
         assert_eq!(minifloat::E2M1.round(x), expected, "{x}");
+    }
+}
+
+/// Every value against all numbers of the format: the nearest, of two as near the even code, no slack.
+#[test]
+fn minifloats_are_the_nearest_of_all_their_numbers() {
+    for (format, count) in [(minifloat::E4M3, 256u16), (minifloat::E2M1, 16)] {
+        // E4M3 leaves two patterns for NaN.
+        let numbers: Vec<(u8, f32)> = (0..count)
+            .map(|code| (code as u8, format.value(code as u8)))
+            .filter(|(_, value)| value.abs() <= format.max)
+            .collect();
+        assert_eq!(numbers.len(), if count == 256 { 254 } else { 16 });
+        let nearest = |x: f32| {
+            let distance = |value: f32| (f64::from(x) - f64::from(value)).abs();
+            let alike = numbers.iter().filter(|(_, v)| v.is_sign_negative() == x.is_sign_negative());
+            let order = |(a, v): &&(u8, f32), (b, w): &&(u8, f32)| {
+                distance(*v).total_cmp(&distance(*w)).then((a % 2).cmp(&(b % 2)))
+            };
+            alike.min_by(order).unwrap().0
+        };
+        let positive: Vec<f32> = numbers[..numbers.len() / 2].iter().map(|(_, value)| *value).collect();
+        let middles = positive.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0);
+        let around = middles.chain(positive.iter().copied()).flat_map(|x| [x.next_down(), x, x.next_up()]);
+        // And f32 of all sizes up to 2^40, beyond which differences round in f64.
+        let all = (0..40_000u32).map(|i| f32::from_bits(i * 53_003)).filter(|x| *x < f32::powi(2.0, 40));
+        let mut ties = 0;
+        for x in around.chain(all).flat_map(|x| [x, -x]) {
+            assert_eq!(format.code(x), nearest(x), "{x}");
+            ties += usize::from(positive.windows(2).any(|pair| x == (pair[0] + pair[1]) / 2.0));
+        }
+        assert!(ties >= positive.len() - 1, "every middle is met");
+        for x in [1e30, f32::MAX, f32::INFINITY] {
+            assert_eq!((format.round(x), format.round(-x)), (format.max, -format.max));
+        }
     }
 }
 

@@ -12,7 +12,8 @@ pub struct LayerState {
     pub conv: Tensor,
     /// The recurrent state h: [batch, head, P, N], in f32 or bf16.
     pub recurrent: Tensor,
-    /// What the last rounding took from a quantized state that is given it back: [batch, head, P, N].
+    /// The residual: what the last rounding took from a quantized state that is given it back, [batch, head, P, N] in
+    /// f32 (or the values of integers with a scale for each head).
     pub feedback: Option<Tensor>,
 }
 
@@ -144,7 +145,8 @@ impl State {
         Ok(())
     }
 
-    /// Bytes of all values.
+    /// Bytes of all values as they are held. Integers are simulated in f32: what they would take packed, the network
+    /// says ([`Network::state_bytes`](crate::family::Network::state_bytes)).
     pub fn bytes(&self) -> usize {
         let tensors =
             self.layers.iter().flat_map(|l| [Some(&l.conv), Some(&l.recurrent), l.feedback.as_ref()]);

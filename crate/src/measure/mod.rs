@@ -12,6 +12,7 @@
 //! | [`context`] | how well it predicts, by what it has read before |
 //! | [`passkey`] | whether it recalls a key from far back |
 //! | [`cost`] | speed and memory against length |
+//! | [`making`] | what quantizing it took, and what its state takes up |
 //!
 //! [`window`] cuts a text into the sliding windows of the first three; `watch` shows what a model's linears read, `power`
 //! sets noise against a signal, `limit` says how large a setting may be, `finite` where values that are not finite begin.
@@ -22,6 +23,7 @@ pub mod divergence;
 pub mod drift;
 mod finite;
 mod limit;
+pub mod making;
 pub mod outliers;
 pub mod passkey;
 pub mod perplexity;

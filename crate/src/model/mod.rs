@@ -47,7 +47,7 @@ use candle_core::{DType, Device, Tensor};
 use checkpoint::Checkpoint;
 pub(crate) use loading::cast;
 pub use loading::{Loading, parse_device, parse_dtype, parse_tokenizer};
-use quantization::Quantization;
+use quantization::{Made, Quantization};
 use save::Origin;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
@@ -90,6 +90,8 @@ pub struct Model {
     pub training_length: Option<usize>,
     /// The report of its quantization, if it is quantized.
     pub quantization: Option<Quantization>,
+    /// What its quantization took, if it was quantized here.
+    pub made: Option<Made>,
     /// The dtype that the matrices had when they were read or last rounded.
     rounded: DType,
     origin: Option<Arc<Origin>>,
@@ -210,6 +212,7 @@ impl Model {
             dtype,
             training_length: None,
             quantization,
+            made: None,
             rounded: stored.unwrap_or(dtype),
             origin: None,
             device,
@@ -288,6 +291,11 @@ impl Model {
         self.network.zero_state(batch, &self.device)
     }
 
+    /// Bytes of the state of `batch` sequences in the widths that it is kept in; see [`Network::state_bytes`].
+    pub fn state_bytes(&self, batch: usize) -> usize {
+        self.network.state_bytes(batch)
+    }
+
     /// tokens [B, T] → logits [B, T or 1, vocabulary] in f32, moving `state` on by T tokens. Without a state the
     /// sequences start from nothing and nothing is kept.
     ///
@@ -343,9 +351,13 @@ impl Model {
 
     /// Reads tokens for the sake of the taps on its linears; the head's sees what it would be given.
     pub(crate) fn read(&self, ids: &[u32]) -> Result<()> {
-        let hidden = self.hidden(&self.tokens(ids)?, None)?;
+        self.show_head(&self.hidden(&self.tokens(ids)?, None)?)
+    }
+
+    /// Shows hidden states before the head to the tap on it, as if it were given them.
+    pub(crate) fn show_head(&self, hidden: &Tensor) -> Result<()> {
         match self.linears().last().and_then(|(_, head)| head.tap.as_ref()) {
-            Some(tap) => Ok((tap.0)(&hidden)?),
+            Some(tap) => Ok((tap.0)(hidden)?),
             None => Ok(()),
         }
     }

@@ -60,8 +60,38 @@ pub struct Quantization {
     pub recurrence: Recurrence,
     /// The text that was read for it.
     pub calibration: Option<Calibrated>,
+    /// What a budget for widths asked for, and what they take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Spent>,
     /// Every matrix, in forward order.
     pub layers: Vec<LayerReport>,
+}
+
+/// A budget of bytes, scales included, for the weights whose widths were chosen under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Bytes that could be spent.
+    pub asked: u64,
+    /// Bytes that were.
+    pub used: u64,
+}
+
+/// Time, and tokens read through a whole model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Effort {
+    /// Wall time.
+    pub seconds: f64,
+    /// Tokens; through half of the layers counts as half.
+    pub tokens: u64,
+}
+
+/// What making a quantized model took, here and now: nothing of it is saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Made {
+    /// In all, loading left out.
+    pub whole: Effort,
+    /// Of that until widths were chosen under a budget, if they were.
+    pub choosing: Option<Effort>,
 }
 
 /// The text that scales and errors were measured on.
@@ -254,8 +284,11 @@ impl fmt::Display for Quantization {
             self.bits_per_weight(),
             if self.w_bits.is_some() { " where quantized" } else { "" }
         )?;
-        match &self.calibration {
-            Some(calibration) => write!(f, "; calibrated on {calibration}"),
+        if let Some(calibration) = &self.calibration {
+            write!(f, "; calibrated on {calibration}")?;
+        }
+        match self.budget {
+            Some(Spent { asked, used }) => write!(f, "; {used} of {asked} bytes spent on the widths"),
             None => Ok(()),
         }
     }

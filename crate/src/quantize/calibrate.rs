@@ -93,6 +93,20 @@ pub struct Sample {
     pub about: Calibrated,
 }
 
+impl Sample {
+    /// The windows in the order of the text.
+    pub fn in_order(&self) -> impl Iterator<Item = &(usize, Vec<u32>)> {
+        let mut windows: Vec<_> = self.windows.iter().collect();
+        windows.sort();
+        windows.into_iter()
+    }
+
+    /// Tokens of all windows.
+    pub fn tokens(&self) -> u64 {
+        self.windows.iter().map(|(_, ids)| ids.len() as u64).sum()
+    }
+}
+
 impl Calibration {
     /// Calibration on a text or a folder of texts.
     pub fn of(corpus: impl Into<PathBuf>) -> Self {
@@ -202,14 +216,37 @@ pub struct Wanted {
     pub histogram: bool,
 }
 
+impl Wanted {
+    /// How often the text is read.
+    pub(super) fn readings(self) -> u64 {
+        1 + u64::from(self.histogram)
+    }
+}
+
 /// The inputs of every linear, in the order of the model's linears. The windows are read one by one, each from a state
 /// of zeros, in the order of the text.
 ///
 /// # Errors
 /// If the model cannot read the tokens, an input is not finite, or it is interrupted.
 pub fn observe(model: &Model, sample: &Sample, wanted: Wanted) -> Result<Vec<Inputs>> {
+    let windows: Vec<_> = sample.in_order().collect();
+    observe_each(model, &windows, sample.tokens() as usize, wanted, |model, (_, ids)| model.read(ids))
+}
+
+/// As [`observe`], of what linears are shown when `read` gets the windows one by one, `tokens` in all.
+///
+/// # Errors
+/// As [`observe`], and those of `read`.
+pub(super) fn observe_each<W: Sync>(
+    model: &Model,
+    windows: &[W],
+    tokens: usize,
+    wanted: Wanted,
+    read: impl Fn(&Model, &W) -> Result<()> + Sync,
+) -> Result<Vec<Inputs>> {
     let nothing = vec![Inputs::default(); model.linears().len()];
-    let mut all = pass(model, sample, "calibrating", &nothing, move |x, k, into| {
+    let reading = Windows { each: windows, tokens, read };
+    let mut all = reading.pass(model, "calibrating", &nothing, move |x, k, into| {
         into.absmax.resize(k, 0.0);
         for row in x.chunks(k) {
             for (top, x) in into.absmax.iter_mut().zip(row) {
@@ -234,7 +271,7 @@ pub fn observe(model: &Model, sample: &Sample, wanted: Wanted) -> Result<Vec<Inp
         }
     }
     if wanted.histogram {
-        all = pass(model, sample, "observing", &all, |x, _, into| {
+        all = reading.pass(model, "observing", &all, |x, _, into| {
             into.histogram.resize(BINS, 0);
             let per_unit = BINS as f32 / into.top().max(f32::MIN_POSITIVE);
             for x in x {
@@ -245,34 +282,43 @@ pub fn observe(model: &Model, sample: &Sample, wanted: Wanted) -> Result<Vec<Inp
     Ok(all)
 }
 
-/// Reads the sample once, adding every linear's inputs to what is known of them.
-fn pass(
-    model: &Model,
-    sample: &Sample,
-    name: &str,
-    known: &[Inputs],
-    gather: impl Fn(&[f32], usize, &mut Inputs) + Send + Sync + Clone + 'static,
-) -> Result<Vec<Inputs>> {
-    let cells: Vec<_> = known.iter().map(|inputs| std::sync::Arc::new(Mutex::new(inputs.clone()))).collect();
-    let tap = |i: usize| {
-        let (cell, gather) = (cells[i].clone(), gather.clone());
-        move |x: &Tensor| {
-            let k = x.dim(candle_core::D::Minus1)?;
-            let mut inputs = cell.lock().unwrap_or_else(PoisonError::into_inner);
-            with_floats([&x.contiguous()?], |[x]| gather(x, k, &mut inputs))
+/// What is read, and how.
+struct Windows<'a, W, R> {
+    each: &'a [W],
+    /// Of all windows.
+    tokens: usize,
+    read: R,
+}
+
+impl<W: Sync, R: Fn(&Model, &W) -> Result<()> + Sync> Windows<'_, W, R> {
+    /// Reads them once, adding every linear's inputs to what is known of them.
+    fn pass(
+        &self,
+        model: &Model,
+        name: &str,
+        known: &[Inputs],
+        gather: impl Fn(&[f32], usize, &mut Inputs) + Send + Sync + Clone + 'static,
+    ) -> Result<Vec<Inputs>> {
+        let cells: Vec<_> =
+            known.iter().map(|inputs| std::sync::Arc::new(Mutex::new(inputs.clone()))).collect();
+        let tap = |i: usize| {
+            let (cell, gather) = (cells[i].clone(), gather.clone());
+            move |x: &Tensor| {
+                let k = x.dim(candle_core::D::Minus1)?;
+                let mut inputs = cell.lock().unwrap_or_else(PoisonError::into_inner);
+                with_floats([&x.contiguous()?], |[x]| gather(x, k, &mut inputs))
+            }
+        };
+        let tapped = model.tapped(tap);
+        let progress = Progress::new(name, self.tokens as u64, "tokens");
+        for window in self.each {
+            install(|| (self.read)(&tapped, window))?;
+            progress.tick((self.tokens / self.each.len()) as u64)?;
         }
-    };
-    let tapped = model.tapped(tap);
-    let mut windows: Vec<_> = sample.windows.iter().collect();
-    windows.sort();
-    let progress = Progress::new(name, (windows.len() * sample.about.length) as u64, "tokens");
-    for (_, ids) in windows {
-        install(|| tapped.read(ids))?;
-        progress.tick(ids.len() as u64)?;
+        drop(tapped);
+        let all = cells.into_iter().map(|cell| cell.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        Ok(all.collect())
     }
-    drop(tapped);
-    let all = cells.into_iter().map(|cell| cell.lock().unwrap_or_else(PoisonError::into_inner).clone());
-    Ok(all.collect())
 }
 
 #[cfg(test)]

@@ -3,11 +3,17 @@
 //! The harm of a part of the model is measured once, as the divergence from full precision with that part alone at 4
 //! bits; other widths are predicted from it by the error that they make in the part's output. Ranking by this
 //! divergence predicts the loss of perplexity better than the error of weights or outputs does.
+//!
+//! So this is a measurement of every part too, only a small one: the KL of each part at one width on 1,024 tokens,
+//! beside one reading of the calibration text for XᵀX of the inputs. [`Chosen`] says how many tokens were read for
+//! it, and [`Made`](crate::model::quantization::Made) how long all of it took; a choice from a run of
+//! [`Sensitivity`](crate::measure::sensitivity::Sensitivity) reads each part at every width on its whole text
+//! instead.
 
 use super::allocate::{Choices, allocate};
 use super::calibrate::{Inputs, Sample};
 use super::probe::spliced;
-use super::scheme::Scheme;
+use super::scheme::{Budget, Scheme};
 use super::select::{Part, joined};
 use crate::error::{Error, Result};
 use crate::family::Site;
@@ -16,6 +22,7 @@ use crate::kernel::linear as kernel;
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
 use crate::model::Model;
+use crate::model::quantization::Spent;
 use crate::progress::Progress;
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
@@ -43,8 +50,18 @@ pub fn coding(scheme: &Scheme) -> Result<Coding> {
     })
 }
 
-/// The parts of all sites with those that the scheme gives its own format cut anew: so many bits a weight in all of
-/// them, scales included.
+/// What was chosen.
+pub struct Chosen {
+    /// The parts of all sites, cut anew.
+    pub parts: Vec<Vec<Part>>,
+    /// The budget, and what they take of it.
+    pub spent: Spent,
+    /// Tokens that were read through a whole model to measure harm.
+    pub tokens: u64,
+}
+
+/// The parts of all sites with those that the scheme gives its own format cut anew: `budget` for all of them, scales
+/// included, spent to within one row's step.
 ///
 /// # Errors
 /// If the format is not integers by row or group, or the budget does not suffice for the narrowest width.
@@ -55,8 +72,8 @@ pub fn parts(
     parts: &[Vec<Part>],
     inputs: &[Inputs],
     scheme: &Scheme,
-    budget: f64,
-) -> Result<Vec<Vec<Part>>> {
+    budget: Budget,
+) -> Result<Chosen> {
     let coding = coding(scheme)?;
     let at_width = |width: u8| {
         let format =
@@ -68,7 +85,7 @@ pub fn parts(
     let progress = Progress::new("sensitivity", count as u64, "parts");
     let windows = windows(sample);
     let reference = logits(model, &windows)?;
-    let (mut choices, mut weights) = (vec![], 0);
+    let (mut choices, mut weights, mut readings) = (vec![], 0, 1);
     for (i, site) in sites.iter().enumerate() {
         for part in parts[i].iter().filter(free) {
             let values = rows(model, i, part)?;
@@ -85,14 +102,16 @@ pub fn parts(
                 row_bits: WIDTHS.map(|width| 8 * at_width(width).bytes(1, site.cols) as u64).to_vec(),
                 harm: harm.into_iter().collect::<Result<_>>()?,
             });
-            weights += part.rows * site.cols;
+            weights += (part.rows * site.cols) as u64;
+            readings += 1;
             progress.tick(1)?;
         }
     }
-    let mut shares = allocate(&choices, (budget * weights as f64).floor() as u64)
-        .map_err(|error| error.at(format!("scheme {scheme}")))?
-        .into_iter();
-    let cut = |part: &Part| -> Vec<Part> {
+    let asked = budget.bits(weights);
+    let shares = allocate(&choices, asked).map_err(|error| error.at(format!("scheme {scheme}")))?;
+    let used: u64 = choices.iter().zip(&shares).map(|(part, shares)| part.bits(shares)).sum();
+    let mut shares = shares.into_iter();
+    let mut cut = |part: &Part| -> Vec<Part> {
         if part.coding != Some(coding) {
             return vec![part.clone()];
         }
@@ -104,8 +123,11 @@ pub fn parts(
         });
         shares.collect()
     };
-    let mut cut = cut;
-    Ok(parts.iter().map(|parts| joined(parts.iter().flat_map(&mut cut).collect())).collect())
+    Ok(Chosen {
+        parts: parts.iter().map(|parts| joined(parts.iter().flat_map(&mut cut).collect())).collect(),
+        spent: Spent { asked: asked / 8, used: used / 8 },
+        tokens: readings * windows.iter().map(|ids| ids.len() as u64).sum::<u64>(),
+    })
 }
 
 /// The first tokens of the sample, in windows.

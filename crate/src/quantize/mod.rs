@@ -17,40 +17,40 @@
 //! | [`select`] | which rows of which matrices |
 //! | [`calibrate`] | what inputs look like on a sample of text |
 //! | [`fold`] | rotation and smoothing |
+//! | `round` | matrices to codes, stage by stage |
 //! | [`gptq`](mod@gptq) | codes that make up for each other's errors |
-//! | [`allocate`](mod@allocate), [`mixed`] | bits to layers under a budget |
+//! | `walk` | the calibration text on its way through a model that is rounded meanwhile |
+//! | [`mixed`], [`allocate`](mod@allocate) | widths for layers under a budget, by what a short text tells |
+//! | [`knapsack`] | widths for whole parts under a budget, exactly |
 //! | [`probe`] | one part of a quantized model at a time |
 
 pub mod allocate;
 pub mod calibrate;
 pub mod fold;
 pub mod gptq;
+pub mod knapsack;
 pub mod mixed;
 mod name;
 pub mod probe;
+mod round;
 pub mod scheme;
 pub mod select;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use crate::error::{Error, Result};
 use crate::family::{Matrices, Site, Tensors};
-use crate::format::{Coding, Encoded, Granularity};
-use crate::layer::linear::Activation;
-use crate::layer::op::with_floats;
-use crate::layer::quantized::{Block, Quantized};
-use crate::model::quantization::{Backend, BlockReport, LayerReport, Quantization};
+use crate::format::Granularity;
+use crate::model::quantization::{Backend, LayerReport, Made, Quantization};
 use crate::model::{Model, cast, parse_dtype};
-use crate::progress::Progress;
-use crate::threads::install;
 pub use calibrate::{Calibration, Observer};
-use calibrate::{Inputs, Sample, Wanted, observe};
-use candle_core::{DType, Device, Tensor};
-use gptq::{Gptq, gptq};
-pub use scheme::{Rule, Scheme};
+use calibrate::{Sample, Wanted, observe};
+use candle_core::DType;
+pub use scheme::{Budget, Hessians, Rule, Scheme};
 use select::Part;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::time::Instant;
 
 /// How a model is quantized, beside the scheme.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,9 +81,12 @@ impl Model {
             return Ok(model);
         }
         scheme.admits(&model)?;
+        let clock = Instant::now();
         let mut job = Job::new(&model, scheme, how)?;
         let sample = job.fold()?;
-        job.round(sample.as_ref())
+        let mut made = job.round(sample.as_ref())?;
+        made.made.get_or_insert_default().whole.seconds = clock.elapsed().as_secs_f64();
+        Ok(made)
     }
 
     /// The model in the dtype that a scheme asks for.
@@ -150,6 +153,7 @@ struct Job<'a> {
     parts: Vec<Vec<Part>>,
     tensors: Tensors,
     report: Quantization,
+    made: Made,
 }
 
 impl<'a> Job<'a> {
@@ -179,9 +183,11 @@ impl<'a> Job<'a> {
             rotation: scheme.rotation,
             recurrence: scheme.recurrence,
             calibration: None,
+            budget: None,
             layers: layers.collect(),
         };
-        Ok(Self { model, scheme, how, parts, tensors: model.tensors().clone(), sites, report })
+        let (tensors, made) = (model.tensors().clone(), Made::default());
+        Ok(Self { model, scheme, how, parts, tensors, sites, report, made })
     }
 
     /// Rotates and rescales as the scheme wants; returns the text that it needs.
@@ -196,17 +202,6 @@ impl<'a> Job<'a> {
         }
         self.rescale(sample.as_ref())?;
         Ok(sample)
-    }
-
-    /// Rounds what the scheme rounds.
-    fn round(mut self, sample: Option<&Sample>) -> Result<Model> {
-        let inputs = self.inputs(sample)?;
-        if let (Some(bits), Some(sample)) = (self.scheme.budget, sample) {
-            self.parts =
-                mixed::parts(&self.current()?, sample, &self.sites, &self.parts, &inputs, self.scheme, bits)?;
-        }
-        let matrices = install(|| self.matrices(&inputs))?;
-        self.finish(matrices)
     }
 
     /// The model as it stands, nothing quantized.
@@ -232,6 +227,7 @@ impl<'a> Job<'a> {
             return Ok(());
         };
         let inputs = observe(&self.current()?, sample, Wanted::default())?;
+        self.made.whole.tokens += sample.tokens();
         for (i, mut absmax) in inputs.into_iter().enumerate() {
             if !self.is_in(i) && !self.is_rounded(i) {
                 continue;
@@ -249,90 +245,6 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn inputs(&self, sample: Option<&Sample>) -> Result<Vec<Inputs>> {
-        let histogram = matches!(self.scheme.observer, Some(Observer::Percentile(_) | Observer::Mse));
-        let gram = self.scheme.gptq || self.scheme.budget.is_some();
-        match sample.filter(|_| gram || self.scheme.observer.is_some()) {
-            Some(sample) => observe(&self.current()?, sample, Wanted { gram, histogram }),
-            None => Ok(vec![Inputs::default(); self.sites.len()]),
-        }
-    }
-
-    fn matrices(&mut self, inputs: &[Inputs]) -> Result<Matrices> {
-        let mut matrices = Matrices::new();
-        let weights =
-            (0..self.sites.len()).filter(|i| self.is_in(*i)).map(|i| self.sites[i].rows * self.sites[i].cols);
-        let progress = Progress::new("quantizing", weights.sum::<usize>() as u64, "weights");
-        for (i, inputs) in inputs.iter().enumerate() {
-            let site = self.sites[i].clone();
-            if self.is_rounded(i) {
-                self.report.layers[i].activation = self.scheme.activations.map(|bits| Activation {
-                    bits,
-                    scale: self.scheme.observer.map(|observer| inputs.scale(observer, top_of(bits))),
-                });
-            }
-            let stored = &self.tensors[&site.weight];
-            let blocks = if self.is_in(i) {
-                let values = stored.to_dtype(DType::F32)?;
-                let values = with_floats([&values.contiguous()?], |[values]| values.to_vec())?;
-                let gram = Some(&inputs.gram).filter(|gram| self.scheme.gptq && !gram.is_empty());
-                let encoded = encode(&values, &site, &self.parts[i], gram.map(Vec::as_slice))
-                    .map_err(|error| error.at(&site.path))?;
-                progress.tick(values.len() as u64)?;
-                self.blocks(i, &values, encoded)?
-            } else {
-                let block = self.kept(stored)?;
-                let (coding, lossless, bytes) = (None, block.is_coded(), block.bytes());
-                self.report.layers[i].blocks =
-                    vec![BlockReport { segment: None, rows: site.rows, coding, lossless, bytes, error: 0.0 }];
-                if lossless { vec![block] } else { vec![] }
-            };
-            if !blocks.is_empty() {
-                matrices.insert(site.weight.clone(), Quantized::new(blocks, site.cols)?);
-            }
-        }
-        Ok(matrices)
-    }
-
-    /// Rows that are not quantized, in the model's dtype.
-    fn kept(&self, values: &Tensor) -> Result<Block> {
-        let values = cast(values, self.model.dtype)?;
-        Ok(if self.scheme.lossless { Block::coded(&values)? } else { Block::Dense(values) })
-    }
-
-    /// The blocks of site `i`, and their reports.
-    fn blocks(&mut self, i: usize, values: &[f32], encoded: Vec<Option<Encoded>>) -> Result<Vec<Block>> {
-        let cols = self.sites[i].cols;
-        let (mut blocks, mut reports) = (vec![], vec![]);
-        for (part, encoded) in self.parts[i].iter().zip(encoded) {
-            let values = &values[part.first * cols..(part.first + part.rows) * cols];
-            let (block, error, bytes) = match encoded {
-                None => {
-                    let kept = self.kept(&Tensor::from_slice(values, (part.rows, cols), &Device::Cpu)?)?;
-                    let bytes = kept.bytes();
-                    (kept, 0.0, bytes)
-                }
-                Some(encoded) => {
-                    let (back, bytes) = (encoded.decode(), encoded.bytes());
-                    let error = relative_error(values, &back);
-                    let block = match self.how.backend {
-                        Backend::Packed => Block::Packed(Arc::new(encoded)),
-                        Backend::Fake => {
-                            Block::Fake(Tensor::from_vec(back, (part.rows, cols), &Device::Cpu)?)
-                        }
-                    };
-                    (block, error, bytes)
-                }
-            };
-            let (segment, rows, coding) = (part.segment.clone(), part.rows, part.coding);
-            let lossless = block.is_coded();
-            reports.push(BlockReport { segment, rows, coding, lossless, bytes, error });
-            blocks.push(block);
-        }
-        self.report.layers[i].blocks = reports;
-        Ok(blocks)
-    }
-
     fn finish(mut self, matrices: Matrices) -> Result<Model> {
         // What was folded and then left as it is goes back to the model's dtype.
         for site in &self.sites {
@@ -340,55 +252,13 @@ impl<'a> Job<'a> {
                 *weight = cast(weight, self.model.dtype).map_err(|error| error.at(&site.weight))?;
             }
         }
-        self.model.with_matrices(self.tensors, matrices, self.report)
+        let mut model = self.model.with_matrices(self.tensors, matrices, self.report)?;
+        model.made = Some(self.made);
+        Ok(model)
     }
 }
 
 /// The largest integer of activations.
 fn top_of(bits: u8) -> f32 {
     ((1i32 << (bits - 1)) - 1) as f32
-}
-
-/// ‖x − y‖ / ‖x‖.
-fn relative_error(x: &[f32], y: &[f32]) -> f64 {
-    let norm: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
-    let error: f64 = x.iter().zip(y).map(|(x, y)| f64::from(x - y).powi(2)).sum();
-    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
-}
-
-/// The parts of a matrix [rows, cols] in their formats: nearest codes, or GPTQ's if XᵀX of its inputs is given.
-fn encode(values: &[f32], site: &Site, parts: &[Part], gram: Option<&[f32]>) -> Result<Vec<Option<Encoded>>> {
-    let cols = site.cols;
-    let rows_of = |part: &Part| &values[part.first * cols..(part.first + part.rows) * cols];
-    let Some(gram) = gram else {
-        let nearest =
-            |part: &Part| part.coding.map(|coding| coding.encode(rows_of(part), part.rows, cols)).transpose();
-        return parts.iter().map(nearest).collect();
-    };
-    // The scales are those of the weights as they are; GPTQ only chooses codes.
-    let fitted = |part: &Part| {
-        let fit = |coding: Coding| Ok((coding, coding.fit(rows_of(part), part.rows, cols)?));
-        part.coding.map(fit).transpose()
-    };
-    let scales = parts.iter().map(fitted).collect::<Result<Vec<_>>>()?;
-    let part_of: Vec<usize> =
-        parts.iter().enumerate().flat_map(|(p, part)| std::iter::repeat_n(p, part.rows)).collect();
-    let mut rounded = values.to_vec();
-    let codes = gptq(&mut rounded, site.rows, cols, gram, Gptq::default(), |row, col, x| {
-        let part = part_of[row];
-        match &scales[part] {
-            None => (0, x),
-            Some((coding, scales)) => {
-                let runs = coding.granularity.runs(parts[part].rows, cols);
-                let scale = scales.get(runs.of(row - parts[part].first, col));
-                let code = coding.format.code(x, scale);
-                (code, coding.format.value(code, scale))
-            }
-        }
-    })?;
-    let packed = parts.iter().zip(scales).map(|(part, scales)| {
-        let codes = &codes[part.first * cols..(part.first + part.rows) * cols];
-        scales.map(|(coding, scales)| Encoded::new(coding, part.rows, cols, codes, scales))
-    });
-    Ok(packed.collect())
 }

@@ -1,7 +1,7 @@
 //! The names of schemes: written, read, and listed. [`Scheme`] has the table of their parts.
 
 use super::calibrate::Observer;
-use super::scheme::{Rule, Scheme};
+use super::scheme::{Budget, Hessians, Rule, Scheme};
 use crate::error::{Error, Result};
 use crate::format::{Clip, Coding, Format};
 use crate::layer::mamba2::{Recurrence, StateBits};
@@ -23,10 +23,15 @@ mse              scales that clip, for least squared error
 static           one scale for all tokens; also static99.9 (percent), staticmse, perchannel
 rot              rotated by a randomized Hadamard matrix
 smooth0.5        outliers moved from activations to weights (SmoothQuant)
-gptq             codes chosen by GPTQ
-mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all
+gptq             codes chosen by GPTQ on the inputs that matrices have in the model as it is
+gptqseq          the same block by block, on the inputs that rounded blocks leave (the paper's way, twice the
+                 reading); gptqtrueseq: matrix by matrix. Activations are not rounded meanwhile
+mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all, which it
+                 measures: the KL of every part at 4 bits on 1,024 tokens; mix1460608B: so many bytes in all
 x8, bc8          the recurrence's input; its B and C
-h8, h8ef, h16    the recurrence's state; with error feedback; in bf16
+h8, h16          the recurrence's state in 8 bits; in bf16
+h8ef8, h8ef4     with error feedback, its residual in 8 or 4 bits: 16 or 12 bits a value in all
+h8ef             with a residual in f32: 40 bits a value, more than a state in f32 that needs none
 f32, bf16, f16   the dtype of all that is not quantized; stored: as the model is
 lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also alone: as stored)
 +dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
@@ -46,6 +51,7 @@ lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also a
             ("w4a4", "4-bit weights by row, 4-bit activations"),
             ("w4a8-g64", "4-bit weights in groups of 64, 8-bit activations"),
             ("w4a8-g64-gptq", "the same, codes chosen by GPTQ"),
+            ("w4a8-g64-gptqseq", "the same, block by block on the inputs that rounded blocks leave"),
             ("w4a4-g64-rot-gptq", "4 bits everywhere, rotated, codes chosen by GPTQ"),
             ("w4a16-g64-mix4.5", "mixed widths of 4.5 bits a weight in all"),
             ("nf4", "NF4 in blocks of 64"),
@@ -88,12 +94,13 @@ impl fmt::Display for Scheme {
         parts.extend(self.observer.map(|observer| observer.to_string()));
         parts.extend(self.rotation.map(|seed| if seed == 0 { "rot".into() } else { format!("rot{seed}") }));
         parts.extend(self.smooth.map(|exponent| format!("smooth{exponent}")));
-        parts.extend(self.gptq.then(|| "gptq".to_string()));
-        parts.extend(self.budget.map(|bits| format!("mix{bits}")));
+        let hessians = Hessians::NAMES.into_iter().filter(|(_, hessians)| self.gptq == Some(*hessians));
+        parts.extend(hessians.map(|(name, _)| name.to_string()));
+        parts.extend(self.budget.map(|budget| format!("mix{budget}")));
         let Recurrence { x, bc, state } = self.recurrence;
         parts.extend(x.map(|bits| format!("x{bits}")));
         parts.extend(bc.map(|bits| format!("bc{bits}")));
-        parts.extend(state.map(|s| format!("h{}{}", s.bits, if s.feedback { "ef" } else { "" })));
+        parts.extend(state.map(|state| format!("h{state}")));
         parts.extend(dtype);
         parts.extend(self.lossless.then(|| "lossless".to_string()));
         f.write_str(&parts.join("-"))?;
@@ -178,9 +185,9 @@ impl Scheme {
             self.weights.as_mut()?.granularity = granularity;
         } else if part == "mse" {
             self.weights.as_mut()?.clip = Clip::Mse;
-        } else if part == "gptq" {
+        } else if let Some((_, hessians)) = Hessians::NAMES.into_iter().find(|(name, _)| *name == part) {
             self.weights?;
-            self.gptq = true;
+            self.gptq = Some(hessians);
         } else if let Some(observer) = Observer::named(part) {
             self.activations?;
             self.observer = Some(observer);
@@ -192,15 +199,16 @@ impl Scheme {
             self.smooth?;
         } else if let Some(budget) = part.strip_prefix("mix") {
             self.weights?;
-            self.budget = Some(budget.parse().ok().filter(|bits: &f64| *bits > 0.0 && bits.is_finite())?);
+            self.budget = Some(match budget.strip_suffix('B') {
+                Some(bytes) => Budget::Bytes(bytes.parse().ok().filter(|bytes| *bytes > 0)?),
+                None => Budget::Bits(budget.parse().ok().filter(|b: &f64| *b > 0.0 && b.is_finite())?),
+            });
         } else if let Some(width) = part.strip_prefix("bc") {
             self.recurrence.bc = Some(bits(width)?);
         } else if let Some(width) = part.strip_prefix('x') {
             self.recurrence.x = Some(bits(width)?);
         } else if let Some(width) = part.strip_prefix('h') {
-            let (width, feedback) = width.strip_suffix("ef").map_or((width, false), |width| (width, true));
-            let bits = if width == "16" { Some(16).filter(|_| !feedback) } else { bits(width) }?;
-            self.recurrence.state = Some(StateBits { bits, feedback });
+            self.recurrence.state = Some(StateBits::named(width)?);
         } else if ["f32", "bf16", "f16"].contains(&part) {
             self.dtype = Some(part.to_string());
         } else if part == "lossless" {
@@ -242,6 +250,11 @@ mod tests {
             "w16a16-h8-lossless",
             "w4a16-g64-bf16-lossless",
             "w16a16-f32-lossless+head=w8",
+            "w4a4-rot-gptqseq",
+            "w4a4-rot-gptqtrueseq",
+            "w3a16-mix1460608B+head=w3",
+            "w16a16-h8ef",
+            "w16a16-h4ef8",
         ] {
             assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
         }
@@ -257,9 +270,21 @@ mod tests {
         assert!(error("w4a8-g64-gtpq").contains("unknown part \"gtpq\"; near it are w4a8-g64-gptq"));
         assert!(error("w4a8+dt").contains("expected pattern=format after +"));
         assert!(error("w4a8+dt=int8").contains("unknown number format \"int8\""));
-        for name in
-            ["", "w1a8", "w4a16-static", "f32-g64", "w16a16-gptq", "w4a8-smooth2", "w4a8-mix-1", "w4a8-h9"]
-        {
+        for name in [
+            "",
+            "w1a8",
+            "w4a16-static",
+            "f32-g64",
+            "w16a16-gptq",
+            "w16a16-gptqseq",
+            "w4a8-smooth2",
+            "w4a8-mix-1",
+            "w4a8-mix0B",
+            "w4a8-mix4.5B",
+            "w4a8-h9",
+            "w4a8-h16ef",
+            "w4a8-h8ef9",
+        ] {
             assert!(name.parse::<Scheme>().is_err(), "{name}");
         }
     }
@@ -267,8 +292,8 @@ mod tests {
     proptest! {
         #[test]
         fn names_parse_back(
-            format in 0usize..8, bits in 2u8..=8, group in 1usize..300, choices in any::<[bool; 11]>(),
-            percent in 90u32..100, budget in 2.0f64..8.0,
+            format in 0usize..8, bits in 2u8..=8, group in 1usize..300, choices in any::<[bool; 13]>(),
+            percent in 90u32..100, budget in 2.0f64..8.0, bytes in 1u64..1 << 40, hessians in 0usize..3,
         ) {
             let formats = [Format::Int(bits), Format::Uint(bits), Format::Nf4, Format::Nf4Double, Format::Fp8,
                 Format::Mxfp4, Format::Nvfp4, Format::Ternary];
@@ -278,10 +303,13 @@ mod tests {
             if choices[0] && choices[3] { scheme = scheme.observed(Observer::Percentile(percent as f32 + 0.5)); }
             if choices[4] { scheme = scheme.rotated(); }
             if choices[5] { scheme = scheme.smoothed(0.75); }
-            if choices[6] { scheme = scheme.gptq(); }
-            if choices[7] { scheme = scheme.budget(budget); }
+            if choices[6] { scheme = scheme.gptq_on(Hessians::NAMES[hessians].1); }
+            if choices[7] {
+                scheme = scheme.budget(if choices[11] { Budget::Bytes(bytes) } else { Budget::Bits(budget) });
+            }
             if choices[8] {
-                let state = Some(StateBits { bits, feedback: choices[1] });
+                let residual = Some(bits).filter(|_| choices[1] && choices[12]);
+                let state = Some(StateBits { bits, feedback: choices[1], residual });
                 scheme = scheme.recurrence(Recurrence { x: Some(bits), bc: None, state });
             }
             if choices[9] { scheme.dtype = Some("bf16".into()); }

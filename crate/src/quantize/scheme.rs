@@ -3,6 +3,7 @@
 use super::calibrate::Observer;
 use crate::format::{Clip, Coding, Format, Granularity};
 use crate::layer::mamba2::Recurrence;
+use std::fmt;
 
 /// A quantization: plain data, with a canonical short name that parses back.
 ///
@@ -25,9 +26,11 @@ use crate::layer::mamba2::Recurrence;
 /// | `static`, `static99.9`, `staticmse` | one scale for all tokens of an input, by calibration ([`Observer`]) |
 /// | `rot` | rotated by a randomized Hadamard matrix |
 /// | `smooth0.5` | outliers moved from activations to weights (SmoothQuant) with this exponent |
-/// | `gptq` | codes chosen by GPTQ |
-/// | `mix4.25` | each matrix in the width that its measured sensitivity earns, so many bits a weight in all |
-/// | `x8`, `bc8`, `h8`, `h8ef`, `h16` | the recurrence's input, its B and C, its state, with error feedback, in bf16 |
+/// | `gptq` | codes chosen by GPTQ on the inputs that matrices have in the model as it is ([`Hessians`]) |
+/// | `gptqseq`, `gptqtrueseq` | the same block by block, or matrix by matrix, on inputs that what is rounded leaves |
+/// | `mix4.25`, `mix1460608B` | each matrix in the width that it earns, so many bits a weight, or bytes, in all |
+/// | `x8`, `bc8`, `h8`, `h16` | the recurrence's input, its B and C, its state; its state in bf16 |
+/// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |
 /// | `bf16` | the dtype of all that is not quantized |
 /// | `lossless` | what is not quantized keeps every bit in fewer: 12 for bf16, 28 for f32 ([`Coded`](crate::kernel::coded::Coded)) |
 /// | `+dt=w8`, `+head=nf4`, `+*.3.*=keep` | other formats, or none, for roles, segments or paths; the last that fits holds |
@@ -43,10 +46,10 @@ pub struct Scheme {
     pub rotation: Option<u64>,
     /// Exponent of SmoothQuant.
     pub smooth: Option<f32>,
-    /// Whether codes are chosen by GPTQ.
-    pub gptq: bool,
-    /// Bits a weight, scales included, that mixed widths may use.
-    pub budget: Option<f64>,
+    /// The inputs on which GPTQ chooses codes; none: codes are the nearest.
+    pub gptq: Option<Hessians>,
+    /// What mixed widths may use.
+    pub budget: Option<Budget>,
     /// Bits of what goes through the recurrence.
     pub recurrence: Recurrence,
     /// Dtype of all that is not quantized: f32, bf16, f16; none: the model's.
@@ -55,6 +58,62 @@ pub struct Scheme {
     pub lossless: bool,
     /// Exceptions, the last that fits first.
     pub rules: Vec<Rule>,
+}
+
+/// Of which inputs GPTQ's Hessians are taken.
+///
+/// "The quantization process operates not on the layer inputs in the full precision model but on the actual layer
+/// inputs in the already partially quantized one" (Frantar et al. 2022, section 4): that is [`Blocks`](Self::Blocks).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hessians {
+    /// All at once, of the model before anything is rounded.
+    Once,
+    /// Block by block: blocks before this one are rounded already, its own matrices are not.
+    Blocks,
+    /// Matrix by matrix, those before this one in its block rounded too (`--true-sequential` of the paper's program).
+    Matrices,
+}
+
+impl Hessians {
+    /// All, by the part of a name that asks for them.
+    pub(super) const NAMES: [(&str, Self); 3] =
+        [("gptq", Self::Once), ("gptqseq", Self::Blocks), ("gptqtrueseq", Self::Matrices)];
+}
+
+/// What the weights whose widths are chosen may take in all, scales included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Bits a weight.
+    Bits(f64),
+    /// Bytes in all.
+    Bytes(u64),
+}
+
+impl Budget {
+    /// Bits for so many weights.
+    pub(crate) fn bits(self, weights: u64) -> u64 {
+        match self {
+            Self::Bits(bits) => (bits * weights as f64).floor() as u64,
+            Self::Bytes(bytes) => bytes.saturating_mul(8),
+        }
+    }
+}
+
+/// Bits a weight.
+impl From<f64> for Budget {
+    fn from(bits: f64) -> Self {
+        Self::Bits(bits)
+    }
+}
+
+/// As in the name of a scheme: `4.25`, or `1460608B`.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bits(bits) => write!(f, "{bits}"),
+            Self::Bytes(bytes) => write!(f, "{bytes}B"),
+        }
+    }
 }
 
 /// An exception of a scheme.
@@ -158,10 +217,16 @@ impl Scheme {
         self
     }
 
-    /// Codes chosen by GPTQ.
+    /// Codes chosen by GPTQ, on the inputs of the model as it is.
     #[must_use]
-    pub fn gptq(mut self) -> Self {
-        self.gptq = true;
+    pub fn gptq(self) -> Self {
+        self.gptq_on(Hessians::Once)
+    }
+
+    /// Codes chosen by GPTQ, on these inputs.
+    #[must_use]
+    pub fn gptq_on(mut self, hessians: Hessians) -> Self {
+        self.gptq = Some(hessians);
         self
     }
 
@@ -186,10 +251,10 @@ impl Scheme {
         self
     }
 
-    /// Mixed widths of so many bits a weight in all.
+    /// Mixed widths that take so many bits a weight in all, or so many [bytes](Budget::Bytes).
     #[must_use]
-    pub fn budget(mut self, bits: f64) -> Self {
-        self.budget = Some(bits);
+    pub fn budget(mut self, budget: impl Into<Budget>) -> Self {
+        self.budget = Some(budget.into());
         self
     }
 
@@ -226,7 +291,7 @@ impl Scheme {
 
     /// Whether it needs a text to be read.
     pub fn needs_calibration(&self) -> bool {
-        self.gptq || self.observer.is_some() || self.smooth.is_some() || self.budget.is_some()
+        self.gptq.is_some() || self.observer.is_some() || self.smooth.is_some() || self.budget.is_some()
     }
 
     /// How codes and scales are chosen, in words.
@@ -235,8 +300,10 @@ impl Scheme {
             (self.rotation.is_some(), "rotation".to_string()),
             (self.smooth.is_some(), "smoothing".to_string()),
             (self.budget.is_some(), "mixed precision".to_string()),
-            (self.gptq, "gptq".to_string()),
-            (!self.gptq && self.weights.is_some(), "nearest".to_string()),
+            (self.gptq == Some(Hessians::Once), "gptq".to_string()),
+            (self.gptq == Some(Hessians::Blocks), "gptq block by block".to_string()),
+            (self.gptq == Some(Hessians::Matrices), "gptq matrix by matrix".to_string()),
+            (self.gptq.is_none() && self.weights.is_some(), "nearest".to_string()),
             (self.lossless, "exponents coded".to_string()),
         ];
         let steps: Vec<String> = steps.into_iter().filter(|step| step.0).map(|step| step.1).collect();

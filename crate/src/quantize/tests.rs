@@ -4,9 +4,11 @@ use super::*;
 use crate::kernel::integer::{IntegerRows, quantize_rows};
 use crate::layer::linear::Weight;
 use crate::layer::mamba2::Recurrence;
+use crate::layer::quantized::Block;
 use crate::model::{Loading, Positions};
+use candle_core::{Device, Tensor};
 
-fn model() -> Model {
+pub(super) fn model() -> Model {
     let config = crate::family::Config::Mamba2(crate::family::mamba2::Config {
         num_hidden_layers: 2,
         hidden_size: 96, // 3 · 2^5: the rotation has an odd part
@@ -16,7 +18,7 @@ fn model() -> Model {
     Model::random("small", config, 3, &Loading::default()).unwrap()
 }
 
-fn calibration(folder: &tempfile::TempDir) -> Quantizing {
+pub(super) fn calibration(folder: &tempfile::TempDir) -> Quantizing {
     let file = folder.path().join("text.txt");
     std::fs::write(&file, "Now is the winter of our discontent made glorious summer. ".repeat(40)).unwrap();
     let calibration = Calibration { samples: 8, length: 64, ..Calibration::of(file) };
@@ -24,16 +26,41 @@ fn calibration(folder: &tempfile::TempDir) -> Quantizing {
 }
 
 fn logits(model: &Model) -> Vec<f32> {
-    let ids: Vec<u32> = (0..70).map(|i| (i * 37 + 11) % 256).collect();
-    let logits = model.forward(&model.tokens(&ids).unwrap(), None, Positions::All).unwrap();
+    logits_after(model, &(0..70).map(|i| (i * 37 + 11) % 256).collect::<Vec<u32>>())
+}
+
+fn logits_after(model: &Model, ids: &[u32]) -> Vec<f32> {
+    let logits = model.forward(&model.tokens(ids).unwrap(), None, Positions::All).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/corpus");
+
+/// Calibration on a text that is large enough to tell of others.
+pub(super) fn on_sonnets() -> Quantizing {
+    let text = format!("{CORPUS}/train/sonnets.txt");
+    let calibration = Calibration { samples: 64, length: 128, ..Calibration::of(text) };
+    Quantizing { calibration, ..Quantizing::default() }
+}
+
+/// Tokens of that text's first window, and of a play that no calibration has seen.
+pub(super) fn seen_and_unseen(model: &Model, how: &Quantizing) -> [Vec<u32>; 2] {
+    let sample = how.calibration.sample(model).unwrap();
+    let play = std::fs::read(format!("{CORPUS}/test/macbeth.txt")).unwrap();
+    [sample.windows[0].1.clone(), play[2000..2000 + 512].iter().map(|byte| u32::from(*byte)).collect()]
+}
+
+/// The squared error of the logits after these tokens.
+pub(super) fn error_after(model: &Model, exact: &Model, ids: &[u32]) -> f64 {
+    let (found, exact) = (logits_after(model, ids), logits_after(exact, ids));
+    found.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
 fn far(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn quantized(name: &str, how: &Quantizing) -> Model {
+pub(super) fn quantized(name: &str, how: &Quantizing) -> Model {
     model().quantized_with(&name.parse().unwrap(), how).unwrap()
 }
 
@@ -68,6 +95,11 @@ fn simulated_and_packed_agree() {
         "w16a16+embedding=w4",
         "w4a16-g32-mix4.5",
         "w4a8-x8-bc8-h8ef",
+        "w4a8-h4ef8",
+        "w3a16-gptqseq",
+        "w4a4-g32-rot-gptqtrueseq",
+        "w4a8-static99.5-gptqseq",
+        "w4a16-g32-gptqseq-mix4.5",
         "w8a8-h16",
         "u3a16-row-gptq",
     ];
@@ -171,34 +203,38 @@ fn rotation_and_smoothing_leave_the_function_as_it_is() {
 }
 
 #[test]
-fn gptq_makes_less_error_in_the_outputs() {
-    let folder = tempfile::tempdir().unwrap();
-    let how = calibration(&folder);
-    // Text of the kind that it was calibrated on.
-    let logits = |model: &Model| -> Vec<f32> {
-        let ids: Vec<u32> =
-            "made glorious summer. Now is the winter of our ".bytes().map(u32::from).collect();
-        let logits = model.forward(&model.tokens(&ids).unwrap(), None, Positions::All).unwrap();
-        logits.flatten_all().unwrap().to_vec1().unwrap()
-    };
-    let plain = logits(&model());
-    let error = |name: &str| -> f64 {
-        let found = logits(&quantized(name, &how));
-        found.iter().zip(&plain).map(|(a, b)| f64::from(a - b).powi(2)).sum()
-    };
-    let (nearest, gptq) = (error("w3a16"), error("w3a16-gptq"));
-    assert!(gptq < 0.8 * nearest, "{gptq} against {nearest}");
+fn gptq_makes_less_error_in_the_outputs_of_texts_it_has_seen_and_of_others() {
+    let (how, exact) = (on_sonnets(), model());
+    let texts = seen_and_unseen(&exact, &how);
+    for bits in [3, 4] {
+        let [nearest, gptq] = ["", "-gptq"].map(|method| quantized(&format!("w{bits}a16{method}"), &how));
+        for (text, ids) in ["seen", "unseen"].into_iter().zip(&texts) {
+            let [nearest, gptq] = [&nearest, &gptq].map(|model| error_after(model, &exact, ids));
+            assert!(gptq < 0.5 * nearest, "w{bits} {text}: {gptq} against {nearest}");
+        }
+    }
 }
 
 #[test]
 fn a_budget_is_met() {
     let folder = tempfile::tempdir().unwrap();
-    for budget in [3.9, 4.5, 6.0] {
-        let mixed = quantized(&format!("w4a16-g32-mix{budget}"), &calibration(&folder));
-        let report = mixed.quantization.as_ref().unwrap();
-        let bits = report.bits_per_weight();
-        // Within a row's step of one width, 97 · 32 bits at most of some 110,000 weights.
-        assert!(bits <= budget + 1e-9 && bits > budget - 0.01, "{bits} of {budget}");
+    let mixed = |budget: Budget| {
+        let scheme = "w4a16-g32".parse::<Scheme>().unwrap().budget(budget);
+        model().quantized_with(&scheme, &calibration(&folder)).unwrap().quantization.unwrap()
+    };
+    // The smallest step of a row: a bit of each of 96 columns.
+    let step = 96 / 8;
+    for bits in [3.9, 4.5, 6.0] {
+        let report = mixed(Budget::Bits(bits));
+        let used: usize = report.layers[..4].iter().map(LayerReport::bytes).sum();
+        let spent = report.budget.unwrap();
+        assert!(report.bits_per_weight() <= bits + 1e-9);
+        assert_eq!(spent.used, used as u64);
+        assert!(spent.used <= spent.asked && spent.asked - spent.used < step, "{spent:?}");
+        assert!(report.to_string().contains(&format!("; {} of {} bytes", spent.used, spent.asked)));
+        // As many bytes as bits: the same.
+        let again = mixed(Budget::Bytes(spent.asked));
+        assert_eq!((again.budget, again.layers), (Some(spent), report.layers));
     }
     let error = model().quantized_with(&"w4a16-mix1.5".parse().unwrap(), &calibration(&folder)).unwrap_err();
     assert!(error.to_string().contains("budget"), "{error}");
@@ -217,6 +253,9 @@ fn a_saved_model_gives_the_same_logits() {
         "fp8",
         "ternary",
         "w5a8-h8ef-bf16",
+        "w5a8-h4ef8",
+        "w4a16-mix60000B",
+        "w4a4-rot-gptqseq",
         "w4a8-g32+x=keep",
         "nf4",
         "w8a8-static",

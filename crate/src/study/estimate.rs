@@ -117,6 +117,7 @@ pub(super) fn tokens(measure: &Instrument, model: &Model) -> f64 {
     let prompts =
         |lengths: &[usize], each: f64| lengths.iter().map(|length| *length as f64 + each).sum::<f64>();
     match measure {
+        Instrument::Making(_) => 0.0,
         Instrument::Perplexity(m) => text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride),
         // The reference reads the same.
         Instrument::Divergence(m) => {

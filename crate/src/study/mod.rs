@@ -27,8 +27,9 @@ mod named;
 
 use crate::error::{Error, Result};
 use crate::measure::{
-    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
-    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
+    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, making::Making,
+    outliers::Outliers, passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr,
+    stability::Stability,
 };
 use crate::model::{Loading, Model, parse_tokenizer};
 use crate::quantize::{Quantizing, Scheme};
@@ -84,6 +85,8 @@ pub enum Instrument {
     Passkey(Passkey),
     /// Speed and memory against length.
     Cost(Cost),
+    /// What quantizing took.
+    Making(Making),
 }
 
 impl Study {
@@ -228,6 +231,7 @@ impl Instrument {
             Self::Context(measure) => measure.check(model),
             Self::Passkey(measure) => measure.check(model),
             Self::Cost(measure) => measure.check(model),
+            Self::Making(measure) => measure.check(model),
         }
     }
 
@@ -247,6 +251,7 @@ impl Instrument {
             Self::Context(measure) => measure.record(model, run),
             Self::Passkey(measure) => measure.record(model, run),
             Self::Cost(measure) => measure.record(model, run),
+            Self::Making(measure) => measure.record(model, run),
         }
     }
 }
@@ -302,6 +307,12 @@ impl From<LongContext> for Instrument {
 impl From<Passkey> for Instrument {
     fn from(measure: Passkey) -> Self {
         Self::Passkey(measure)
+    }
+}
+
+impl From<Making> for Instrument {
+    fn from(measure: Making) -> Self {
+        Self::Making(measure)
     }
 }
 

@@ -3,10 +3,11 @@
 use super::{Instrument, Study};
 use crate::error::{Error, Result};
 use crate::measure::{
-    context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
-    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, stability::Stability,
+    context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, making::Making,
+    outliers::Outliers, passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity,
+    stability::Stability,
 };
-use crate::quantize::Scheme;
+use crate::quantize::{Budget, Scheme};
 use crate::record::{run_folder_in, runs_folder};
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use std::path::Path;
 const MODEL: &str = "data/models/bard";
 
 /// The schemes of phase 1.
-const STAGES: [&str; 16] = [
+const STAGES: [&str; 17] = [
     "f32",
     "bf16",
     "w8a8",
@@ -25,6 +26,7 @@ const STAGES: [&str; 16] = [
     "w4a8-rot-gptq",
     "w4a4",
     "w4a4-rot-gptq",
+    "w4a4-rot-gptqseq",
     "nf4",
     "nf4-rot-gptq",
     "fp8",
@@ -146,11 +148,13 @@ impl Study {
             .measure(Stability::default())
     }
 
-    /// The stages from full precision to four bits everywhere, with nearest codes and with the best method.
+    /// The stages from full precision to four bits everywhere, with nearest codes and with the best method; at four bits also
+    /// what GPTQ does alone, in one pass and block by block.
     pub fn staged() -> Self {
         Self::new("staged")
             .models([MODEL])
-            .schemes(["f32", "w8a8", "w4a8", "w4a8-rot-gptq", "w4a4", "w4a4-rot-gptq"])
+            .schemes(["f32", "w8a8", "w4a8", "w4a8-rot-gptq", "w4a4"])
+            .schemes(["w4a4-gptq", "w4a4-gptqseq", "w4a4-rot-gptq", "w4a4-rot-gptqseq"])
             .measure(Perplexity::default())
             .measure(Divergence::default())
     }
@@ -185,7 +189,9 @@ impl Study {
     }
 
     /// Uniform widths against widths chosen from the newest run of [`sensitivity`](Self::sensitivity) in the folder
-    /// `root`, at equal bits.
+    /// `root`, and against those that `mix` chooses by itself, in equal bytes: what whole parts leave of the uniform
+    /// budget is less than a part's step, and `mix` gets the bytes that were used. What quantizing took stands beside
+    /// it; what the choice from the run took is the run's.
     ///
     /// # Errors
     /// If there is no such run, or nothing can be chosen from it.
@@ -194,15 +200,17 @@ impl Study {
             .map_err(|error| error.hint("run `lowbit reproduce sensitivity` first"))?;
         let mut schemes = vec!["f32".to_string()];
         for uniform in &WIDTHS[1..3] {
-            let bits = Scheme::bits_in_sensitivity(&run, uniform)?;
+            let bytes = Scheme::bytes_in_sensitivity(&run, uniform)?;
+            let choice = Scheme::choose(&run, Budget::Bytes(bytes))?;
             let scheme: Scheme = uniform.parse()?;
             schemes.push(uniform.to_string());
-            schemes.push(scheme.budget((bits * 1e4).floor() / 1e4).to_string());
-            schemes.push(Scheme::from_sensitivity(&run, bits)?.to_string());
+            schemes.push(scheme.budget(Budget::Bytes(choice.spent.used)).to_string());
+            schemes.push(choice.scheme.to_string());
         }
         Ok(Self::new("mixed")
             .models([MODEL])
             .schemes(schemes)
+            .measure(Making::default())
             .measure(Perplexity::default())
             .measure(Divergence { max_tokens: None, ..Divergence::default() }))
     }
@@ -221,6 +229,7 @@ impl Study {
         self.quantizing.calibration.samples = 8;
         for measure in &mut self.measures {
             match measure {
+                Instrument::Making(_) => {}
                 Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),
                 Instrument::Divergence(divergence) => divergence.max_tokens = Some(4096),
                 Instrument::Sqnr(sqnr) => sqnr.max_tokens = Some(1024),

@@ -59,7 +59,16 @@ fn a_loaded_model_is_as_fast_as_the_one_that_was_saved() {
 fn the_names_are_listed() {
     let output = lowbit().arg("schemes").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for part in ["w4a8-g64-gptq", "nf4dq", "smooth0.5", "+dt=w8"] {
+    for part in [
+        "w4a8-g64-gptq",
+        "gptqseq",
+        "nf4dq",
+        "smooth0.5",
+        "+dt=w8",
+        "mix1460608B",
+        "h8ef8",
+        "40 bits a value",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

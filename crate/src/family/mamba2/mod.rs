@@ -227,6 +227,11 @@ impl Mamba2 {
         Ok(State::new(layers, 0))
     }
 
+    /// Bytes of such a state in the widths that it is kept in; see [`super::Network::state_bytes`].
+    pub fn state_bytes(&self, batch: usize) -> usize {
+        self.blocks.iter().map(|block| block.mixer.state_bytes(batch)).sum()
+    }
+
     /// Sets the bits of the recurrence of every block; see [`super::Network::set_recurrence`].
     pub fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<()> {
         self.blocks.iter_mut().try_for_each(|block| block.mixer.set_recurrence(recurrence))

@@ -107,8 +107,8 @@ fn scan(
         (Values::Bf16(h), _) => scan::recurrent(shape, xbc, dt, &rates, p.d, h, y),
         (Values::F32(h), None) => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
         (Values::F32(h), Some(state)) => {
-            let error = error.filter(|_| state.feedback);
-            round::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, error);
+            let feedback = error.filter(|_| state.feedback).map(|error| (error, state.residual));
+            round::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, feedback);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | x | the P values of a head | every token, after conv and SiLU |
 //! | B, C | the N values of a group, of B and of C each | every token, after conv and SiLU |
 //! | state | the P × N values of a head | after every token |
+//! | its residual | the same | after the state, where errors are fed back in few bits |
 
 use super::{Core, Mamba2, Sizes};
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ use crate::layer::state::LayerState;
 use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Bits of what goes through the recurrence; `None` leaves it in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,19 +37,60 @@ pub struct Recurrence {
 pub struct StateBits {
     /// Bits of a value: 2 … 8 of an integer, or the 16 of a bf16.
     pub bits: u8,
-    /// Whether what rounding took is given back before the next rounding; costs a second tensor of the state's size.
+    /// Whether what rounding took, the residual, is given back before the next rounding. The residual is kept beside
+    /// the state, value by value: in f32 the two take more memory than a state in f32, which needs no feedback.
     #[serde(default)]
     pub feedback: bool,
+    /// Bits of a value of the residual: 2 … 8 of an integer, with a scale of its own for each head; none: f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<u8>,
+}
+
+impl StateBits {
+    /// The state by its part of a scheme's name, without the h: `8`, `16`, `8ef`, `8ef4`.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let (bits, residual) = name.split_once("ef").map_or((name, None), |(bits, rest)| (bits, Some(rest)));
+        let width = residual.filter(|width| !width.is_empty()).map(str::parse).transpose().ok()?;
+        let state = Self { bits: bits.parse().ok()?, feedback: residual.is_some(), residual: width };
+        let recurrence = Recurrence { state: Some(state), ..Recurrence::default() };
+        recurrence.check().is_ok().then_some(state)
+    }
+
+    /// Bytes of a head's state of so many values: codes packed, and an f32 scale for all codes of a kind.
+    fn bytes(self, values: usize) -> usize {
+        let integers = |bits: u8| (values * usize::from(bits)).div_ceil(8) + size_of::<f32>();
+        let state = if self.bits == 16 { 2 * values } else { integers(self.bits) };
+        let residual = self.residual.map_or(size_of::<f32>() * values, integers);
+        state + if self.feedback { residual } else { 0 }
+    }
+}
+
+/// As in the name of a scheme, without the h.
+impl fmt::Display for StateBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.bits, if self.feedback { "ef" } else { "" })?;
+        self.residual.map_or(Ok(()), |bits| write!(f, "{bits}"))
+    }
 }
 
 impl Recurrence {
     /// Refuses widths that no integer here has.
     ///
     /// # Errors
-    /// If a width is not one of 2 … 8 bits, or 16 for a state without feedback.
+    /// If a width is not one of 2 … 8 bits, or 16 for a state without feedback, or a residual has one that is not kept.
     pub fn check(&self) -> Result<()> {
         let integers = self.state.filter(|state| state.feedback || state.bits != 16);
-        let widths = [("x", self.x), ("B and C", self.bc), ("the state", integers.map(|state| state.bits))];
+        let residual = self.state.and_then(|state| state.residual);
+        if residual.is_some() && self.state.is_some_and(|state| !state.feedback) {
+            return Err(Error::input("a residual of the state without error feedback")
+                .hint("set feedback, or leave the residual out"));
+        }
+        let widths = [
+            ("x", self.x),
+            ("B and C", self.bc),
+            ("the state", integers.map(|state| state.bits)),
+            ("the residual of the state", residual),
+        ];
         for (what, bits) in widths {
             if let Some(bits) = bits.filter(|bits| !(2..=8).contains(bits)) {
                 return Err(Error::input(format!("{what} of the recurrence cannot have {bits} bits"))
@@ -98,6 +141,15 @@ impl Mamba2 {
         self.core.recurrence = recurrence;
         Ok(())
     }
+
+    /// Bytes of the state of `batch` sequences in the widths that it is kept in. Integers are simulated: a
+    /// [`LayerState`] holds them, and their residual, in f32.
+    pub fn state_bytes(&self, batch: usize) -> usize {
+        let s = self.core.sizes;
+        let values = s.head_dim * s.state;
+        let head = self.core.recurrence.state.map_or(size_of::<f32>() * values, |state| state.bytes(values));
+        batch * (s.heads * head + size_of::<f32>() * s.channels() * s.conv_width)
+    }
 }
 
 impl Core {
@@ -118,11 +170,17 @@ mod tests {
     const CPU: &Device = &Device::Cpu;
 
     fn state(bits: u8, feedback: bool) -> Recurrence {
-        Recurrence { state: Some(StateBits { bits, feedback }), ..Recurrence::default() }
+        Recurrence { state: Some(StateBits { bits, feedback, residual: None }), ..Recurrence::default() }
+    }
+
+    /// A state with error feedback whose residual has few bits too.
+    fn fed(bits: u8, residual: u8) -> Recurrence {
+        let state = StateBits { bits, feedback: true, residual: Some(residual) };
+        Recurrence { state: Some(state), ..Recurrence::default() }
     }
 
     /// Each switch alone, and all at once.
-    fn switches(bits: u8) -> [Recurrence; 5] {
+    fn switches(bits: u8) -> [Recurrence; 6] {
         let (x, bc) = (Some(bits), Some(bits));
         [
             Recurrence { x, ..Recurrence::default() },
@@ -130,6 +188,7 @@ mod tests {
             state(bits, false),
             state(bits, true),
             Recurrence { x, bc, ..state(bits, true) },
+            fed(bits, bits),
         ]
     }
 
@@ -238,8 +297,62 @@ mod tests {
     }
 
     #[test]
+    fn a_residual_in_few_bits_follows_one_in_f32() {
+        let (s, batch, time) = cases()[2];
+        let x = noise(&[batch, time, s.rows()], 29, 1.0);
+        let exact = core(s, Recurrence::default()).forward(&x, None, true).unwrap();
+        let error = |recurrence| {
+            let y = core(s, recurrence).forward(&x, None, true).unwrap();
+            size(&(y - &exact).unwrap()) / size(&exact)
+        };
+        for bits in [4, 8] {
+            let (none, whole) = (error(state(bits, false)), error(state(bits, true)));
+            let [two, eight] = [2, 8].map(|residual| error(fed(bits, residual)));
+            assert!((eight / whole - 1.0).abs() < 0.05, "{bits}: {eight} for {whole}");
+            assert!(eight < two && two < none, "{bits}: {eight}, {two}, {none} without");
+        }
+    }
+
+    #[test]
+    fn a_state_is_counted_in_its_widths() {
+        let (s, _, _) = cases()[0]; // 2 heads of 16 × 16 values, 64 channels of 4 taps
+        let linear = |shape: [usize; 2]| Linear::new(Weight::Dense(noise(&shape, 26, 0.5)), None);
+        let mixer = Mamba2::new(s, linear([s.rows(), 12]), &parts(s), linear([12, s.inner()])).unwrap();
+        let conv = 4 * s.channels() * s.conv_width;
+        for (name, head) in [
+            ("8", 256 + 4),
+            ("4", 128 + 4),
+            ("3", 96 + 4),
+            ("16", 512),
+            ("8ef", 256 + 4 + 1024),
+            ("8ef8", 2 * (256 + 4)),
+            ("4ef4", 2 * (128 + 4)),
+            ("4ef8", 128 + 4 + 256 + 4),
+        ] {
+            let recurrence = Recurrence { state: StateBits::named(name), ..Recurrence::default() };
+            assert_eq!(recurrence.state.unwrap().to_string(), name);
+            let mut mixer = mixer.clone();
+            mixer.set_recurrence(recurrence).unwrap();
+            assert_eq!(mixer.state_bytes(3), 3 * (2 * head + conv), "{name}");
+        }
+        // What is not simulated is held as it is counted.
+        for recurrence in [Recurrence::default(), state(16, false)] {
+            let mut mixer = mixer.clone();
+            mixer.set_recurrence(recurrence).unwrap();
+            let held = State::new(vec![mixer.zero_state(3, CPU).unwrap()], 0).bytes();
+            assert_eq!(mixer.state_bytes(3), held);
+        }
+        for name in ["16ef", "16ef8", "9", "8ef9", "8ef1", "ef8", "8e", "8ef8ef"] {
+            assert_eq!(StateBits::named(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
+        let alone = StateBits { bits: 8, feedback: false, residual: Some(8) };
         for (recurrence, part) in [
+            (Recurrence { state: Some(alone), ..Recurrence::default() }, "without error feedback"),
+            (fed(8, 9), "the residual of the state of the recurrence cannot have 9 bits"),
             (Recurrence { x: Some(1), ..Recurrence::default() }, "x of the recurrence cannot have 1 bits"),
             (Recurrence { bc: Some(9), ..Recurrence::default() }, "B and C of the recurrence cannot have 9"),
             (state(0, true), "the state of the recurrence cannot have 0 bits; choose from 2 to 8"),

@@ -1,0 +1,243 @@
+//! The rounding of a quantization under way: stage by stage, the matrices of a stage on one reading of the text.
+
+use super::calibrate::{Inputs, Sample, Wanted, observe};
+use super::gptq::{Gptq, gptq};
+use super::scheme::Hessians;
+use super::select::Part;
+use super::walk::Walk;
+use super::{Job, Observer, mixed, top_of};
+use crate::error::Result;
+use crate::family::{Matrices, Site};
+use crate::format::{Coding, Encoded};
+use crate::layer::linear::Activation;
+use crate::layer::op::with_floats;
+use crate::layer::quantized::{Block, Quantized};
+use crate::model::quantization::{Backend, BlockReport, Effort};
+use crate::model::{Model, cast};
+use crate::progress::Progress;
+use crate::threads::install;
+use candle_core::{DType, Device, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Job<'_> {
+    /// Rounds what the scheme rounds.
+    pub(super) fn round(mut self, sample: Option<&Sample>) -> Result<Model> {
+        let mut walk = sample.filter(|_| self.walks()).map(Walk::new);
+        let (clock, before) = (Instant::now(), self.made.whole.tokens);
+        let mut inputs = self.inputs(sample)?;
+        if let (Some(budget), Some(sample)) = (self.scheme.budget, sample) {
+            let chosen = mixed::parts(
+                &self.current()?,
+                sample,
+                &self.sites,
+                &self.parts,
+                &inputs,
+                self.scheme,
+                budget,
+            )?;
+            let whole = &mut self.made.whole;
+            whole.tokens += chosen.tokens;
+            // What the inputs are like decides on the widths that were not measured.
+            let choosing = Effort { seconds: clock.elapsed().as_secs_f64(), tokens: whole.tokens - before };
+            self.made.choosing = Some(choosing);
+            (self.parts, self.report.budget) = (chosen.parts, Some(chosen.spent));
+        }
+        let wanted = Wanted { gram: true, ..self.wanted() };
+        let mut matrices = Matrices::new();
+        for stage in self.stages() {
+            let needed = stage.iter().any(|i| self.is_in(*i) || self.is_rounded(*i));
+            if let Some(walk) = walk.as_mut().filter(|_| needed) {
+                let place = self.place(stage[0]);
+                let model = self.rounded_so_far(&matrices, walk.reached()..place + 1)?;
+                inputs = walk.inputs(&model, place, wanted, &mut self.made.whole.tokens)?;
+            }
+            let weights = |i: usize| (self.sites[i].rows * self.sites[i].cols) as u64;
+            let each: Vec<u64> = stage.iter().map(|i| if self.is_in(*i) { weights(*i) } else { 0 }).collect();
+            let progress = Progress::new("quantizing", each.iter().sum(), "weights");
+            for (i, weights) in stage.into_iter().zip(each) {
+                install(|| self.matrix(i, &inputs[i], &mut matrices))?;
+                progress.tick(weights)?;
+            }
+        }
+        self.finish(matrices)
+    }
+
+    /// Whether what is rounded first decides what is seen of the inputs of the rest.
+    fn walks(&self) -> bool {
+        matches!(self.scheme.gptq, Some(Hessians::Blocks | Hessians::Matrices))
+    }
+
+    /// What of the inputs scales need.
+    fn wanted(&self) -> Wanted {
+        let histogram = matches!(self.scheme.observer, Some(Observer::Percentile(_) | Observer::Mse));
+        Wanted { gram: false, histogram }
+    }
+
+    /// The inputs of all matrices in the model as it stands, as far as they are needed.
+    fn inputs(&mut self, sample: Option<&Sample>) -> Result<Vec<Inputs>> {
+        let whole = !self.walks() && (self.scheme.gptq.is_some() || self.scheme.observer.is_some());
+        match sample.filter(|_| whole || self.scheme.budget.is_some()) {
+            Some(sample) => {
+                let gram = self.scheme.gptq.is_some() || self.scheme.budget.is_some();
+                let inputs = observe(&self.current()?, sample, Wanted { gram, ..self.wanted() })?;
+                self.made.whole.tokens += sample.tokens() * self.wanted().readings();
+                Ok(inputs)
+            }
+            None => Ok(vec![Inputs::default(); self.sites.len()]),
+        }
+    }
+
+    /// The place of a matrix on the way of the text: an embedding of its own at 0, then the blocks, and last the head,
+    /// be it the embedding too.
+    fn place(&self, site: usize) -> usize {
+        let Site { layer, roles, .. } = &self.sites[site];
+        match layer {
+            Some(layer) => layer + 1,
+            None if *roles == ["embedding"] => 0,
+            None => self.model.config.layers() + 1,
+        }
+    }
+
+    /// The matrices by number in the order in which they are rounded, those together that are rounded on one reading
+    /// of the text.
+    fn stages(&self) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..self.sites.len()).collect();
+        if !self.walks() {
+            return vec![order];
+        }
+        order.sort_by_key(|i| self.place(*i));
+        let apart = self.scheme.gptq == Some(Hessians::Matrices);
+        let stages = order.chunk_by(|a, b| !apart && self.place(*a) == self.place(*b));
+        stages.map(<[usize]>::to_vec).collect()
+    }
+
+    /// The model as it stands, with what is rounded of these places: products are those of what the codes stand for,
+    /// so that every backend gets the same codes, and inputs are not rounded.
+    fn rounded_so_far(&self, matrices: &Matrices, places: Range<usize>) -> Result<Model> {
+        let mut rounded = Matrices::new();
+        for (i, site) in self.sites.iter().enumerate().filter(|(i, _)| places.contains(&self.place(*i))) {
+            if let Some(matrix) = matrices.get(&site.weight) {
+                let block = Block::Fake(matrix.values()?);
+                rounded.insert(site.weight.clone(), Quantized::new(vec![block], self.sites[i].cols)?);
+            }
+        }
+        let mut report = self.report.clone();
+        report.layers.iter_mut().for_each(|layer| layer.activation = None);
+        self.model.with_matrices(self.tensors.clone(), rounded, report)
+    }
+
+    /// Rounds matrix `i`.
+    fn matrix(&mut self, i: usize, inputs: &Inputs, matrices: &mut Matrices) -> Result<()> {
+        let site = self.sites[i].clone();
+        if self.is_rounded(i) {
+            self.report.layers[i].activation = self.scheme.activations.map(|bits| Activation {
+                bits,
+                scale: self.scheme.observer.map(|observer| inputs.scale(observer, top_of(bits))),
+            });
+        }
+        let stored = &self.tensors[&site.weight];
+        let blocks = if self.is_in(i) {
+            let values = stored.to_dtype(DType::F32)?;
+            let values = with_floats([&values.contiguous()?], |[values]| values.to_vec())?;
+            let gram = Some(&inputs.gram).filter(|gram| self.scheme.gptq.is_some() && !gram.is_empty());
+            let encoded = encode(&values, &site, &self.parts[i], gram.map(Vec::as_slice))
+                .map_err(|error| error.at(&site.path))?;
+            self.blocks(i, &values, encoded)?
+        } else {
+            let block = self.kept(stored)?;
+            let (coding, lossless, bytes) = (None, block.is_coded(), block.bytes());
+            self.report.layers[i].blocks =
+                vec![BlockReport { segment: None, rows: site.rows, coding, lossless, bytes, error: 0.0 }];
+            if lossless { vec![block] } else { vec![] }
+        };
+        if !blocks.is_empty() {
+            matrices.insert(site.weight, Quantized::new(blocks, site.cols)?);
+        }
+        Ok(())
+    }
+
+    /// Rows that are not quantized, in the model's dtype.
+    fn kept(&self, values: &Tensor) -> Result<Block> {
+        let values = cast(values, self.model.dtype)?;
+        Ok(if self.scheme.lossless { Block::coded(&values)? } else { Block::Dense(values) })
+    }
+
+    /// The blocks of matrix `i`, and their reports.
+    fn blocks(&mut self, i: usize, values: &[f32], encoded: Vec<Option<Encoded>>) -> Result<Vec<Block>> {
+        let cols = self.sites[i].cols;
+        let (mut blocks, mut reports) = (vec![], vec![]);
+        for (part, encoded) in self.parts[i].iter().zip(encoded) {
+            let values = &values[part.first * cols..(part.first + part.rows) * cols];
+            let (block, error, bytes) = match encoded {
+                None => {
+                    let kept = self.kept(&Tensor::from_slice(values, (part.rows, cols), &Device::Cpu)?)?;
+                    let bytes = kept.bytes();
+                    (kept, 0.0, bytes)
+                }
+                Some(encoded) => {
+                    let (back, bytes) = (encoded.decode(), encoded.bytes());
+                    let error = relative_error(values, &back);
+                    let block = match self.how.backend {
+                        Backend::Packed => Block::Packed(Arc::new(encoded)),
+                        Backend::Fake => {
+                            Block::Fake(Tensor::from_vec(back, (part.rows, cols), &Device::Cpu)?)
+                        }
+                    };
+                    (block, error, bytes)
+                }
+            };
+            let (segment, rows, coding) = (part.segment.clone(), part.rows, part.coding);
+            let lossless = block.is_coded();
+            reports.push(BlockReport { segment, rows, coding, lossless, bytes, error });
+            blocks.push(block);
+        }
+        self.report.layers[i].blocks = reports;
+        Ok(blocks)
+    }
+}
+
+/// ‖x − y‖ / ‖x‖.
+fn relative_error(x: &[f32], y: &[f32]) -> f64 {
+    let norm: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let error: f64 = x.iter().zip(y).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
+}
+
+/// The parts of a matrix [rows, cols] in their formats: nearest codes, or GPTQ's if XᵀX of its inputs is given.
+fn encode(values: &[f32], site: &Site, parts: &[Part], gram: Option<&[f32]>) -> Result<Vec<Option<Encoded>>> {
+    let cols = site.cols;
+    let rows_of = |part: &Part| &values[part.first * cols..(part.first + part.rows) * cols];
+    let Some(gram) = gram else {
+        let nearest =
+            |part: &Part| part.coding.map(|coding| coding.encode(rows_of(part), part.rows, cols)).transpose();
+        return parts.iter().map(nearest).collect();
+    };
+    // The scales are those of the weights as they are; GPTQ only chooses codes.
+    let fitted = |part: &Part| {
+        let fit = |coding: Coding| Ok((coding, coding.fit(rows_of(part), part.rows, cols)?));
+        part.coding.map(fit).transpose()
+    };
+    let scales = parts.iter().map(fitted).collect::<Result<Vec<_>>>()?;
+    let part_of: Vec<usize> =
+        parts.iter().enumerate().flat_map(|(p, part)| std::iter::repeat_n(p, part.rows)).collect();
+    let mut rounded = values.to_vec();
+    let codes = gptq(&mut rounded, site.rows, cols, gram, Gptq::default(), |row, col, x| {
+        let part = part_of[row];
+        match &scales[part] {
+            None => (0, x),
+            Some((coding, scales)) => {
+                let runs = coding.granularity.runs(parts[part].rows, cols);
+                let scale = scales.get(runs.of(row - parts[part].first, col));
+                let code = coding.format.code(x, scale);
+                (code, coding.format.value(code, scale))
+            }
+        }
+    })?;
+    let packed = parts.iter().zip(scales).map(|(part, scales)| {
+        let codes = &codes[part.first * cols..(part.first + part.rows) * cols];
+        scales.map(|(coding, scales)| Encoded::new(coding, part.rows, cols, codes, scales))
+    });
+    Ok(packed.collect())
+}
