@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// H. White, Econometric Reviews 23, 2004) end below what losses of real models need: a correlation of .1 over 5,000 bytes
 /// hides in the noise of single windows and doubles the error of a mean. Blocks of a sixteenth, an eighth and a quarter of
 /// the text reach as far as the text can tell, and the widest is the one that its correlation asks for. The coverage on
-/// real losses is in `crate/benches/README.md`.
+/// real losses is in `crate/tests/fixtures/losses/README.md`.
 pub const BLOCKS: [usize; 3] = [16, 8, 4];
 
 /// From this number of documents on, counted as if they were equally long, they are what is drawn.
