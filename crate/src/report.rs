@@ -133,7 +133,7 @@ const TABLES: [(&str, &[&str]); 12] = [
             "choosing_tokens",
             "budget_bytes",
             "budget_used_bytes",
-            "state_bytes",
+            "state_packed_bytes",
         ],
     ),
 ];

@@ -40,7 +40,7 @@ impl Measure for Making {
                 .value("choosing_tokens", choosing.map(|effort| effort.tokens))
                 .value("budget_bytes", spent.map(|spent| spent.asked))
                 .value("budget_used_bytes", spent.map(|spent| spent.used))
-                .value("state_bytes", model.state_bytes(1)),
+                .value("state_packed_bytes", model.state_bytes(1)),
         ])
     }
 }
@@ -61,8 +61,13 @@ mod tests {
         let told = |scheme: &str| {
             let made = model.quantized_with(&scheme.parse().unwrap(), &how).unwrap();
             let reading = Making::default().measure(&made).unwrap().remove(0);
-            let columns =
-                ["quantizing_tokens", "choosing_tokens", "budget_bytes", "budget_used_bytes", "state_bytes"];
+            let columns = [
+                "quantizing_tokens",
+                "choosing_tokens",
+                "budget_bytes",
+                "budget_used_bytes",
+                "state_packed_bytes",
+            ];
             (columns.map(|column| reading.number(column)), reading.number("quantizing_s"))
         };
         // 200 tokens of text; 8 layers of 8 heads of 64 × 64 values and of 640 channels of 4 taps.

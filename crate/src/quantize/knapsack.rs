@@ -4,7 +4,7 @@
 //! step that does not fit, and up to a whole part's step is left over. Parts are few, so that the multiple-choice
 //! knapsack is solved by dynamic programming (Kellerer, Pferschy & Pisinger 2004, section 11.5): parts × widths ×
 //! budget steps, a second for the default model. Bytes are counted in their greatest common divisor; were that more
-//! than [`CELLS`] of them, in a coarser unit that each part's bytes are rounded up to, so that the budget holds in
+//! than `CELLS` of them, in a coarser unit that each part's bytes are rounded up to, so that the budget holds in
 //! any case.
 
 use crate::error::{Error, Result};
