@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod divergence;
 mod ends;
+mod falsified;
 mod fixture;
 mod floors;
 mod identity;
