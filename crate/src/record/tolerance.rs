@@ -73,9 +73,9 @@ const fn relative(columns: &'static str, [float, half, fine, coarse]: [f64; 4]) 
 /// They are two to four times the largest spreads that were found between a Xeon with AMX, which recorded, and a Zen 3 with
 /// AVX2 alone, which measured again: `drift` and `outliers` whole; of `phase1` divergence and passkeys. What was found is
 /// told beside each line, as float, half, fine, coarse; `–` where there was nothing to be found.
-pub const TOLERANCES: [Tolerance; 41] = [
-    // 3e-6, 1e-4, .014, .44 a trial; 6e-7, –, 3e-4, .008 in the mean of 50.
-    absolute("trial.key_logprob", [2e-5, 5e-4, 0.05, 1.2]),
+pub const TOLERANCES: [Tolerance; 42] = [
+    // 2e-5, 1e-4, .014, .44 a trial; 6e-7, –, 3e-4, .008 in the mean of 50.
+    absolute("trial.key_logprob", [1e-4, 5e-4, 0.05, 1.2]),
     absolute("key_logprob", [3e-6, 5e-5, 1e-3, 0.03]),
     // –, .002, .002, .010.
     absolute("*_p", [0.002, 0.01, 0.02, 0.05]),
@@ -104,9 +104,10 @@ pub const TOLERANCES: [Tolerance; 41] = [
     // 1e-8, –, 1e-7, 1e-7.
     relative("decay*", [1e-6, 1e-6, 1e-6, 1e-6]),
     relative("gain*", [1e-6, 1e-6, 1e-6, 1e-6]),
-    // –, –, 2e-4, 2e-7; –, –, 7e-4, 7e-4.
+    // –, –, 2e-4, 2e-7; of all heads to what was predicted: –, –, 7e-4, .015.
     relative("rounding", [1e-6, 1e-5, 1e-3, 1e-3]),
-    relative("*predicted", [1e-6, 1e-5, 3e-3, 3e-3]),
+    relative("predicted", [1e-6, 1e-5, 1e-3, 1e-3]),
+    relative("drift_to_predicted", [1e-5, 1e-4, 0.003, 0.05]),
     // One head at one position: 2e-5, –, .40, .66.
     relative("drift_at", [1e-3, 0.02, 2.0, 4.0]),
     // All heads at one position: 8e-6, –, .22, .41.
@@ -118,11 +119,11 @@ pub const TOLERANCES: [Tolerance; 41] = [
     relative("drift", [1e-4, 0.01, 0.2, 1.2]),
     relative("growth", [1e-4, 0.01, 0.2, 1.2]),
     absolute("*_db", [1e-3, 0.02, 0.1, 0.3]),
-    // The largest few: 6e-6, .14, .13, .17; 3e-6, .07, .04, .03.
+    // The largest few: 6e-6, .14, .13, .17; 1e-4, .07, .04, .03.
     relative("kl_max", [1e-3, 0.4, 0.4, 0.6]),
-    relative("kl_q*", [1e-4, 0.2, 0.15, 0.2]),
-    // 1e-6, .005, .001, .018.
-    relative("kl_median", [1e-5, 0.03, 0.01, 0.06]),
+    relative("kl_q*", [5e-4, 0.2, 0.15, 0.2]),
+    // 2e-5, .005, .001, .018.
+    relative("kl_median", [1e-4, 0.03, 0.01, 0.06]),
     // Bins of few tokens: not measured; 256 of them spread eleven times as much as 32,768.
     relative("bin.kl*", [1e-4, 0.2, 0.02, 0.2]),
     // 1e-6, .01, 6e-4, .007.
