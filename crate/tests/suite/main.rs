@@ -18,6 +18,7 @@ mod pickled;
 mod quantized;
 mod reference;
 mod repetition;
+mod runs;
 mod saving;
 mod study;
 mod texts;
