@@ -16,6 +16,7 @@ mod nonfinite;
 mod parity;
 mod pickled;
 mod quantized;
+mod readings;
 mod reference;
 mod repetition;
 mod runs;
