@@ -1,5 +1,9 @@
 //! Hands the crate what only the build knows: library versions, compiler, profile and commit.
 
+#[path = "src/record/source.rs"]
+mod source;
+
+use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
@@ -10,11 +14,29 @@ fn locked_version(lock: &str, package: &str) -> Option<String> {
     Some(version.trim_matches('"').to_string())
 }
 
+/// Tells the crate which sources it is built from. A commit of these sources later on is no reason to build anew: the
+/// program finds it by their hash (see `record::provenance`).
+fn sources() {
+    let root = Path::new("..");
+    for path in source::SOURCES.iter().map(|path| root.join(path)).filter(|path| path.exists()) {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
+    println!("cargo::rerun-if-env-changed=LOWBIT_GIT_COMMIT");
+    if let Some(hash) = source::hash(root) {
+        println!("cargo::rustc-env=LOWBIT_SOURCES={hash}");
+    }
+    let known = source::commit(root);
+    if let Some((_, dirty)) = &known {
+        println!("cargo::rustc-env=LOWBIT_BUILT_DIRTY={dirty}");
+    }
+    let commit = known.map(|(commit, _)| commit).or(env::var("LOWBIT_GIT_COMMIT").ok());
+    println!("cargo::rustc-env=LOWBIT_BUILT_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+}
+
 fn main() {
     let lock_path = "../Cargo.lock";
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={lock_path}");
-    println!("cargo::rerun-if-env-changed=LOWBIT_GIT_COMMIT");
+    sources();
 
     // A build from a registry has no lock file beside it; then the record says "unknown".
     let lock = fs::read_to_string(lock_path).unwrap_or_default();
@@ -37,7 +59,4 @@ fn main() {
 
     let profile = env::var("PROFILE").unwrap_or_else(|_| "unknown".into());
     println!("cargo::rustc-env=LOWBIT_PROFILE={profile}");
-    if let Ok(commit) = env::var("LOWBIT_GIT_COMMIT") {
-        println!("cargo::rustc-env=LOWBIT_GIT_COMMIT={commit}");
-    }
 }

@@ -161,7 +161,6 @@ fn record<M: Measure + Clone + Into<Instrument>>(
             }
         })
     })?;
-    run.finish()?;
     report(&run)
 }
 
@@ -219,7 +218,7 @@ fn parts(names: &[&str], flags: &args::Reproduce) -> Result<()> {
     }
     for (i, part) in names.iter().enumerate() {
         let study = study(part)?;
-        let done = if i < first { Run::finished(&root, &study.name, &study)? } else { None };
+        let done = if i < first { study.current_in(&root)? } else { None };
         match done {
             Some(run) => say!("{part} is measured already: {}", linked(&run))?,
             None => measure(study, flags)?,
@@ -243,7 +242,7 @@ fn chosen(mut study: Study, flags: &args::Reproduce) -> Study {
 fn measure(study: Study, flags: &args::Reproduce) -> Result<()> {
     let root = root(&flags.recording);
     let open = || Ok(noted(study.open(&root)?, &flags.recording));
-    let run = study.run_into(open).map_err(|error| {
+    let run = study.record_into(open).map_err(|error| {
         goes_on(error, || match Run::unfinished(&root, &study.name, &study) {
             Ok(Some(run)) => {
                 format!("what was recorded is in {}: the same command goes on from there", shown(&run))

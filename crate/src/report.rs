@@ -138,10 +138,12 @@ const TABLES: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// Figures and tables of a finished run. The figures come first: whoever reads the tables may stop at any line.
+/// Figures and tables of a run that holds all of its readings. The figures come first, and finish it: whoever reads the
+/// tables may stop at any line, and a run whose figures were cut short is still one that the same command goes on with.
 pub fn report(run: &Run) -> Result<()> {
     let frame = Frame::load(run.path())?;
     let figures = figure::draw_all(&frame, &run.plots_dir()?)?;
+    run.finish()?;
     for (measure, columns) in TABLES {
         // Of outliers the roles say more than the summary.
         let kind = if measure == "outliers" { "role" } else { "summary" };

@@ -96,7 +96,7 @@ impl Measure for Perplexity {
     }
 
     fn check(&self, model: &Model) -> Result<()> {
-        self.sliding().check(model)
+        self.sliding().cut(model).map(drop)
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
@@ -168,5 +168,9 @@ mod tests {
         let sentence = error(Perplexity::default().windows(8, 9));
         assert!(sentence.contains("stride 9 is larger than seq_len 8"), "{sentence}");
         assert!(error(Perplexity::of("no/such/text.txt")).contains("no such file"));
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("short.txt"), "x").unwrap();
+        let short = Perplexity::of(folder.path().join("short.txt")).check(&model).unwrap_err().to_string();
+        assert!(short.contains("1 tokens leave nothing to score"), "{short}");
     }
 }

@@ -40,6 +40,11 @@ pub(super) trait Beside: Serialize + Clone {
         Ok(())
     }
 
+    /// Refuses a text that is too short for the settings.
+    fn readable(&self, model: &Model) -> Result<()> {
+        self.sliding().cut(model).map(drop)
+    }
+
     /// Refuses two models that cannot be compared.
     fn alike(&self, reference: &Model, model: &Model) -> Result<()> {
         comparable(reference, model)
@@ -71,7 +76,7 @@ impl<T: Beside> Measure for T {
 
     fn check(&self, model: &Model) -> Result<()> {
         self.sensible(model)?;
-        self.sliding().check(model)?;
+        self.readable(model)?;
         self.alike(&load(self.reference(), model)?, model)
     }
 

@@ -7,7 +7,7 @@
 use super::finite::{self, Known};
 use super::limit::{MADE, at_most};
 use super::reference::{self, Beside};
-use super::window::Sliding;
+use super::window::{Excerpt, Sliding};
 use super::{Measure, subject};
 use crate::error::{Error, Result};
 use crate::kernel::softmax::{argmax, log_sum_exp};
@@ -100,9 +100,8 @@ impl Stability {
         Ok(rows?.concat())
     }
 
-    fn one_length(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
-        let length = *self.lengths.first().ok_or_else(|| Error::internal("a unit has one length"))?;
-        let text = self.sliding().cut(model)?;
+    /// How far the last prompt of a length may be moved on from the first.
+    fn room(&self, text: &Excerpt, length: usize) -> Result<usize> {
         let Some(room) = text.ids.len().checked_sub(length) else {
             let found = text.ids.len();
             return Err(Error::input(format!("{found} tokens are fewer than one prompt of {length}"))
@@ -116,6 +115,13 @@ impl Stability {
                 .at(self.corpus.display())
                 .hint("name a longer text or fewer prompts"));
         }
+        Ok(room)
+    }
+
+    fn one_length(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
+        let length = *self.lengths.first().ok_or_else(|| Error::internal("a unit has one length"))?;
+        let text = self.sliding().cut(model)?;
+        let room = self.room(&text, length)?;
         let start = |prompt: usize| prompt * room / self.prompts;
         let prompts: Vec<&[u32]> =
             (0..self.prompts).map(|i| &text.ids[start(i)..start(i) + length]).collect();
@@ -237,6 +243,11 @@ impl Beside for Stability {
             .hint("ask for fewer prompts")),
             _ => Ok(()),
         }
+    }
+
+    fn readable(&self, model: &Model) -> Result<()> {
+        let text = self.sliding().cut(model)?;
+        self.lengths.iter().try_for_each(|length| self.room(&text, *length).map(drop))
     }
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
@@ -403,6 +414,12 @@ mod tests {
         );
         let short = folder.path().join("short.txt");
         std::fs::write(&short, "to be or not").unwrap();
-        assert!(error(stability.on(short)).contains("12 tokens are fewer than one prompt of 20"));
+        let part = "12 tokens are fewer than one prompt of 20";
+        assert!(error(stability.clone().on(&short)).contains(part));
+        assert!(stability.clone().on(short).check(&model).unwrap_err().to_string().contains(part));
+        // The last length is refused before the first is measured.
+        let long = Stability { lengths: vec![20, 100_000], ..stability };
+        let sentence = long.check(&model).unwrap_err().to_string();
+        assert!(sentence.contains("fewer than one prompt of 100000"), "{sentence}");
     }
 }

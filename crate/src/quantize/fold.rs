@@ -48,17 +48,22 @@ fn columns(weight: &Tensor, rotation: &Rotation) -> Result<Tensor> {
 /// # Errors
 /// If other layers see these inputs too.
 pub fn divide(tensors: &mut Tensors, site: &Site, by: &[f32]) -> Result<()> {
-    let Some(norm) = &site.norm else {
-        return Err(Error::input("its input does not come from a norm of its own, which could be rescaled")
-            .at(&site.path)
-            .hint("leave this layer out of smoothing and of scales by channel"));
-    };
+    let norm = norm(site)?;
     let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
     let by = Tensor::from_slice(by, by.len(), weight.device())?;
     tensors.insert(site.weight.clone(), weight.broadcast_mul(&by)?);
     let scaled = tensor(tensors, norm)?.div(&by)?;
     tensors.insert(norm.clone(), scaled);
     Ok(())
+}
+
+/// The norm by way of which the inputs of a matrix can be rescaled.
+pub(super) fn norm(site: &Site) -> Result<&String> {
+    site.norm.as_ref().ok_or_else(|| {
+        Error::input("its input does not come from a norm of its own, which could be rescaled")
+            .at(&site.path)
+            .hint("leave this layer out of smoothing and of scales by channel")
+    })
 }
 
 /// SmoothQuant's divisors (Xiao et al. 2023): max|X_j|^α / max|W_j|^(1−α) for every input channel j.

@@ -80,7 +80,7 @@ impl Model {
         if scheme.is_plain() {
             return Ok(model);
         }
-        scheme.admits(&model)?;
+        scheme.admits(&model, model.dtype)?;
         let clock = Instant::now();
         let mut job = Job::new(&model, scheme, how)?;
         let sample = job.fold()?;
@@ -91,11 +91,7 @@ impl Model {
 
     /// The model in the dtype that a scheme asks for.
     fn stored_for(&self, scheme: &Scheme) -> Result<Self> {
-        if self.quantization.is_some() {
-            return Err(Error::input(format!("{} is quantized already", self.name))
-                .at(format!("scheme {scheme}"))
-                .hint("load the model that it was made of"));
-        }
+        scheme.admits_once(self)?;
         match &scheme.dtype {
             Some(dtype) => self.cast(parse_dtype(dtype)?),
             None => Ok(self.clone()),
@@ -104,8 +100,18 @@ impl Model {
 }
 
 impl Scheme {
-    /// Refuses what no scheme can do to this model, and what contradicts itself.
-    fn admits(&self, model: &Model) -> Result<()> {
+    /// Refuses a model that is quantized already.
+    fn admits_once(&self, model: &Model) -> Result<()> {
+        match model.quantization.is_some() {
+            true => Err(Error::input(format!("{} is quantized already", model.name))
+                .at(format!("scheme {self}"))
+                .hint("load the model that it was made of")),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses what no scheme can do to this model, stored in `dtype`, and what contradicts itself.
+    fn admits(&self, model: &Model, dtype: DType) -> Result<()> {
         let refused =
             |what: &str, hint: &str| Err(Error::input(what).at(format!("scheme {self}")).hint(hint));
         if !model.device().is_cpu() {
@@ -117,7 +123,7 @@ impl Scheme {
                 "choose rot or smooth",
             );
         }
-        if self.lossless && model.dtype == DType::F16 {
+        if self.lossless && dtype == DType::F16 {
             return refused(
                 "the exponents of f16 have too few bits to be coded",
                 "ask for bf16-lossless or f32-lossless",
@@ -129,13 +135,16 @@ impl Scheme {
     /// Ends with the error that quantizing this model would end with, before time is spent.
     ///
     /// # Errors
-    /// If it does not fit the model's matrices, or needs a text that cannot be read.
+    /// If the model is quantized already, the scheme contradicts itself or does not fit the model's matrices, or it needs a
+    /// text that cannot be read.
     pub fn check(&self, model: &Model, how: &Quantizing) -> Result<()> {
-        if let Some(dtype) = &self.dtype {
-            parse_dtype(dtype)?;
+        self.admits_once(model)?;
+        let dtype = self.dtype.as_deref().map_or(Ok(model.dtype), parse_dtype)?;
+        if self.is_plain() {
+            return Ok(());
         }
-        select::parts(self, &model.config.sites())?;
-        self.budget.map_or(Ok(()), |_| mixed::coding(self).map(drop))?;
+        self.admits(model, dtype)?;
+        Job::new(model, self, how)?.check_rescale()?;
         if self.needs_calibration() {
             how.calibration.sample(model)?;
         }
@@ -243,6 +252,15 @@ impl<'a> Job<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses to rescale inputs that do not come from a norm of their own.
+    fn check_rescale(&self) -> Result<()> {
+        let by_channel = self.scheme.observer == Some(Observer::Channel) && self.scheme.activations.is_some();
+        let rescales = |i: &usize| {
+            (self.scheme.smooth.is_some() || by_channel) && (self.is_in(*i) || self.is_rounded(*i))
+        };
+        (0..self.sites.len()).filter(rescales).try_for_each(|i| fold::norm(&self.sites[i]).map(drop))
     }
 
     fn finish(mut self, matrices: Matrices) -> Result<Model> {

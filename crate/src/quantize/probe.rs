@@ -105,7 +105,7 @@ impl Probe {
     pub fn new(model: &Model, scheme: &Scheme, how: &Quantizing, grain: Grain) -> Result<Self> {
         Self::check(scheme)?;
         let model = model.stored_for(scheme)?;
-        scheme.admits(&model)?;
+        scheme.admits(&model, model.dtype)?;
         let how = Quantizing { backend: Backend::Fake, ..how.clone() };
         let mut job = Job::new(&model, scheme, &how)?;
         if grain == Grain::Segment {

@@ -289,6 +289,12 @@ impl Scheme {
         Self { dtype: None, lossless: false, ..self.clone() } == Self::default()
     }
 
+    /// Whether its matrices read other numbers than the model's: rotated, smoothed, or scaled by channel.
+    pub fn moves_inputs(&self) -> bool {
+        let by_channel = self.observer == Some(Observer::Channel) && self.activations.is_some();
+        self.rotation.is_some() || self.smooth.is_some() || by_channel
+    }
+
     /// Whether it needs a text to be read.
     pub fn needs_calibration(&self) -> bool {
         self.gptq.is_some() || self.observer.is_some() || self.smooth.is_some() || self.budget.is_some()

@@ -1,77 +1,21 @@
-//! Whether two recordings of the same thing are the same, within stated tolerances.
+//! Whether two recordings of the same thing are the same.
 //!
-//! On one machine and commit they are, byte for byte but for times. Another processor sums in another order, and what
-//! follows from rounding moves a little: [`TOLERANCES`] says how far is too far, column by column.
+//! On one processor they are, bit for bit but for times. On another, numbers may differ by as much as sums in another order
+//! explain ([`TOLERANCES`](super::TOLERANCES)). In either case a record may not contradict itself, and times and memory are
+//! held against wide bounds. [`Kind`] says which column is compared how.
 
+use super::choice::Choices;
+use super::machine::Machine;
+use super::ratio::{Times, memory_agrees};
+use super::relation::contradictions;
+use super::tolerance::agree;
 use super::unit::{named, text};
-use super::{Row, SUMMARY, is_timing_field};
+use super::{Kind, Row, SUMMARY};
 use serde_json::Value;
-use std::collections::HashSet;
-use wildmatch::WildMatch;
-
-/// How far apart two values of a column may be.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Tolerance {
-    /// Not compared: who measured, or what a close call decides.
-    Free,
-    /// Equal.
-    Equal,
-    /// |found − recorded| ≤ absolute + relative · |recorded|.
-    Within {
-        /// In the column's unit.
-        absolute: f64,
-        /// Of the recorded value.
-        relative: f64,
-    },
-}
-
-const fn within(absolute: f64, relative: f64) -> Tolerance {
-    Tolerance::Within { absolute, relative }
-}
-
-/// The tolerance of each column: the first pattern that fits its name; `*` stands for any text. Columns of times are
-/// never compared; for others fractions have [`FRACTION`], everything else is to be equal.
-pub const TOLERANCES: [(&str, Tolerance); 29] = [
-    // Who measured.
-    ("git_*", Tolerance::Free),
-    ("host", Tolerance::Free),
-    ("os", Tolerance::Free),
-    ("cpu_*", Tolerance::Free),
-    ("memory_bytes", Tolerance::Free),
-    ("gpu", Tolerance::Free),
-    ("driver", Tolerance::Free),
-    ("*_version", Tolerance::Free),
-    ("rustc", Tolerance::Free),
-    ("profile", Tolerance::Free),
-    ("threads", Tolerance::Free),
-    ("notes", Tolerance::Free),
-    // Where a sum in another order may turn a close call: what follows from many of them is compared.
-    ("answer", Tolerance::Free),
-    ("correct", Tolerance::Free),
-    ("parts_at", Tolerance::Free),
-    ("widens_at", Tolerance::Free),
-    ("worst_layer", Tolerance::Free),
-    ("predictor", Tolerance::Free),
-    // Shares and probabilities.
-    ("accuracy*", within(0.06, 0.0)),
-    ("same_top*", within(0.005, 0.0)),
-    ("*_p", within(0.05, 0.0)),
-    ("*_p_holm", within(0.1, 0.0)),
-    ("tau*", within(0.1, 0.0)),
-    // Means of many tokens, and the small differences between two of them.
-    ("*key_logprob", within(0.05, 0.02)),
-    ("*_db", within(0.2, 0.0)),
-    ("*kl*", within(1e-5, 0.05)),
-    ("*delta*", within(5e-4, 0.05)),
-    ("*ln_ppl_ratio*", within(5e-4, 0.05)),
-    ("gradient", within(5e-4, 0.05)),
-];
-
-/// The tolerance of numbers with a fraction whose column is not among [`TOLERANCES`].
-pub const FRACTION: Tolerance = within(1e-6, 0.005);
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A value that is not what was recorded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Difference {
     /// The measurement.
     pub measure: String,
@@ -85,39 +29,193 @@ pub struct Difference {
     pub found: String,
 }
 
-/// What differs between the rows of a run and those of another of the same study, and how many values were compared.
-pub fn differences(recorded: &[Row], found: &[Row]) -> (Vec<Difference>, usize) {
-    let (mut all, mut compared) = (vec![], 0);
+/// How many values of a kind were compared, and how many of them differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Compared.
+    pub compared: usize,
+    /// Of them not what was recorded.
+    pub differ: usize,
+}
+
+/// Two recordings of the same thing, side by side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Comparison {
+    /// What differs, and what contradicts itself.
+    pub differences: Vec<Difference>,
+    /// Values by their kinds.
+    pub counts: BTreeMap<Kind, Count>,
+    /// Rows that are in one of the two only, or are of another version of their measurement.
+    pub rows: usize,
+    /// Columns of provenance that differ: told, not compared.
+    pub provenance: BTreeSet<String>,
+    /// The machines that the record is from.
+    pub recorded_on: BTreeSet<String>,
+    /// The machines that measured again.
+    pub found_on: BTreeSet<String>,
+    /// Whether they are the same, so that every bit was compared.
+    pub same_machine: bool,
+}
+
+impl Comparison {
+    /// Compares the rows of a run with those of another of the same study: bit for bit where both are of one
+    /// [`Machine`], within tolerances where not.
+    pub fn of(recorded: &[Row], found: &[Row]) -> Self {
+        compare(recorded, found, |a, b| Machine::of(a) == Machine::of(b))
+    }
+
+    /// As [`of`](Self::of), within the tolerances of another processor wherever they were measured.
+    pub fn across_processors(recorded: &[Row], found: &[Row]) -> Self {
+        compare(recorded, found, |_, _| false)
+    }
+
+    /// Values of these kinds together.
+    pub fn count(&self, kinds: impl Fn(Kind) -> bool) -> Count {
+        let of = self.counts.iter().filter(|(kind, _)| kinds(**kind)).map(|(_, count)| count);
+        of.fold(Count::default(), |sum, count| Count {
+            compared: sum.compared + count.compared,
+            differ: sum.differ + count.differ,
+        })
+    }
+
+    fn compared(&mut self, kind: Kind, count: usize) {
+        self.counts.entry(kind).or_default().compared += count;
+    }
+
+    fn differs(&mut self, kind: Kind, difference: Difference) {
+        self.counts.entry(kind).or_default().differ += 1;
+        self.differences.push(difference);
+    }
+}
+
+fn compare(recorded: &[Row], found: &[Row], same: impl Fn(&Row, &Row) -> bool) -> Comparison {
+    let mut all = Comparison { same_machine: true, ..Comparison::default() };
+    let (mut times, mut choices) = (Times::default(), Choices::default());
+    // Rows and columns that are told of: what contradicts itself is told once.
+    let mut told: HashSet<(usize, String)> = HashSet::new();
+    let (pairs, alone) = paired(recorded, found);
+    for (i, other) in &pairs {
+        let (row, same) = (&recorded[*i], same(&recorded[*i], other));
+        all.same_machine &= same;
+        all.recorded_on.insert(Machine::of(row).to_string());
+        all.found_on.insert(Machine::of(other).to_string());
+        let [version, now] = [row, other].map(|row| row.get("measure_version").unwrap_or(&Value::Null));
+        if version != now {
+            let column = "measure_version".to_string();
+            all.rows += 1;
+            all.differences.push(Difference {
+                column,
+                recorded: shown(version),
+                found: shown(now),
+                ..placed(row)
+            });
+            continue;
+        }
+        for column in columns(row, other) {
+            let values = [row, other].map(|row| row.get(column).unwrap_or(&Value::Null));
+            if values.iter().all(|value| value.is_null()) {
+                continue;
+            }
+            let kind = Kind::of(text(row, "row"), column, values);
+            let place = || {
+                let [recorded, found] = both(values);
+                Difference { column: column.clone(), recorded, found, ..placed(row) }
+            };
+            let agrees = match kind {
+                Kind::Provenance => {
+                    if values[0] != values[1] {
+                        all.provenance.insert(column.clone());
+                    }
+                    continue;
+                }
+                // A speed beside its time is held against it.
+                Kind::Timing if column == "tokens_per_s" && row.contains_key("runtime_s") => {
+                    values[1].is_null() == values[0].is_null()
+                }
+                Kind::Timing => {
+                    let group =
+                        [text(row, "measure"), text(row, "row"), column, text(row, "phase")].join(" ");
+                    times.add(group, *i, place(), values, same);
+                    continue;
+                }
+                Kind::Memory => memory_agrees(values, same),
+                Kind::Exact => values[0] == values[1],
+                _ if same => values[0] == values[1],
+                Kind::Choice => {
+                    all.compared(kind, 1);
+                    choices.add(row, column, place(), values);
+                    continue;
+                }
+                Kind::Numeric | Kind::Statistical => agree(row, column, values),
+            };
+            all.compared(kind, 1);
+            if !agrees {
+                told.insert((*i, column.clone()));
+                all.differs(kind, place());
+            }
+        }
+    }
+    let (compared, slow) = times.judged();
+    all.compared(Kind::Timing, compared);
+    for (i, difference) in slow {
+        told.insert((i, difference.column.clone()));
+        all.differs(Kind::Timing, difference);
+    }
+    for difference in choices.judged() {
+        all.differs(Kind::Choice, difference);
+    }
+    for contradiction in contradictions(recorded) {
+        let row = &recorded[contradiction.row];
+        let value = row.get(&contradiction.column).unwrap_or(&Value::Null);
+        if told.insert((contradiction.row, contradiction.column.clone())) {
+            let kind = Kind::of(text(row, "row"), &contradiction.column, [value, value]);
+            let (column, found) =
+                (contradiction.column, format!("contradicts its parts: {}", contradiction.parts));
+            all.differs(kind, Difference { column, recorded: shown(value), found, ..placed(row) });
+        }
+    }
+    for contradiction in contradictions(found) {
+        let row = &found[contradiction.row];
+        let value = row.get(&contradiction.column).unwrap_or(&Value::Null);
+        let kind = Kind::of(text(row, "row"), &contradiction.column, [value, value]);
+        let found = format!("{} contradicts its parts: {}", shown(value), contradiction.parts);
+        all.differs(kind, Difference { column: contradiction.column, found, ..placed(row) });
+    }
+    all.rows += alone.len();
+    all.differences.extend(alone);
+    all
+}
+
+/// The rows that belong together, those recorded by their numbers, and what is said of those that stand alone.
+fn paired<'a>(recorded: &[Row], found: &'a [Row]) -> (Vec<(usize, &'a Row)>, Vec<Difference>) {
+    let (mut pairs, mut alone) = (vec![], vec![]);
     let units: HashSet<&str> = recorded.iter().map(|row| text(row, "fingerprint")).collect();
     let mut left: Vec<&Row> = found.iter().collect();
-    for row in recorded {
+    for (i, row) in recorded.iter().enumerate() {
         // Rows of a unit of work are written in one order, and taken in that order. A unit with a fingerprint of another
         // version, or of something that changed, is known by its names.
         let same = |other: &&Row| same_place(row, other);
         let named = |other: &&Row| named(row) == named(other) && !units.contains(text(other, "fingerprint"));
-        let Some(place) = left.iter().position(same).or_else(|| left.iter().position(named)) else {
-            all.push(missing(row, "recorded", "not measured"));
-            continue;
-        };
-        let other = left.remove(place);
-        let version = |row: &Row| row.get("schema_version").and_then(Value::as_u64).unwrap_or_default();
-        let older = version(row) < version(other);
-        // An older record lacks newer columns, and its fingerprints cover less.
-        let new = other.keys().filter(|column| !older && !row.contains_key(*column));
-        let covers = !older && text(row, "row") == SUMMARY;
-        let columns = row.keys().chain(new).filter(|column| covers || *column != "fingerprint");
-        for column in columns.filter(|column| !is_timing_field(column)) {
-            let [a, b] = [row, other].map(|row| row.get(column).unwrap_or(&Value::Null));
-            let tolerance = tolerance(column, a, b);
-            compared += usize::from(tolerance != Tolerance::Free);
-            if !agree(tolerance, a, b) {
-                let (recorded, found) = (shown(a), shown(b));
-                all.push(Difference { column: column.clone(), recorded, found, ..missing(row, "", "") });
-            }
+        match left.iter().position(same).or_else(|| left.iter().position(named)) {
+            Some(place) => pairs.push((i, left.remove(place))),
+            None => alone.push(missing(row, "recorded", "not measured")),
         }
     }
-    all.extend(left.into_iter().map(|row| missing(row, "not recorded", "measured")));
-    (all, compared)
+    alone.extend(left.into_iter().map(|row| missing(row, "not recorded", "measured")));
+    (pairs, alone)
+}
+
+/// The columns of two rows that are compared: an older record lacks newer columns, and its fingerprints cover less.
+fn columns<'a>(row: &'a Row, other: &'a Row) -> impl Iterator<Item = &'a String> {
+    let version = |row: &Row| row.get("schema_version").and_then(Value::as_u64);
+    let older = version(row).is_some() && version(row) < version(other);
+    let covers = !older && text(row, "row") == SUMMARY;
+    let new = other.keys().filter(move |column| !older && !row.contains_key(*column));
+    row.keys().chain(new).filter(move |column| match column.as_str() {
+        "fingerprint" => covers,
+        "schema_version" => !older,
+        _ => true,
+    })
 }
 
 /// Whether two rows are of one kind in one unit of work.
@@ -126,6 +224,11 @@ fn same_place(row: &Row, other: &Row) -> bool {
 }
 
 fn missing(row: &Row, recorded: &str, found: &str) -> Difference {
+    Difference { recorded: recorded.into(), found: found.into(), ..placed(row) }
+}
+
+/// A difference that says where it is, and not yet what.
+fn placed(row: &Row) -> Difference {
     let text = |column: &str| row.get(column).map(shown).filter(|text| text != "null").unwrap_or_default();
     let kind = text("row");
     let names = [
@@ -140,41 +243,18 @@ fn missing(row: &Row, recorded: &str, found: &str) -> Difference {
         if kind == SUMMARY { String::new() } else { kind },
     ];
     let names: Vec<String> = names.into_iter().filter(|name| !name.is_empty()).collect();
-    Difference {
-        measure: text("measure"),
-        unit: names.join(" · "),
-        column: String::new(),
-        recorded: recorded.into(),
-        found: found.into(),
-    }
+    Difference { measure: text("measure"), unit: names.join(" · "), ..Difference::default() }
 }
 
-/// The tolerance of a column, for values that it holds.
-fn tolerance(column: &str, a: &Value, b: &Value) -> Tolerance {
-    let named = TOLERANCES.iter().find(|(pattern, _)| WildMatch::new(pattern).matches(column));
-    let fraction = |value: &Value| match value {
-        Value::Array(items) => items.iter().any(Value::is_f64),
-        value => value.is_f64(),
-    };
-    match named {
-        Some((_, tolerance)) => *tolerance,
-        None if fraction(a) || fraction(b) => FRACTION,
-        None => Tolerance::Equal,
+/// Two values as cells of a table; of two lists of one length the first items that differ.
+fn both(values: [&Value; 2]) -> [String; 2] {
+    if let [Value::Array(a), Value::Array(b)] = values
+        && let Some(i) = (0..a.len()).find(|i| b.get(*i).is_some_and(|b| *b != a[*i]))
+        && a.len() == b.len()
+    {
+        return [&a[i], &b[i]].map(|item| format!("[{i}] {}", shown(item)));
     }
-}
-
-fn agree(tolerance: Tolerance, a: &Value, b: &Value) -> bool {
-    match (tolerance, a, b) {
-        (Tolerance::Free, _, _) => true,
-        (Tolerance::Equal, _, _) => a == b,
-        (Tolerance::Within { .. }, Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agree(tolerance, a, b))
-        }
-        (Tolerance::Within { absolute, relative }, a, b) => match (a.as_f64(), b.as_f64()) {
-            (Some(a), Some(b)) => (b - a).abs() <= absolute + relative * a.abs(),
-            _ => a == b,
-        },
-    }
+    values.map(shown)
 }
 
 /// A value as a cell of a table; a long one is cut.
@@ -196,9 +276,10 @@ mod tests {
 
     fn row(value: Value) -> Row {
         let mut row: Row = serde_json::from_value(json!({
-            "measure": "perplexity", "row": "summary", "fingerprint": "a", "scheme": "w4a8", "host": "here",
-            "ppl": 4.2, "n_tokens": 100, "window_nll": [1.0, 2.0], "kl": 0.01, "runtime_s": 3.0, "corpus": "plays",
-            "accuracy": 0.5, "delta_nll": 1e-4,
+            "schema_version": 1, "measure": "perplexity", "row": "summary", "fingerprint": "a", "scheme": "w4a8", "host": "here",
+            "cpu_model": "one", "cpu_features": "avx2", "threads": 2, "dtype": "f32", "a_bits": 8.0,
+            "nll": 1.5, "n_tokens": 100, "window_loss": [1.0, 2.0], "kl": 0.01, "runtime_s": 3.0, "corpus": "plays",
+            "delta_nll": 1e-4, "answer": "7", "peak_bytes": 90_000_000,
         }))
         .unwrap();
         let changes: Row = serde_json::from_value(value).unwrap();
@@ -207,50 +288,87 @@ mod tests {
     }
 
     fn columns(change: Value) -> Vec<String> {
-        let (all, compared) = differences(&[row(json!({}))], &[row(change)]);
-        assert!(compared >= 10);
-        all.into_iter().map(|difference| difference.column).collect()
+        let all = Comparison::of(&[row(json!({}))], &[row(change)]);
+        all.differences.into_iter().map(|difference| difference.column).collect()
     }
 
     #[test]
-    fn values_may_differ_as_far_as_is_stated_and_no_farther() {
-        let within = json!({
-            "ppl": 4.21, "window_nll": [1.001, 2.0], "kl": 0.0104, "runtime_s": 9.0, "host": "there", "accuracy": 0.54,
-            "delta_nll": 5e-4,
-        });
-        assert!(columns(within).is_empty());
+    fn on_one_processor_the_last_bit_is_told() {
         for (change, column) in [
-            (json!({"ppl": 4.25}), "ppl"),
-            (json!({"ppl": null}), "ppl"),
+            (json!({"nll": 1.500_000_000_000_000_2}), "nll"),
+            (json!({"nll": null}), "nll"),
             (json!({"n_tokens": 101}), "n_tokens"),
-            (json!({"window_nll": [1.0, 2.1]}), "window_nll"),
-            (json!({"window_nll": [1.0]}), "window_nll"),
-            (json!({"kl": 0.0106}), "kl"),
+            (json!({"window_loss": [1.0, 2.000_000_000_000_000_4]}), "window_loss"),
+            (json!({"window_loss": [1.0]}), "window_loss"),
             (json!({"corpus": "bible"}), "corpus"),
-            (json!({"accuracy": 0.6}), "accuracy"),
-            (json!({"delta_nll": 7e-4}), "delta_nll"),
+            (json!({"answer": "8"}), "answer"),
+            (json!({"peak_bytes": 1}), "peak_bytes"),
+            (json!({"runtime_s": 300.0}), "runtime_s"),
             (json!({"new": 1}), "new"),
         ] {
             assert_eq!(columns(change.clone()), [column], "{change}");
         }
+        assert!(columns(json!({"host": "there", "runtime_s": 9.0, "peak_bytes": 95_000_000})).is_empty());
+    }
+
+    #[test]
+    fn on_another_processor_sums_in_another_order_are_not() {
+        let there = |mut change: Value| {
+            change["cpu_model"] = json!("another");
+            columns(change)
+        };
+        let within = json!({"nll": 1.500_001, "window_loss": [1.000_001, 2.0], "answer": "8"});
+        assert_eq!(there(within), Vec::<String>::new());
+        assert_eq!(columns(json!({"threads": 3, "nll": 1.500_001})), Vec::<String>::new());
+        for (change, column) in [
+            (json!({"nll": 1.6}), "nll"),
+            (json!({"n_tokens": 101}), "n_tokens"),
+            (json!({"kl": 0.012}), "kl"),
+            (json!({"delta_nll": 0.01}), "delta_nll"),
+            (json!({"window_loss": [1.0, 2.1]}), "window_loss"),
+            (json!({"runtime_s": 300.0}), "runtime_s"),
+            (json!({"peak_bytes": 1}), "peak_bytes"),
+        ] {
+            assert_eq!(there(change.clone()), [column], "{change}");
+        }
+    }
+
+    #[test]
+    fn a_report_counts_what_was_measured_apart_from_what_was_asked() {
+        let all = Comparison::of(&[row(json!({}))], &[row(json!({"host": "there", "nll": 2.0}))]);
+        let measured = all.count(Kind::is_measured);
+        assert_eq!((measured.compared, measured.differ, all.same_machine), (5, 1, true)); // nll, list, kl, delta, answer
+        assert_eq!(all.counts[&Kind::Timing], Count { compared: 1, differ: 0 });
+        assert_eq!(all.provenance.iter().collect::<Vec<_>>(), ["host"]);
+        assert_eq!(all.recorded_on.iter().collect::<Vec<_>>(), ["one (avx2; 2 threads)"]);
     }
 
     #[test]
     fn a_record_of_an_older_version_is_compared_by_what_it_holds() {
         let newer = json!({"schema_version": 2, "fingerprint": "b", "config_hash": "c", "new": 1});
         assert_eq!(columns(newer), Vec::<String>::new());
-        let changed = json!({"schema_version": 2, "fingerprint": "b", "ppl": 5.0});
-        assert_eq!(columns(changed), ["ppl"]);
+        let changed = json!({"schema_version": 2, "fingerprint": "b", "nll": 5.0});
+        assert_eq!(columns(changed), ["nll"]);
         // Of one version, a fingerprint is of something else.
         assert_eq!(columns(json!({"fingerprint": "b"})), ["fingerprint"]);
+        // What a measurement of another version reads is not comparable, whatever it is.
+        assert_eq!(columns(json!({"measure_version": 2, "nll": 5.0})), ["measure_version"]);
     }
 
     #[test]
     fn rows_that_are_missing_are_told() {
         let (one, other) = (row(json!({})), row(json!({"fingerprint": "b", "scheme": "nf4"})));
-        let (all, _) = differences(&[one.clone(), other.clone()], std::slice::from_ref(&one));
+        let all = Comparison::of(&[one.clone(), other.clone()], std::slice::from_ref(&one)).differences;
         assert_eq!((all.len(), all[0].unit.as_str(), all[0].found.as_str()), (1, "nf4", "not measured"));
-        let (all, _) = differences(std::slice::from_ref(&one), &[other, one.clone()]);
+        let all = Comparison::of(std::slice::from_ref(&one), &[other, one.clone()]).differences;
         assert_eq!((all.len(), all[0].recorded.as_str()), (1, "not recorded"));
+    }
+
+    #[test]
+    fn a_record_that_contradicts_itself_is_told_on_any_processor() {
+        let (a, b) = (json!({"ppl": 9.0}), json!({"ppl": 9.0, "cpu_model": "another"}));
+        let all = Comparison::of(&[row(a)], &[row(b)]).differences;
+        assert_eq!((all.len(), all[0].column.as_str()), (2, "ppl"));
+        assert!(all[0].found.starts_with("contradicts its parts: 4.48"), "{all:?}");
     }
 }

@@ -17,32 +17,46 @@
 //!
 //! **A reading never leaves its subject.** When a resumed run measures anew because its model, a config, a tokenizer or
 //! a text has changed, the readings of before go to `metrics.jsonl.stale` (see [`Run::set_stale_aside`]).
+//!
+//! **Comparing recordings.** [`Comparison`] sets two recordings of the same thing side by side. Every column has a [`Kind`]:
+//! exact, numeric within [`TOLERANCES`] on another processor, a statistic that its parts must confirm, a time.
 
+mod choice;
 mod difference;
 mod files;
 mod fingerprint;
 mod folders;
 mod journal;
+mod kind;
 mod line;
+mod machine;
 mod provenance;
+mod ratio;
 mod reader;
 mod reading;
+mod relation;
 mod run;
+mod source;
 mod stale;
 mod timing;
+mod tolerance;
 mod unit;
 
-pub use difference::{Difference, FRACTION, TOLERANCES, Tolerance, differences};
+pub use difference::{Comparison, Count, Difference};
 pub(crate) use files::write_atomic;
 pub use fingerprint::{config_hash, content_hash, fingerprint};
 pub(crate) use folders::runs_named;
 pub use folders::{run_folder, run_folder_in, runs_folder};
+pub use kind::{KINDS, Kind};
 pub use line::Record;
+pub use machine::Machine;
 pub use provenance::Provenance;
+pub use ratio::{MEMORY, MEMORY_SLACK, TIME_SLACK, WHOLE_RUN, WITHIN_RUN};
 pub use reader::{Lines, Row, read_lines};
 pub use reading::{Conditions, IntoValue, Reading, Subject};
 pub use run::Run;
 pub use timing::{TIMING_FIELDS, is_timing_field, without_timing};
+pub use tolerance::{Arithmetic, CHOICES, TOLERANCES, Tolerance};
 
 /// Version of the meaning of the columns, written into every line.
 pub const SCHEMA_VERSION: u32 = 2;

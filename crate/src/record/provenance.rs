@@ -1,5 +1,6 @@
 //! Where and with what a reading was made.
 
+use super::source;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::Command;
@@ -10,9 +11,9 @@ use sysinfo::System;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Provenance {
-    /// Commit of lowbit's source, or `unknown`.
+    /// Commit of the sources that the program was built from, or `unknown`.
     pub git_commit: String,
-    /// Whether tracked files differ from that commit; `None` where that cannot be known.
+    /// Whether these sources differ from that commit; `None` where that cannot be known.
     pub git_dirty: Option<bool>,
     /// Name of the machine.
     pub host: String,
@@ -22,7 +23,7 @@ pub struct Provenance {
     pub cpu_model: String,
     /// Hardware threads that the process may use.
     pub cpu_threads: u64,
-    /// The SIMD features that decide which kernels run, separated by spaces.
+    /// The SIMD features that decide which kernels run, separated by spaces, and `LOWBIT_SIMD` where it forbids some.
     pub cpu_features: String,
     /// Main memory in bytes.
     pub memory_bytes: u64,
@@ -59,7 +60,7 @@ fn look() -> Provenance {
         os: System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.into()),
         cpu_model: cpu_model.unwrap_or_else(System::cpu_arch),
         cpu_threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
-        cpu_features: cpu_features().join(" "),
+        cpu_features: features(),
         memory_bytes,
         gpu,
         driver,
@@ -78,18 +79,21 @@ fn processor_and_memory() -> (Option<String>, u64) {
     (brand.filter(|brand| !brand.is_empty()), system.total_memory())
 }
 
-// The source folder is asked, never the working directory: that may be the repository of something else.
+/// Commit of the sources that the program was built from, and whether they differ from it.
+///
+/// A commit alone does not make anyone build anew, so the build remembers a hash of its sources: while those on disk are the
+/// same, it is they that are asked. A program that is older than its sources says what it was built from. The source folder
+/// is asked, never the working directory: that may be the repository of something else.
 fn commit() -> (String, Option<bool>) {
-    let source = env!("CARGO_MANIFEST_DIR");
-    let git = |args: &[&str]| {
-        Path::new(source).is_dir().then(|| output("git", &[&["-C", source], args].concat()))?
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let built = || {
+        let dirty = option_env!("LOWBIT_BUILT_DIRTY").map(|dirty| dirty == "true");
+        (env!("LOWBIT_BUILT_COMMIT").to_string(), dirty)
     };
-    match git(&["rev-parse", "HEAD"]) {
-        Some(commit) => {
-            let changes = git(&["status", "--porcelain", "--untracked-files=no"]);
-            (commit, changes.map(|changes| !changes.is_empty()))
-        }
-        None => (option_env!("LOWBIT_GIT_COMMIT").unwrap_or("unknown").into(), None),
+    let unchanged = source::hash(root).is_some_and(|hash| option_env!("LOWBIT_SOURCES") == Some(&hash));
+    match source::commit(root).filter(|_| unchanged) {
+        Some((commit, dirty)) => (commit, Some(dirty)),
+        None => built(),
     }
 }
 
@@ -105,6 +109,13 @@ fn gpu() -> (Option<String>, Option<String>) {
 fn output(program: &str, args: &[&str]) -> Option<String> {
     let out = Command::new(program).args(args).output().ok().filter(|out| out.status.success())?;
     Some(String::from_utf8(out.stdout).ok()?.trim().to_string())
+}
+
+/// What the processor has, and the limit to it where one is set.
+fn features() -> String {
+    let limit = std::env::var("LOWBIT_SIMD").ok().filter(|limit| !limit.is_empty());
+    let limit = limit.map(|limit| format!("at most {limit}"));
+    cpu_features().into_iter().map(String::from).chain(limit).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -146,5 +157,10 @@ mod tests {
         assert!(here.candle_version.starts_with(|c: char| c.is_ascii_digit()), "{}", here.candle_version);
         assert!(here.git_commit == "unknown" || here.git_commit.len() == 40, "{}", here.git_commit);
         assert_eq!(here, Provenance::gather());
+        // The tests are built from what lies there.
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        if let Some((commit, dirty)) = source::commit(root) {
+            assert_eq!((here.git_commit, here.git_dirty), (commit, Some(dirty)));
+        }
     }
 }

@@ -10,7 +10,21 @@ pub const TIMING_FIELDS: &[&str] =
 
 /// Whether `column` matches one of [`TIMING_FIELDS`].
 pub fn is_timing_field(column: &str) -> bool {
-    TIMING_FIELDS.iter().any(|pattern| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+    fits(column, TIMING_FIELDS)
+}
+
+/// Whether `column` holds seconds, or a speed.
+pub(super) fn is_time_field(column: &str) -> bool {
+    fits(column, &TIMING_FIELDS[2..5])
+}
+
+/// Whether `column` holds memory in use.
+pub(super) fn is_memory_field(column: &str) -> bool {
+    fits(column, &TIMING_FIELDS[5..])
+}
+
+fn fits(column: &str, patterns: &[&str]) -> bool {
+    patterns.iter().any(|pattern| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (None, _) => column == *pattern,
         (Some(end), None) => column.ends_with(end),
         (Some(part), Some(_)) => column.contains(part.trim_end_matches('*')),
@@ -45,5 +59,13 @@ mod tests {
             assert!(!is_timing_field(column), "{column}");
         }
         assert!(super::super::COLUMNS.iter().filter(|c| is_timing_field(c)).eq([&"run_id", &"timestamp"]));
+        for (column, time, memory) in [
+            ("runtime_s", true, false),
+            ("tokens_per_s_max", true, false),
+            ("added_peak_bytes", false, true),
+            ("run_id", false, false),
+        ] {
+            assert_eq!((is_time_field(column), is_memory_field(column)), (time, memory), "{column}");
+        }
     }
 }

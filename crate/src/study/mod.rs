@@ -18,24 +18,22 @@
 //! | `named` | the studies that `lowbit reproduce` knows |
 //! | `check` | a recorded run measured again |
 //! | `current` | whether a recorded run is of what is there now |
+//! | `instrument` | a measurement of any kind |
 //! | `estimate` | about how long it will take |
 
 mod check;
 mod current;
 mod estimate;
+mod instrument;
 mod named;
 
 use crate::error::{Error, Result};
-use crate::measure::{
-    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, making::Making,
-    outliers::Outliers, passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr,
-    stability::Stability,
-};
 use crate::model::{Loading, Model, parse_tokenizer};
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
 use crate::warning::warn;
-pub use check::Check;
+pub use check::{CHECKED_BY, Check};
+pub use instrument::Instrument;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -59,34 +57,6 @@ pub struct Study {
     pub quantizing: Quantizing,
     /// What is measured of every model in every scheme.
     pub measures: Vec<Instrument>,
-}
-
-/// A measurement of any kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Instrument {
-    /// Prediction of a text.
-    Perplexity(Perplexity),
-    /// How far predictions are from a reference's.
-    Divergence(Divergence),
-    /// Which matrices lose precision.
-    Sqnr(Sqnr),
-    /// How far the recurrent state goes astray.
-    Drift(Drift),
-    /// How large activations get, and in which channels.
-    Outliers(Outliers),
-    /// When greedy words part from a reference's.
-    Stability(Stability),
-    /// Which parts break first.
-    Sensitivity(Sensitivity),
-    /// Prediction against what was read before.
-    Context(LongContext),
-    /// Recall against context length.
-    Passkey(Passkey),
-    /// Speed and memory against length.
-    Cost(Cost),
-    /// What quantizing took.
-    Making(Making),
 }
 
 impl Study {
@@ -143,19 +113,32 @@ impl Study {
         self.run_into(|| self.open(runs_folder()))
     }
 
-    /// The folder of the newest finished run of this study with these settings; where there is none, or a model or a
-    /// text has changed since, it is measured now.
+    /// The folder of the newest finished run of this study with these settings; where there is none, or it no longer
+    /// holds (see [`current_in`](Self::current_in)), it is measured now.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn recorded(&self) -> Result<PathBuf> {
-        if let Some(folder) = Run::finished(runs_folder(), &self.name, self)? {
-            if self.is_current(&folder)? {
-                return Ok(folder);
-            }
-            warn(format!("{}: a model or a text has changed since; measured anew", folder.display()));
+        match self.current_in(runs_folder())? {
+            Some(folder) => Ok(folder),
+            None => Ok(self.run()?.path().to_path_buf()),
         }
-        Ok(self.run()?.path().to_path_buf())
+    }
+
+    /// The folder of the newest finished run of this study with these settings in the folder `root`, if its readings are of
+    /// the models, references, texts and versions of measurements that there are now. One that is not is told of.
+    ///
+    /// # Errors
+    /// If the run cannot be read, or a model cannot be loaded that is there.
+    pub fn current_in(&self, root: impl AsRef<Path>) -> Result<Option<PathBuf>> {
+        let Some(folder) = Run::finished(root, &self.name, self)? else { return Ok(None) };
+        match self.outdated(&folder)? {
+            None => Ok(Some(folder)),
+            Some(why) => {
+                warn(format!("{}: {why}; measured anew", folder.display()));
+                Ok(None)
+            }
+        }
     }
 
     /// The schemes by their names; where there is none, every model as it is.
@@ -171,17 +154,21 @@ impl Study {
     /// # Errors
     /// As [`run`](Self::run), and those of `open`.
     pub fn run_into(&self, open: impl FnOnce() -> Result<Run>) -> Result<Run> {
-        if self.models.is_empty() || self.measures.is_empty() {
-            return Err(Error::input(
-                "the study has nothing to do: it needs at least one model and one measurement",
-            )
-            .at(&self.name));
-        }
-        // Bad settings end here, before a run folder is made.
-        let schemes = self.parsed_schemes()?;
+        let run = self.record_into(open)?;
+        run.finish()?;
+        Ok(run)
+    }
+
+    /// As [`run_into`](Self::run_into), for whoever makes more of the run than readings: it is left unfinished, to be
+    /// [finished](Run::finish) when the rest is made. Until then the same study goes on with it, and measures nothing
+    /// again.
+    ///
+    /// # Errors
+    /// As [`run_into`](Self::run_into).
+    pub fn record_into(&self, open: impl FnOnce() -> Result<Run>) -> Result<Run> {
+        let schemes = self.checked()?;
         let first = self.load(&self.models[0])?;
-        self.measures.iter().try_for_each(|measure| measure.check(&first))?;
-        schemes.iter().try_for_each(|scheme| scheme.check(&first, &self.quantizing))?;
+        self.check(&first, &schemes)?;
         let run = open()?;
         let job = estimate::job(self, &schemes, &first)?;
         let work: Vec<f64> = self.measures.iter().map(|measure| estimate::tokens(measure, &first)).collect();
@@ -194,7 +181,10 @@ impl Study {
                 let named =
                     if self.models.len() > 1 { format!("{source} {scheme}") } else { scheme.to_string() };
                 job.part(&named, estimate::quantizing(scheme, &self.quantizing));
-                let model = whole.quantized_with(scheme, &self.quantizing)?;
+                let model = match self.schemes.is_empty() {
+                    true => whole.clone(),
+                    false => whole.quantized_with(scheme, &self.quantizing)?,
+                };
                 first = (!alone).then_some(whole);
                 for (measure, work) in self.measures.iter().zip(&work) {
                     job.part(&named, *work);
@@ -204,8 +194,33 @@ impl Study {
             first = None;
         }
         run.set_stale_aside()?;
-        run.finish()?;
         Ok(run)
+    }
+
+    /// The schemes, once it is known that no setting must fail: bad ones end here, before a run folder is made and time is
+    /// spent. The first model is left to the caller, who keeps it.
+    fn checked(&self) -> Result<Vec<Scheme>> {
+        if self.models.is_empty() || self.measures.is_empty() {
+            return Err(Error::input(
+                "the study has nothing to do: it needs at least one model and one measurement",
+            )
+            .at(&self.name));
+        }
+        let schemes = self.parsed_schemes()?;
+        for measure in &self.measures {
+            schemes.iter().try_for_each(|scheme| measure.check_scheme(scheme))?;
+        }
+        for source in &self.models[1..] {
+            self.check(&self.load(source)?, &schemes)?;
+        }
+        Ok(schemes)
+    }
+
+    fn check(&self, model: &Model, schemes: &[Scheme]) -> Result<()> {
+        self.measures.iter().try_for_each(|measure| measure.check(model))?;
+        // Without schemes, a model may be of one already.
+        let schemes = if self.schemes.is_empty() { &[] } else { schemes };
+        schemes.iter().try_for_each(|scheme| scheme.check(model, &self.quantizing))
     }
 
     fn load(&self, source: &str) -> Result<Model> {
@@ -214,117 +229,10 @@ impl Study {
     }
 }
 
-impl Instrument {
-    /// Ends with the error that bad settings would end the measurement with.
-    ///
-    /// # Errors
-    /// Those of the measurement.
-    pub fn check(&self, model: &Model) -> Result<()> {
-        match self {
-            Self::Perplexity(measure) => measure.check(model),
-            Self::Divergence(measure) => measure.check(model),
-            Self::Sqnr(measure) => measure.check(model),
-            Self::Drift(measure) => measure.check(model),
-            Self::Outliers(measure) => measure.check(model),
-            Self::Stability(measure) => measure.check(model),
-            Self::Sensitivity(measure) => measure.check(model),
-            Self::Context(measure) => measure.check(model),
-            Self::Passkey(measure) => measure.check(model),
-            Self::Cost(measure) => measure.check(model),
-            Self::Making(measure) => measure.check(model),
-        }
-    }
-
-    /// Measures what the run does not hold yet, recording each unit as it is done.
-    ///
-    /// # Errors
-    /// Those of the measurement and of the run.
-    pub fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        match self {
-            Self::Perplexity(measure) => measure.record(model, run),
-            Self::Divergence(measure) => measure.record(model, run),
-            Self::Sqnr(measure) => measure.record(model, run),
-            Self::Drift(measure) => measure.record(model, run),
-            Self::Outliers(measure) => measure.record(model, run),
-            Self::Stability(measure) => measure.record(model, run),
-            Self::Sensitivity(measure) => measure.record(model, run),
-            Self::Context(measure) => measure.record(model, run),
-            Self::Passkey(measure) => measure.record(model, run),
-            Self::Cost(measure) => measure.record(model, run),
-            Self::Making(measure) => measure.record(model, run),
-        }
-    }
-}
-
-impl From<Perplexity> for Instrument {
-    fn from(measure: Perplexity) -> Self {
-        Self::Perplexity(measure)
-    }
-}
-
-impl From<Divergence> for Instrument {
-    fn from(measure: Divergence) -> Self {
-        Self::Divergence(measure)
-    }
-}
-
-impl From<Sqnr> for Instrument {
-    fn from(measure: Sqnr) -> Self {
-        Self::Sqnr(measure)
-    }
-}
-
-impl From<Drift> for Instrument {
-    fn from(measure: Drift) -> Self {
-        Self::Drift(measure)
-    }
-}
-
-impl From<Outliers> for Instrument {
-    fn from(measure: Outliers) -> Self {
-        Self::Outliers(measure)
-    }
-}
-
-impl From<Stability> for Instrument {
-    fn from(measure: Stability) -> Self {
-        Self::Stability(measure)
-    }
-}
-
-impl From<Sensitivity> for Instrument {
-    fn from(measure: Sensitivity) -> Self {
-        Self::Sensitivity(measure)
-    }
-}
-
-impl From<LongContext> for Instrument {
-    fn from(measure: LongContext) -> Self {
-        Self::Context(measure)
-    }
-}
-
-impl From<Passkey> for Instrument {
-    fn from(measure: Passkey) -> Self {
-        Self::Passkey(measure)
-    }
-}
-
-impl From<Making> for Instrument {
-    fn from(measure: Making) -> Self {
-        Self::Making(measure)
-    }
-}
-
-impl From<Cost> for Instrument {
-    fn from(measure: Cost) -> Self {
-        Self::Cost(measure)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::{cost::Cost, passkey::Passkey};
 
     fn tiny() -> Study {
         let cost = Cost { lengths: vec![16], gen_len: 2, repetitions: 1, ..Cost::default() };

@@ -111,11 +111,10 @@ fn settings_that_no_measurement_has_are_one_sentence() {
     for (measure, yaml, part) in [
         ("outliers", "top_share: .nan", "top_share must be a number, found nan"),
         ("outliers", "top_share: -0.5", "a share between 0 and 1"),
-        ("divergence", "bootstrap: {resamples: 0}", "resamples must be at least 1"),
-        ("divergence", "bootstrap: {resamples: 1000000000000000}", "resamples must be at most"),
-        ("context", "bootstrap: {block: 0}", "block must be at least 1"),
-        ("context", "bootstrap: {level: 2}", "level is a share between 0 and 1"),
-        ("sensitivity", "bootstrap: {level: .inf}", "level must be a number, found inf"),
+        ("divergence", "interval: {blocks: 1}", "blocks must be at least 2"),
+        ("context", "interval: {blocks: 0}", "blocks must be at least 2"),
+        ("context", "interval: {level: 2}", "level is a share between 0 and 1"),
+        ("sensitivity", "interval: {level: .inf}", "level must be a number, found inf"),
         ("cost", "threads: 0", "0 threads cannot work"),
         ("cost", "repetitions: -1", "line 1"),
     ] {

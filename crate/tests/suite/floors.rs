@@ -33,7 +33,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "corpus",
         ],
     ),
-    ("record", &["error", "warning"]),
+    ("record", &["error", "warning", "stats"]),
     ("frame", &["error", "warning", "record", "stats"]),
     ("figure", &["error", "record", "stats", "frame"]),
     (

@@ -92,7 +92,7 @@ fn a_resumed_run_holds_readings_of_one_subject() {
     let study = study(&mended);
     let run = study.run_into(|| study.open(whole.path())).unwrap();
     let check = Study::check_run(run.path()).unwrap();
-    assert!(check.differences.is_empty(), "{check}");
+    assert!(check.comparison.differences.is_empty(), "{check}");
 }
 
 #[test]

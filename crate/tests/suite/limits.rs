@@ -108,19 +108,9 @@ fn numbers_beyond_measure_are_one_sentence() {
         let (code, sentence) = refused(&[args, &["--runs", &runs]].concat());
         assert!(code == 2 && sentence.contains(part), "{args:?}: {sentence}");
     }
-    for (command, yaml, part) in [
-        ("divergence", format!("bootstrap: {{resamples: {most}}}"), "bootstrap: resamples must be at most"),
-        (
-            "context",
-            format!("bootstrap: {{resamples: {most}}}\nlengths: [64]"),
-            "bootstrap: resamples must be at most",
-        ),
-        ("stability", format!("ngram: 0\nprompts: {most}"), "ngram must be at least 1"),
-    ] {
-        let file = folder.write("settings.yaml", yaml);
-        let (_, sentence) = refused(&[command, "--corpus", &text, "--runs", &runs, "--config", &file]);
-        assert!(sentence.contains(part), "{command}: {sentence}");
-    }
+    let file = folder.write("settings.yaml", format!("ngram: 0\nprompts: {most}"));
+    let (_, sentence) = refused(&["stability", "--corpus", &text, "--runs", &runs, "--config", &file]);
+    assert!(sentence.contains("ngram must be at least 1"), "{sentence}");
     assert!(!fs::exists(&runs).unwrap());
     // That a text is too short shows when it is read.
     let drift =

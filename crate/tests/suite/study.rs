@@ -78,7 +78,7 @@ fn the_schemes_of_a_run_stand_beside_their_baseline() {
     let config = format!(
         "name: beside\nmodels: ['random:mamba2-tiny']\nschemes: [f32, w8a8, w2a16]\nmeasures:\n\
          - perplexity: {{corpus: '{text}', split: null, seq_len: 64, stride: 64}}\n\
-         - divergence: {{corpus: '{text}', split: null, seq_len: 64, stride: 64, bootstrap: {{block: 32}}}}\n\
+         - divergence: {{corpus: '{text}', split: null, seq_len: 64, stride: 64, interval: {{blocks: 8}}}}\n\
          - passkey: {{lengths: [260], trials: 2}}\n"
     );
     let config = folder.write("study.yaml", config);
@@ -125,7 +125,16 @@ fn a_recorded_run_is_checked_against_a_second_measurement() {
         (output.status.code().unwrap(), told)
     };
     let (code, told) = check();
-    assert!(code == 0 && told.contains(" 0 differ"), "{told}");
+    assert!(code == 0 && told.contains("differ           0 of "), "{told}");
+    for part in [
+        "measured values",
+        "recorded on",
+        "compared         bit for bit",
+        "times, as ratios",
+        "settings and names",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 
     // Times and the machine may be others, a reading may not.
     let metrics = recorded.join("metrics.jsonl");
@@ -138,13 +147,102 @@ fn a_recorded_run_is_checked_against_a_second_measurement() {
         let text: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap() + "\n").collect();
         std::fs::write(&metrics, text.concat()).unwrap();
     };
+    change("host", serde_json::json!("another"));
+    let (code, told) = check();
+    assert!(code == 0 && told.contains("not compared     host"), "{told}");
     change("runtime_s", serde_json::json!(1e6));
-    assert_eq!(check().0, 0);
+    let (code, told) = check();
+    assert!(code == 1 && told.contains("runtime_s") && told.contains("sizes of memory ("), "{told}");
     change("bits_per_byte", serde_json::json!(7.0));
     let (code, told) = check();
-    assert!(code == 1 && told.contains(" 1 differ") && told.contains("w4a8"), "{told}");
-    assert!(
-        told.contains("bits_per_byte") && told.contains("1 of ") && told.contains("not what was recorded"),
-        "{told}"
+    assert!(code == 1 && told.contains("w4a8") && told.contains("bits_per_byte"), "{told}");
+    // Shares are of what was measured: settings and names do not thin them out.
+    let share = told.lines().find(|line| line.contains("differ           ")).unwrap();
+    let compared: usize = share.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!(share.contains("1 of ") && (10..60).contains(&compared), "{told}");
+    assert!(told.contains(&format!("1 of {compared} measured values (")), "{told}");
+    assert!(told.contains("are not what was recorded; see what changed"), "{told}");
+}
+
+/// The readings are there, the figures are not: the same command draws them, and measures nothing again.
+#[test]
+fn a_run_is_finished_by_its_figures() {
+    let folder = super::fixture::Folder::new();
+    let runs = folder.text("runs");
+    let text =
+        folder.write("text.txt", "Now is the winter of our discontent made glorious summer. ".repeat(20));
+    let study = format!(
+        "name: drawn\nmodels: ['random:mamba2-tiny']\nschemes: [f32, w4a8]\nmeasures:\n\
+         - perplexity: {{corpus: '{text}', split: null, seq_len: 64, stride: 64}}\n\
+         - passkey: {{lengths: [260], trials: 1}}\n"
     );
+    let study = folder.write("study.yaml", study);
+    for args in [
+        vec!["reproduce", "phase1", "--config", &study],
+        vec!["passkey", "random:mamba2-tiny", "--lengths", "260", "--trials", "1"],
+    ] {
+        let command = || super::command_line::lowbit().args(&args).args(["--runs", &runs]).output().unwrap();
+        assert!(command().status.success());
+        let run = std::fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+        let at = |name: &str| run.join(name);
+        let readings = || std::fs::read(at("metrics.jsonl")).unwrap();
+        let before = readings();
+        // As a kill after the last reading leaves it; and where the figures cannot be drawn, it is not finished.
+        std::fs::remove_file(at("finished")).unwrap();
+        std::fs::remove_dir_all(at("plots")).unwrap();
+        std::fs::write(at("plots"), "in the way").unwrap();
+        assert!(!command().status.success());
+        assert!(!at("finished").exists() && readings() == before);
+        std::fs::remove_file(at("plots")).unwrap();
+        let output = command();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(at("finished").exists() && readings() == before, "nothing was measured again");
+        assert!(at("plots/passkey.svg").exists() && at("plots/passkey.png").exists());
+        assert_eq!(std::fs::read_dir(&runs).unwrap().count(), 1, "no other run was begun");
+        std::fs::remove_dir_all(&run).unwrap();
+    }
+}
+
+/// What must fail at the second scheme or the second model fails before the first is measured.
+#[test]
+fn a_setting_that_must_fail_fails_before_measuring() {
+    let folder = super::fixture::Folder::new();
+    let text =
+        folder.write("text.txt", "Now is the winter of our discontent made glorious summer. ".repeat(20));
+    let int4 = folder.text("int4");
+    let model = Model::load("random:mamba2-tiny").unwrap();
+    model.quantized(&Scheme::w4a8()).unwrap().save(int4.as_ref()).unwrap();
+    let study =
+        |models: &[&str], schemes: &[&str]| Study::new("fails").models(models.to_vec()).schemes(schemes);
+    let (tiny, passkey) = ("random:mamba2-tiny", Passkey::lengths([260]).trials(1));
+    let calibration =
+        Calibration { corpus: (&text).into(), split: None, samples: 2, length: 32, ..Calibration::default() };
+    let parts = || Sensitivity {
+        calibration: calibration.clone(),
+        ..Sensitivity::to(["w3a16"]).on(&text).max_tokens(100)
+    };
+    let sqnr = Sqnr::default().on(&text);
+    for (study, part) in [
+        (
+            study(&[tiny], &["f32", "w4a8"]).measure(parts()),
+            "the parts of a quantized model cannot be quantized alone",
+        ),
+        (study(&[&int4], &[]).measure(parts()), "is quantized already"),
+        (study(&[tiny], &["f32", "w4a16-rot"]).measure(sqnr), "other bases or scales"),
+        (
+            study(&[tiny], &["f32", "f16-lossless"]).measure(passkey.clone()),
+            "exponents of f16 have too few bits",
+        ),
+        (study(&[tiny], &["f32", "w4a8-rot-smooth0.5"]).measure(passkey.clone()), "choose rot or smooth"),
+        (study(&[tiny, &int4], &["f32"]).measure(passkey.clone()), "is quantized already"),
+        (study(&[tiny], &["f32", "w4a8-smooth0.5+head=w8"]).measure(passkey), "a norm of its own"),
+    ] {
+        let opened = || -> Result<Run> { panic!("a run was made before: {part}") };
+        let error = study.run_into(opened).unwrap_err().to_string();
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    // Without a scheme, a model is measured as it is, in few bits or not.
+    let as_it_is = study(&[&int4], &[]).measure(Perplexity::of(&text).windows(64, 64));
+    let run = as_it_is.run_into(|| as_it_is.open(folder.at("runs"))).unwrap();
+    assert_eq!(Frame::load(run.path()).unwrap().texts("scheme").unwrap()[0].as_deref(), Some("w4a8"));
 }

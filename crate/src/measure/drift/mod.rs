@@ -13,7 +13,7 @@ mod heads;
 
 use super::limit::{MADE, at_most};
 use super::reference::{self, Beside};
-use super::window::Sliding;
+use super::window::{Excerpt, Sliding};
 use super::{Measure, finite, subject};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -69,6 +69,18 @@ impl Drift {
         self
     }
 
+    /// The text in the model's tokens: at least one piece.
+    fn text(&self, model: &Model) -> Result<Excerpt> {
+        let text = self.sliding().cut(model)?;
+        let (found, length) = (text.ids.len(), self.length);
+        if found < length {
+            return Err(Error::input(format!("{found} tokens are fewer than one piece of {length}"))
+                .at(self.corpus.display())
+                .hint("name a longer text or a shorter length"));
+        }
+        Ok(text)
+    }
+
     /// The drift of `model` from a reference at hand: a row for each head, one for each position, and a summary.
     ///
     /// # Errors
@@ -76,14 +88,8 @@ impl Drift {
     pub fn compare(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
         self.sensible(model)?;
         alike(reference, model)?;
-        let text = self.sliding().cut(model)?;
+        let text = self.text(model)?;
         let pieces: Vec<&[u32]> = text.ids.chunks_exact(self.length).collect();
-        if pieces.is_empty() {
-            let (found, length) = (text.ids.len(), self.length);
-            return Err(Error::input(format!("{found} tokens are fewer than one piece of {length}"))
-                .at(self.corpus.display())
-                .hint("name a longer text or a shorter length"));
-        }
         let clock = Instant::now();
         let bits = model.quantization.as_ref().and_then(|q| q.recurrence.state).map(|state| state.bits);
         let mut seen = Seen::new(reference, positions(self.length))?;
@@ -138,6 +144,10 @@ impl Beside for Drift {
             true => Err(Error::input("drift needs at least one piece of at least two tokens")),
             false => Ok(()),
         }
+    }
+
+    fn readable(&self, model: &Model) -> Result<()> {
+        self.text(model).map(drop)
     }
 
     fn alike(&self, reference: &Model, model: &Model) -> Result<()> {
@@ -287,7 +297,9 @@ mod tests {
         let error = |d: Drift| d.measure(&model).unwrap_err().to_string();
         let short = folder.path().join("short.txt");
         std::fs::write(&short, "to be or not").unwrap();
-        assert!(error(drift.clone().on(short)).contains("12 tokens are fewer than one piece of 4096"));
+        let sentence = drift.clone().on(&short).check(&model).unwrap_err().to_string();
+        assert!(sentence.contains("12 tokens are fewer than one piece of 4096"), "{sentence}");
+        assert_eq!(error(drift.clone().on(short)), sentence, "as before anything is measured");
         let sentence = drift.pieces(0, 64).check(&model).unwrap_err().to_string();
         assert!(sentence.contains("at least one piece of at least two tokens"), "{sentence}");
         let sentence = Drift::default().compare(&forgetful(), &model).unwrap_err().to_string();

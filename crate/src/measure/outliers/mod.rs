@@ -110,7 +110,7 @@ impl Measure for Outliers {
         if !model.device().is_cpu() {
             return Err(Error::input("activations are looked at on the CPU").hint("use --device cpu"));
         }
-        self.sliding().check(model)
+        self.sliding().cut(model).map(drop)
     }
 
     /// A row for each input of each layer, one for each role, one for each role and lag, and a summary.

@@ -156,7 +156,7 @@ impl Measure for Sensitivity {
     }
 
     fn check(&self, model: &Model) -> Result<()> {
-        self.sliding().check(model)?;
+        self.sliding().cut(model)?;
         self.interval.check()?;
         if self.schemes.is_empty() {
             return Err(Error::input("no scheme is named whose parts could be tried").hint("such as w3a16"));
