@@ -33,7 +33,7 @@ CELLS = {
     "variable of the crate": 'let model = Model::load("random:mamba2-tiny")?;',
     "cell with a table": "Passkey::lengths([300]).trials(1).measure(&model)?",
     "variable and a table": "let rows = Passkey::lengths([300]).trials(1).measure(&model)?; rows",
-    "cell with a figure": 'figure::passkey(&Frame::load("runs/20261121-075457-phase1-85f43b")?)?',
+    "cell with a figure": 'figure::passkey(&Frame::load("runs/20261121-190134-phase1-9e1242")?)?',
     "mistake": "let wrong: String = 1;",
 }
 FAIL = {"mistake"}

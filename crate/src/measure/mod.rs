@@ -38,6 +38,7 @@ pub mod window;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
+use crate::quantize;
 use crate::record::{Reading, Run, Subject, content_hash};
 use crate::stats::Estimate;
 use crate::warning::warn;
@@ -110,6 +111,7 @@ pub fn subject(model: &Model) -> Subject {
         group_size: quantization.and_then(|q| q.group_size).map(|size| size as u64),
         per_channel: quantization.and_then(|q| q.per_channel),
         quant_backend: quantization.map(|q| q.backend.to_string()),
+        quantizing_version: quantization.map(|_| quantize::VERSION),
         calib_method: quantization.map(|q| q.method.clone()),
         calibration: quantization.and_then(|q| q.calibration.as_ref()).map(ToString::to_string),
         device: match model.device().location() {

@@ -62,6 +62,10 @@ pub struct Quantizing {
     pub backend: Backend,
 }
 
+/// Version of what schemes make of a model: raised when one of the same name makes another than before. Since 2 a budget of
+/// mixed widths is spent to the byte.
+pub const VERSION: u64 = 2;
+
 impl Model {
     /// The same model in few bits. What became of each matrix is told by [`quantization`](Self::quantization).
     ///

@@ -51,6 +51,9 @@ impl Subject {
                 identity[name] = value.as_str().into();
             }
         }
+        if let Some(version) = self.quantizing_version {
+            identity["quantizing_version"] = version.into();
+        }
         identity
     }
 }
@@ -139,6 +142,7 @@ mod tests {
             of(Subject { tokenizer_hash: text("1"), ..subject.clone() }),
             of(Subject { assumed: text("1"), ..subject.clone() }),
             of(Subject { calibration: text("1"), ..subject.clone() }),
+            of(Subject { quantizing_version: Some(2), ..subject.clone() }),
             fingerprint("ppl", 2, &json!({"b": 1, "a": [1, 2]}), &subject, &256),
             fingerprint("ppl", 1, &json!({"b": 2, "a": [1, 2]}), &subject, &256),
             fingerprint("ppl", 1, &json!({"b": 1, "a": [1, 2]}), &bf16, &256),

@@ -95,6 +95,7 @@ pub const COLUMNS: &[&str] = &[
     "group_size",
     "per_channel",
     "quant_backend",
+    "quantizing_version",
     "calib_method",
     "calibration",
     "batch_size",

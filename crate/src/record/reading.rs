@@ -46,6 +46,8 @@ pub struct Subject {
     pub per_channel: Option<bool>,
     /// Which arithmetic ran the quantized products, such as `packed` or `fake`.
     pub quant_backend: Option<String>,
+    /// Version of what schemes make of a model, where it is quantized.
+    pub quantizing_version: Option<u64>,
     /// How codes and scales were chosen, such as `nearest` or `rotation, gptq`.
     pub calib_method: Option<String>,
     /// The text that this was done on, and how much of it.

@@ -91,7 +91,7 @@ fn the_schemes_of_a_run_stand_beside_their_baseline() {
     let folder = std::fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
     let compared = run(&["compare", &folder.to_string_lossy()]);
     assert!(told.contains(compared.trim_end()), "{compared}");
-    for part in ["baseline", "Δ [95 %]", "KL [95 %]", "p keys", "0/2"] {
+    for part in ["baseline", "Δ [95 %]", "KL [95 %]", "keys at 260", "0/2"] {
         assert!(compared.contains(part), "{part}: {compared}");
     }
     let beside = Frame::load(&folder).unwrap().compare("w8a8").unwrap();
@@ -101,7 +101,7 @@ fn the_schemes_of_a_run_stand_beside_their_baseline() {
     assert!((delta(&beside, 2) + delta(&other, 1) - delta(&other, 2)).abs() < 1e-9);
     assert_eq!((delta(&beside, 1), beside.rows[1].delta_p), (0.0, None));
     let kl = Frame::load(&folder).unwrap().filter("scheme", "w2a16").unwrap();
-    assert_eq!(kl.filter("measure", "divergence").unwrap().numbers("block").unwrap(), [Some(32.0)]);
+    assert_eq!(kl.filter("measure", "divergence").unwrap().numbers("kl_blocks").unwrap(), [Some(8.0)]);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use super::ALPHA;
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::frame::subject::Subject;
+use crate::record::Reading;
 use crate::stats::{Estimate, holm};
-use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Level of the intervals.
@@ -56,15 +56,19 @@ impl Frame {
                 let beyond = beyond(bins);
                 let widens = beyond.iter().find(|(bin, by)| found(&change, subject, bin, by.value));
                 let last = beyond.last().map(|(_, by)| by);
-                let values = json!({
-                    "model": subject.model, "scheme": subject.scheme,
-                    "parts_at": parts.map(|bin| bin.low),
-                    "widens_at": widens.map(|(bin, _)| bin.low),
-                    "widening": last.map(|by| by.value),
-                    "widening_low": last.map(|by| by.low), "widening_high": last.map(|by| by.high),
-                    "tests": rises.len(), "tests_beyond": changes.len(),
-                });
-                values.as_object().cloned().unwrap_or_default()
+                // Where there are no numbers, it is not known whether they part.
+                let unknown = bins.iter().any(|bin| bin.rise.value.is_nan()).then_some(f64::NAN);
+                let row = Reading::default()
+                    .value("model", subject.model.as_str())
+                    .value("scheme", subject.scheme.as_str())
+                    .value("parts_at", parts.map(|bin| bin.low).or(unknown))
+                    .value("widens_at", widens.map(|(bin, _)| bin.low))
+                    .value("widening", last.map(|by| by.value))
+                    .value("widening_low", last.map(|by| by.low))
+                    .value("widening_high", last.map(|by| by.high))
+                    .value("tests", rises.len())
+                    .value("tests_beyond", changes.len());
+                row.values
             })
             .collect();
         Self::from_rows(&rows)
@@ -126,7 +130,7 @@ fn beyond(bins: &[Bin]) -> Vec<(&Bin, Estimate)> {
 mod tests {
     use super::*;
     use crate::record::Row;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     /// Bins of 1, 2, 4 and 8 on, with rises and their errors from 16 blocks each; trained at 4.
     fn scheme(name: &str, rises: [(f64, f64); 4]) -> Vec<Value> {
