@@ -6,6 +6,7 @@ use lowbit::quantize::{Calibration, Quantizing};
 use lowbit::record::{COLUMNS, Comparison, Kind, Row, read_lines};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 /// What may be other than recorded: who measured, when, and with what. Nothing else may.
 const PROVENANCE: [&str; 18] = [
@@ -29,8 +30,14 @@ const PROVENANCE: [&str; 18] = [
     "profile",
 ];
 
-/// Readings of every measurement, in few tokens: a model as it is and in four bits.
-fn readings() -> Vec<Row> {
+/// Readings of every measurement, taken once for all tests.
+fn readings() -> &'static [Row] {
+    static READINGS: OnceLock<Vec<Row>> = OnceLock::new();
+    READINGS.get_or_init(measured)
+}
+
+/// In few tokens: a model as it is and in four bits.
+fn measured() -> Vec<Row> {
     let (folder, root) = (Folder::new(), Folder::new());
     let words: String =
         (0..120).map(|i| format!("{} green bottles hang on wall {}. ", i * i % 977, i % 7)).collect();
@@ -113,10 +120,10 @@ fn changes(column: &str, value: &Value) -> Vec<Value> {
 #[test]
 fn every_column_of_every_row_is_compared() {
     let rows = readings();
-    assert_eq!(Comparison::of(&rows, &rows).differences, [], "as it was measured");
+    assert_eq!(Comparison::of(rows, rows).differences, [], "as it was measured");
     let mut untold = vec![];
     let (mut free, mut named) = (BTreeSet::new(), BTreeSet::new());
-    for unit in units(&rows) {
+    for unit in units(rows) {
         let kinds: BTreeSet<&str> = unit.iter().map(|row| text(row, "row")).collect();
         for (nth, kind) in kinds.iter().enumerate() {
             let columns: BTreeSet<&String> =
@@ -157,9 +164,9 @@ fn every_column_of_every_row_is_compared() {
 #[test]
 fn another_processor_excuses_no_other_reading() {
     let rows = readings();
-    assert_eq!(Comparison::across_processors(&rows, &rows).differences, [], "as it was measured");
+    assert_eq!(Comparison::across_processors(rows, rows).differences, [], "as it was measured");
     let mut untold = vec![];
-    for unit in units(&rows) {
+    for unit in units(rows) {
         let columns: BTreeSet<&String> = unit.iter().flat_map(Row::keys).collect();
         for column in columns.into_iter().filter(|column| !PROVENANCE.contains(&column.as_str())) {
             // All rows of a kind at once: of a single close call nothing can be said.
