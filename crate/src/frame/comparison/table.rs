@@ -56,8 +56,9 @@ impl Comparison {
     pub(crate) fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let p = |p: Option<f64>| p.map(|p| if p < 0.001 { "<.001".into() } else { short(p, 3) });
         let base = |row: &Compared| row.scheme == self.baseline;
-        type Column<'a> = (String, Box<dyn Fn(&Compared) -> Option<String> + 'a>);
-        let before: [(&str, Box<dyn Fn(&Compared) -> Option<String> + '_>); 6] = [
+        type Cell<'a> = Box<dyn Fn(&Compared) -> Option<String> + 'a>;
+        type Column<'a> = (String, Cell<'a>);
+        let before: [(&str, Cell); 6] = [
             ("scheme", Box::new(|row| Some(row.scheme.clone()))),
             ("MB", Box::new(|row| row.weight_bytes.map(|bytes| format!("{:.2}", bytes / 1e6)))),
             ("bits/byte", Box::new(|row| row.bits_per_byte.map(|bits| format!("{bits:.4}")))),
