@@ -89,6 +89,17 @@ impl Corpus {
         Ok(Self { name: file_name(folder), split: Some(split.to_string()), ..corpus })
     }
 
+    /// Loads a path, or a split of it where one is named.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load) and [`split`](Self::split).
+    pub fn open(path: impl AsRef<Path>, split: Option<&str>) -> Result<Self> {
+        match split {
+            Some(split) => Self::split(path, split),
+            None => Self::load(path),
+        }
+    }
+
     /// Makes a corpus of documents at hand.
     ///
     /// # Errors

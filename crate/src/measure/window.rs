@@ -64,10 +64,7 @@ pub(super) struct Excerpt {
 impl Sliding<'_> {
     /// The text itself.
     pub fn text(&self) -> Result<Corpus> {
-        match self.split {
-            Some(split) => Corpus::split(self.corpus, split),
-            None => Corpus::load(self.corpus),
-        }
+        Corpus::open(self.corpus, self.split)
     }
 
     /// Refuses settings that leave tokens out, and texts that cannot be read.

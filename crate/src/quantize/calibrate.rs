@@ -118,10 +118,7 @@ impl Calibration {
     /// # Errors
     /// If the text cannot be read, or is shorter than a window.
     pub fn sample(&self, model: &Model) -> Result<Sample> {
-        let corpus = match &self.split {
-            Some(split) => Corpus::split(&self.corpus, split)?,
-            None => Corpus::load(&self.corpus)?,
-        };
+        let corpus = Corpus::open(&self.corpus, self.split.as_deref())?;
         if self.samples == 0 || self.length == 0 {
             return Err(Error::input("calibration needs at least one window of at least one token"));
         }

@@ -19,7 +19,7 @@ mod student;
 mod summary;
 
 pub use holm::holm;
-pub use interval::{BLOCKS, DOCUMENTS, Estimate, Interval};
+pub use interval::{BLOCKS, DOCUMENTS, Estimate, GROUPS, Interval};
 pub use proportion::{McNemar, Z95, wilson};
 pub use rank::{Kendall, kendall};
 use student::{quantile_of_t, two_sided_t};

@@ -60,11 +60,7 @@ impl Study {
     fn other_texts(&self, rows: &[Row]) -> Result<Option<String>> {
         let settings = serde_json::to_value(self).map_err(Error::internal)?;
         for (path, split) in texts(&settings) {
-            let corpus = match &split {
-                Some(split) => Corpus::split(&path, split),
-                None => Corpus::load(&path),
-            };
-            let Ok(corpus) = corpus else { continue };
+            let Ok(corpus) = Corpus::open(&path, split.as_deref()) else { continue };
             let (title, hash) = (corpus.title(), corpus.sha256.as_str());
             let start = format!("{title}, ");
             let short = &hash[..hash.len().min(16)];

@@ -104,10 +104,7 @@ pub(super) fn quantizing(scheme: &Scheme, how: &Quantizing) -> f64 {
 /// Tokens that a measurement of one model costs, about.
 pub(super) fn tokens(measure: &Instrument, model: &Model) -> f64 {
     let text = |corpus: &Path, split: &Option<String>, most: Option<usize>| {
-        let found = match split {
-            Some(split) => Corpus::split(corpus, split),
-            None => Corpus::load(corpus),
-        };
+        let found = Corpus::open(corpus, split.as_deref());
         let bytes = found.map_or(0, |corpus| corpus.bytes()); // why it cannot be read is told by the measurement
         let all = if matches!(model.tokenizer, Tokenizer::Pieces(_)) { bytes / 4 } else { bytes };
         all.min(most.unwrap_or(usize::MAX)) as f64
