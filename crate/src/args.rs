@@ -1,7 +1,7 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
 use crate::flags::{
-    Context, Cost, Divergence, Drift, Outliers, Passkey, Sensitivity, Sqnr, Stability, Windows,
+    Context, Cost, Divergence, Drift, Making, Outliers, Passkey, Sensitivity, Sqnr, Stability, Windows,
 };
 use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lowbit::measure::{
@@ -99,6 +99,8 @@ pub enum Command {
     Passkey(Measuring<Passkey>),
     /// Prefill and decode speed, and peak memory, against length.
     Cost(Measuring<Cost>),
+    /// What quantizing takes: seconds and tokens, of choosing widths apart; the budget, and the bytes of the state.
+    Making(Measuring<Making>),
     /// Quantize a model and save it, packed; tells what became of each matrix.
     Quantize {
         #[command(flatten)]

@@ -10,8 +10,9 @@ use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
 use lowbit::measure::{
-    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
-    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
+    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, making::Making,
+    outliers::Outliers, passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr,
+    stability::Stability,
 };
 use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> Result<()> {
             cost.threads = flags.recording.threads.or(cost.threads);
             record("cost", &cost, &flags)
         }
+        Command::Making(flags) => record("making", &set::<Making>(&flags)?, &flags),
         Command::Quantize { model, out } => quantize(&model, &out),
         Command::Schemes => say!("{}", schemes()),
         Command::Train(flags) => train(&flags),

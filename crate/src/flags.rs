@@ -160,6 +160,10 @@ pub struct Stability {
     gen_len: Option<usize>,
 }
 
+/// It has none.
+#[derive(Flags, Serialize)]
+pub struct Making {}
+
 #[derive(Flags, Serialize)]
 pub struct Sensitivity {
     /// Schemes of which one part at a time is applied.

@@ -7,11 +7,22 @@
 ///
 /// S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
 pub fn holm(p: &[f64]) -> Vec<f64> {
+    holm_discrete(p, &vec![0.0; p.len()])
+}
+
+/// As [`holm`], of tests whose p-values cannot be arbitrarily small: a test counts against a p-value only if it could have had one
+/// as small, since it cannot have been there by chance otherwise. `least` holds the smallest p-value that each test could have
+/// had: [`McNemar::least`](super::McNemar::least), or 0.
+///
+/// R. E. Tarone, "A modified Bonferroni method for discrete data", Biometrics 46 (1990); for adjusted p-values P. H. Westfall and
+/// R. D. Wolfinger, "Multiple tests with discrete distributions", The American Statistician 51 (1997), equation 2.
+pub fn holm_discrete(p: &[f64], least: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).filter(|i| !p[*i].is_nan()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
     let (mut adjusted, mut so_far) = (vec![f64::NAN; p.len()], 0.0_f64);
     for (rank, i) in order.iter().enumerate() {
-        so_far = so_far.max(p[*i] * (order.len() - rank) as f64).min(1.0);
+        let as_small = order[rank..].iter().filter(|other| least[**other] <= p[*i]).count();
+        so_far = so_far.max(p[*i] * as_small as f64).min(1.0);
         adjusted[*i] = so_far;
     }
     adjusted
@@ -33,6 +44,15 @@ mod tests {
         close(holm(&[0.9, 0.01, 0.6]), &[1.0, 0.03, 1.0]);
         close(holm(&[0.04]), &[0.04]);
         assert!(holm(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_as_small_does_not_count() {
+        // Of four tests two can reach .01, three .03; the last can reach nothing.
+        let adjusted = holm_discrete(&[0.01, 0.03, 0.5, 1.0], &[0.0, 0.02, 0.001, 1.0]);
+        assert_eq!(adjusted, [0.02, 0.06, 0.5, 1.0]);
+        // Steps never fall.
+        assert_eq!(holm_discrete(&[0.02, 0.021], &[0.0, 0.0]), [0.04, 0.04]);
     }
 
     #[test]

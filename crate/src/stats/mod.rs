@@ -18,7 +18,7 @@ mod rank;
 mod student;
 mod summary;
 
-pub use holm::holm;
+pub use holm::{holm, holm_discrete};
 pub use interval::{BLOCKS, DOCUMENTS, Estimate, GROUPS, Interval};
 pub use proportion::{McNemar, Z95, wilson};
 pub use rank::{Kendall, kendall};

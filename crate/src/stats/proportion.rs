@@ -70,6 +70,11 @@ impl McNemar {
         let mid = if lost == gained { 1.0 - 0.5 * point } else { (2.0 * tail - point).min(1.0) };
         Self { lost, gained, exact, mid: if all == 0 { 1.0 } else { mid } }
     }
+
+    /// The smallest mid-p value that so many differing pairs can have: where all of them fall the same way.
+    pub fn least(&self) -> f64 {
+        Self::counts(self.lost + self.gained, 0).mid
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +134,7 @@ mod tests {
         assert_eq!((swapped.exact, swapped.mid), (test.exact, test.mid));
         let same = McNemar::of([(true, true); 50]);
         assert_eq!((same.exact, same.mid), (1.0, 1.0));
+        assert_eq!((same.least(), McNemar::counts(3, 2).least()), (1.0, 0.03125));
         let one_way = McNemar::counts(0, 50);
         assert!((one_way.exact - 2.0_f64.powi(-49)).abs() < 1e-18, "{one_way:?}");
     }

@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::model::tokenizer::Tokenizer;
 use crate::progress::Job;
 use crate::quantize::probe::Grain;
-use crate::quantize::{Quantizing, Scheme};
+use crate::quantize::{Hessians, Quantizing, Scheme};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -98,7 +98,13 @@ pub(super) fn quantizing(scheme: &Scheme, how: &Quantizing) -> f64 {
     let calibration = &how.calibration;
     let read =
         if scheme.needs_calibration() { calibration.samples.saturating_mul(calibration.length) } else { 0 };
-    (read as f64) * CALIBRATED as f64
+    // A block's inputs, and what it leaves once it is rounded; between them its other matrices' inputs.
+    let times = match scheme.gptq {
+        None | Some(Hessians::Once) => 1,
+        Some(Hessians::Blocks) => 2,
+        Some(Hessians::Matrices) => 3,
+    };
+    (read as f64) * (CALIBRATED * times) as f64
 }
 
 /// Tokens that a measurement of one model costs, about.

@@ -35,9 +35,9 @@ const STAGES: [&str; 17] = [
     "ternary-rot-gptq",
 ];
 
-/// The schemes whose state is followed: weights and activations together, either alone, and the state alone, with and
-/// without error feedback.
-const DRIFTING: [&str; 10] = [
+/// The schemes whose state is followed: weights and activations together, either alone, and the state alone: in bf16, and in
+/// few bits without error feedback, with it, and with its residual in few bits too.
+const DRIFTING: [&str; 12] = [
     "w8a8",
     "w4a16",
     "w16a4",
@@ -46,8 +46,10 @@ const DRIFTING: [&str; 10] = [
     "w16a16-h16-f32",
     "w16a16-h8-f32",
     "w16a16-h8ef-f32",
+    "w16a16-h8ef8-f32",
     "w16a16-h4-f32",
     "w16a16-h4ef-f32",
+    "w16a16-h4ef4-f32",
 ];
 
 /// The widths that sensitivity is measured to, head and all.

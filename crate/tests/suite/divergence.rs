@@ -54,3 +54,20 @@ fn every_matrix_of_a_quantized_model_has_its_ratios() {
     let args = ["sqnr", FIXTURE, "--scheme", "w8a8-rot", "--runs", &runs];
     assert!(refused(&args).1.contains("different bases or scales"));
 }
+
+#[test]
+fn what_choosing_widths_took_is_recorded() {
+    let folder = Folder::new();
+    let (runs, file) = (folder.text("runs"), folder.text("text.txt"));
+    fs::write(&file, "So foul and fair a day I have not seen. ".repeat(40)).unwrap();
+    let calibration = ["--calibration", &file, "--calibration-samples", "4", "--calibration-length", "50"];
+    let args = ["making", FIXTURE, "--scheme", "w4a16-mix4.5", "--runs", &runs];
+    let output = lowbit().args(args).args(calibration).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("choosing_tokens"), "{told}");
+    let run = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    let rows = Frame::load(&run).unwrap();
+    let number = |name: &str| rows.numbers(name).unwrap()[0].unwrap();
+    assert!(number("choosing_tokens") > 200.0 && number("choosing_tokens") <= number("quantizing_tokens"));
+    assert!(number("budget_used_bytes") <= number("budget_bytes"));
+}

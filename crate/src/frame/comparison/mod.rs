@@ -7,7 +7,8 @@
 //!
 //! **The family.** All of these tests are adjusted together (Holm): models × schemes × (bits per byte, keys of each length).
 //! A frame that was filtered to one length or scheme remembers what it was filtered from, and its p-values stay those of
-//! the whole: who picks the length where a difference shows has looked at all of them.
+//! the whole: who picks the length where a difference shows has looked at all of them. Keys of a length where few prompts came out differently cannot
+//! have a small p-value, and count only against those that they could have had ([`holm_discrete`]).
 
 mod contexts;
 mod table;
@@ -16,7 +17,7 @@ use super::Frame;
 use super::subject::{Diverged, Subject, divergences, scores, trials};
 use crate::error::{Error, Result};
 use crate::record::SUMMARY;
-use crate::stats::{Estimate, Interval, McNemar, holm};
+use crate::stats::{Estimate, Interval, McNemar, holm_discrete};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Above this adjusted p-value a difference may be chance.
@@ -29,7 +30,8 @@ pub struct Comparison {
     pub baseline: String,
     /// One for each model and scheme, in the order of the records; the baseline is among them.
     pub rows: Vec<Compared>,
-    /// Of how many tests the p-values are adjusted for being one: those of the records that were filtered too.
+    /// Of how many tests the p-values are adjusted for being one: those of the records that were filtered too, and those that
+    /// count against few others since they cannot be small.
     pub tests: usize,
     /// Which tests these are, in words.
     pub family: String,
@@ -92,9 +94,10 @@ impl Frame {
         }
         // The family is of everything that was measured; a whole that cannot be compared adds nothing to the part.
         let whole = self.whole().beside(baseline, interval).unwrap_or_else(|_| rows.clone());
-        let tests: Vec<(Test, f64)> =
+        let tests: Vec<(Test, [f64; 2])> =
             whole.iter().flat_map(|(subject, row)| row.tests(subject, baseline)).collect();
-        let adjusted = holm(&tests.iter().map(|(_, p)| *p).collect::<Vec<_>>());
+        let (p, least): (Vec<f64>, Vec<f64>) = tests.iter().map(|(_, [p, least])| (*p, *least)).unzip();
+        let adjusted = holm_discrete(&p, &least);
         let adjusted: BTreeMap<&Test, f64> = tests.iter().map(|(test, _)| test).zip(adjusted).collect();
         let family = family(tests.iter().map(|(test, _)| test));
         for (subject, row) in &mut rows {
@@ -199,14 +202,16 @@ impl Keys {
 }
 
 impl Compared {
-    /// The tests that it takes part in, with their own p-values; none of the baseline, nor where nothing is known.
-    fn tests(&self, subject: &Subject, baseline: &str) -> Vec<(Test, f64)> {
+    /// The tests that it takes part in, with their own p-values and the smallest that these could be; none of the baseline,
+    /// nor where nothing is known.
+    fn tests(&self, subject: &Subject, baseline: &str) -> Vec<(Test, [f64; 2])> {
         if self.scheme == baseline {
             return vec![];
         }
-        let text = self.delta.map(|delta| (About::Text, delta.p));
-        let keys = self.keys.iter().map(|keys| (About::Keys(keys.context_length), keys.mcnemar.mid));
-        let all = text.into_iter().chain(keys).filter(|(_, p)| !p.is_nan());
+        let text = self.delta.map(|delta| (About::Text, [delta.p, 0.0]));
+        let p = |test: &McNemar| [test.mid, test.least()];
+        let keys = self.keys.iter().map(|keys| (About::Keys(keys.context_length), p(&keys.mcnemar)));
+        let all = text.into_iter().chain(keys).filter(|(_, [p, _])| !p.is_nan());
         all.map(|(about, p)| ((subject.clone(), about), p)).collect()
     }
 

@@ -123,8 +123,12 @@ impl Comparison {
                 )
             }),
             keys.then(|| "keys: McNemar's mid-p".to_string()),
-            (self.tests > 0)
-                .then(|| format!("p adjusted by Holm over {} tests: {}", self.tests, self.family)),
+            (self.tests > 0).then(|| {
+                format!(
+                    "p adjusted by Holm over {} tests, of which those count that can be as small: {}",
+                    self.tests, self.family
+                )
+            }),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
