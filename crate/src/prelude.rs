@@ -1,10 +1,11 @@
-//! The names that a notebook's first cell wants: `use lowbit::prelude::*;`.
+//! The names that a notebook's first cell wants: `use lowbit::prelude::*;`. polars' are those of its tutorials, so that a frame
+//! can be asked without a line of `use`.
 
 pub use crate::corpus::Corpus;
 pub use crate::display::{EvcxrDisplay, show};
 pub use crate::error::{Error, Result};
 pub use crate::family::Config;
-pub use crate::figure::{self, Figure, Series};
+pub use crate::figure::{self, Figure};
 pub use crate::frame::Frame;
 pub use crate::layer::state::State;
 pub use crate::measure::cost::{Cost, Phase};
@@ -22,3 +23,7 @@ pub use crate::study::Study;
 pub use crate::threads::{set_threads, threads};
 pub use crate::train::Training;
 pub use candle_core::{DType, Device, Tensor};
+pub use polars::prelude::{
+    AnyValue, Column, DataFrame, DataType, Expr, IntoColumn, IntoLazy, IntoSeries, JoinArgs, JoinType,
+    LazyFrame, NamedFrom, Series, SortMultipleOptions, all, col, cols, concat, df, len, lit, when,
+};

@@ -25,7 +25,8 @@ pub fn complete(session: &mut Session, asked: &CompleteRequest) -> CompleteReply
         .collect();
     let mut metadata = serde_json::Map::new();
     metadata.insert("_jupyter_types_experimental".into(), kinds.into());
-    let matches = found.into_iter().map(|(text, _)| text).collect();
+    let mut matches: Vec<String> = found.into_iter().map(|(text, _)| text).collect();
+    matches.dedup();
     CompleteReply { matches, cursor_start, cursor_end, metadata, ..CompleteReply::default() }
 }
 
@@ -46,16 +47,15 @@ fn byte_at(code: &str, characters: usize) -> usize {
     code.char_indices().nth(characters).map_or(code.len(), |(byte, _)| byte)
 }
 
-/// Whether a console should run what was typed: brackets and quotes are closed.
+/// Whether a console should run what was typed: brackets, quotes and statements are closed.
 pub fn is_complete(code: &str) -> IsCompleteReply {
-    let open = |c: &char| "([{".contains(*c);
-    let close = |c: &char| ")]}".contains(*c);
-    let depth = code.chars().filter(open).count() as isize - code.chars().filter(close).count() as isize;
-    let (status, indent) = match depth {
-        d if d > 0 => (IsCompleteReplyStatus::Incomplete, "    ".repeat(d as usize)),
-        _ => (IsCompleteReplyStatus::Complete, String::new()),
+    let code = &code[crate::cell::code_begins(code)..];
+    let (status, depth) = match crate::cell::brackets(code) {
+        Err(()) => (IsCompleteReplyStatus::Invalid, 0),
+        Ok(0) => (IsCompleteReplyStatus::Complete, 0),
+        Ok(depth) => (IsCompleteReplyStatus::Incomplete, depth),
     };
-    IsCompleteReply::new(status, indent)
+    IsCompleteReply::new(status, "    ".repeat(depth))
 }
 
 /// What this kernel is.

@@ -54,7 +54,7 @@ pub fn serve() -> std::io::Result<std::convert::Infallible> {
             }
         }
         RUNNING.store(false, Ordering::SeqCst);
-        println!("{}", crate::child::COMPLETE);
+        println!("{}", crate::words::COMPLETE);
     }
     std::process::exit(0)
 }

@@ -10,7 +10,7 @@ use crate::session::{Session, Trouble};
 use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::messaging::*;
 use jupyter_zmq_client as zmq;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -22,6 +22,9 @@ const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
 
 /// A kernel that nobody asks anything for so long after its start uses the time.
 const REST: Duration = Duration::from_millis(100);
+
+/// A cell that goes on for so long has not heard an interrupt.
+const HEARING: Duration = Duration::from_millis(800);
 
 /// How soon an interrupt is seen while a cell waits for a person.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -95,7 +98,7 @@ impl Shared {
     }
 
     /// Asks the running cell to stop; asked twice, ends its process.
-    fn interrupt(&self) {
+    fn interrupt(self: &Arc<Self>) {
         if !self.busy.load(Ordering::SeqCst) {
             return;
         }
@@ -107,6 +110,19 @@ impl Shared {
         } else {
             // SAFETY: a signal to a child that is held and not yet waited for.
             unsafe { libc::kill(process.id() as libc::pid_t, libc::SIGINT) };
+            let (shared, asked) = (self.clone(), *lock(&self.interrupted));
+            std::thread::spawn(move || shared.wait_for_the_end(asked));
+        }
+    }
+
+    /// Says that a cell has not heard that it is to stop.
+    fn wait_for_the_end(&self, asked: Option<Instant>) {
+        std::thread::sleep(HEARING);
+        if self.busy.load(Ordering::SeqCst) && *lock(&self.interrupted) == asked {
+            self.publish(StreamContent::stderr(
+                "The cell does not stop: it neither calls lowbit nor prints. It may come to its end; interrupted \
+                 again within ten seconds, its process is ended, and all variables are lost.\n",
+            ));
         }
     }
 
@@ -395,7 +411,11 @@ fn execute(
             if !shown.is_empty() && !cell.silent {
                 shared.publish(DisplayData::new(media(&shown)));
             }
-            ExecuteReply { execution_count, ..ExecuteReply::default() }
+            ExecuteReply {
+                execution_count,
+                user_expressions: Some(HashMap::new()),
+                ..ExecuteReply::default()
+            }
         }
         Err(trouble) => {
             let traceback = trouble.lines.clone();

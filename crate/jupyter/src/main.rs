@@ -3,22 +3,31 @@
 //! | file | holds |
 //! |---|---|
 //! | `kernel` | Jupyter's side: sockets, requests, replies |
+//! | `advice` | a line about the mistakes that are made most |
 //! | `answer` | what the replies say |
 //! | `session` | evcxr's side: compiling and running cells |
 //! | `child` | the process that runs the cells: its output, live and in order |
 //! | `event` | what that process tells the kernel |
 //! | `input` | what comes into that process: cells to run, and what a person types |
+//! | `output` | text on its way: gathered, cut, kept in a file |
+//! | `words` | evcxr's words among what the cells print |
+//! | `cell`, `types` | the statements of a cell, and the types of its variables, asked of the compiler |
 //! | `home` | where everything is |
 //! | `lab` | setting up, opening JupyterLab, running notebooks headless |
 
+mod advice;
 mod answer;
+mod cell;
 mod child;
 mod event;
 mod home;
 mod input;
 mod kernel;
 mod lab;
+mod output;
 mod session;
+mod types;
+mod words;
 
 use std::process::ExitCode;
 

@@ -3,13 +3,15 @@
 //! Cells are compiled against a library that is built beforehand (see `lab::steps`), so a session's folder holds little
 //! more than its cells. It goes with the session.
 
+use crate::advice::advice;
 use crate::child;
 use crate::event::Event;
 use crate::home::Home;
 use crate::input;
+use crate::{cell, types};
 use ariadne::Source;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use evcxr::{CommandContext, CompilationError, EvalCallbacks, EvalContextOutputs, Theme};
+use evcxr::{CommandContext, CompilationError, EvalCallbacks, EvalContextOutputs, EvalOutputs, Theme};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +22,10 @@ use std::time::Duration;
 
 /// The cell that ties a process to the kernel.
 const ATTACH: &str = "lowbit::attach();";
+/// The kind of mistakes that are not in the cell.
+const FOREIGN: &str = "CompileErrorOutside";
+/// Panics of evcxr's own code, of which each cell after it dies too.
+const EVCXR: [&str; 3] = ["evcxr_", "Variable changed type", "has gone missing"];
 /// How long after evcxr's word that a cell has ended its last output may still be on the way.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -30,7 +36,11 @@ pub struct Session {
     done: Receiver<()>,
     events: mpsc::Sender<Event>,
     ask: Box<Ask>,
-    _folder: Folder,
+    /// The cell that loads the crate.
+    first: String,
+    /// Variables that a cell could not keep.
+    unkept: Vec<String>,
+    folder: Folder,
 }
 
 /// Asks a person for a line; or says in one sentence why there will be none.
@@ -80,6 +90,10 @@ impl Session {
             std::env::set_var("EVCXR_CONFIG_DIR", home.config());
             std::env::set_var("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
             std::env::set_var("LD_LIBRARY_PATH", paths(&library));
+            std::env::set_var(types::SESSION, &folder.path);
+            if let Ok(itself) = std::env::current_exe() {
+                std::env::set_var("RUSTC_WORKSPACE_WRAPPER", itself);
+            }
             std::env::set_var(child::STARTING, "1");
         }
         let started = CommandContext::new();
@@ -97,17 +111,41 @@ impl Session {
         let (done_sender, done) = crossbeam_channel::unbounded();
         let trouble_seen = Arc::new(Mutex::new(None));
         let events = listen(outputs, trouble_seen.clone(), done_sender, tell);
-        let mut session = Self { context, trouble: trouble_seen, done, events, ask, _folder: folder };
-        let face = home.face().join("lowbit");
-        session.execute(&format!(
-            ":dep lowbit = {{ path = {:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}",
-            face.display().to_string()
-        ))?;
+        let face = home.face().join("lowbit").display().to_string();
+        let first = format!(
+            ":dep lowbit = {{ path = {face:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}"
+        );
+        let (trouble, unkept) = (trouble_seen, vec![]);
+        let mut session = Self { context, trouble, done, events, ask, first, unkept, folder };
+        session.load()?;
         Ok(session)
     }
 
-    /// Runs a cell; what its commands show is returned, everything else was told on the way.
+    fn load(&mut self) -> Result<(), Trouble> {
+        let first = self.first.clone();
+        self.once(&first).map(|_| ())
+    }
+
+    /// Runs a cell; what its commands show is returned, everything else was told on the way. A session that is of no use any
+    /// more begins anew.
     pub fn execute(&mut self, code: &str) -> Result<Shown, Trouble> {
+        let result = self.once(code);
+        let Err(trouble) = &result else { return result };
+        let lost = trouble.name == FOREIGN
+            || (trouble.name == "Panic" && EVCXR.iter().any(|text| trouble.sentence.contains(text)));
+        if !lost || (trouble.name == FOREIGN && self.once("();").is_ok()) {
+            return result;
+        }
+        let why = &trouble.sentence;
+        let sentence = format!(
+            "after this cell none would compile or run ({why}); a new session was begun, and all variables are gone"
+        );
+        self.context.execute(":clear").map_err(|error| Trouble::new("SessionEnded", error.to_string()))?;
+        self.load()?;
+        Err(Trouble::new("SessionEnded", sentence))
+    }
+
+    fn once(&mut self, code: &str) -> Result<Shown, Trouble> {
         let wanted: Vec<&str> =
             code.lines().filter_map(|line| line.trim_start().strip_prefix(":dep ")).collect();
         let hints: Vec<String> = wanted.iter().filter_map(|dependency| brought_already(dependency)).collect();
@@ -126,17 +164,15 @@ impl Session {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         while self.done.try_recv().is_ok() {}
         let unanswered = RefCell::new(None);
-        let read = |_| {
-            let typed = (self.ask)().map_err(|why| unanswered.replace(Some(Trouble::new("Input", why)))).ok();
-            input::answer(typed.as_deref())
-        };
-        let result = self.context.execute_with_callbacks(code, &mut EvalCallbacks { input_reader: &read });
+        let result = self.run(code, &unanswered);
         if online {
             let _ = self.context.execute(":offline 1");
         }
         let shown = match result {
             Ok(outputs) => outputs.content_by_mime_type.into_iter().collect(),
-            Err(evcxr::Error::CompilationErrors(errors)) => return Err(mistakes(code, &errors)),
+            Err(evcxr::Error::CompilationErrors(errors)) => {
+                return Err(mistakes(code, &errors, &self.unkept));
+            }
             Err(evcxr::Error::SubprocessTerminated(why)) => {
                 let trouble = ended(&why);
                 let _ = self.context.execute(ATTACH); // the new process knows nothing of the kernel
@@ -154,6 +190,76 @@ impl Session {
             Some(trouble) => Err(trouble),
             None => Ok(shown),
         }
+    }
+
+    /// Has evcxr run a cell whose variables have the types that the compiler finds; if these do not help, as it is.
+    fn run(
+        &mut self,
+        code: &str,
+        unanswered: &RefCell<Option<Trouble>>,
+    ) -> Result<EvalOutputs, evcxr::Error> {
+        let (commands, code_alone) = code.split_at(cell::code_begins(code));
+        let lets = cell::lets(code_alone);
+        let mut before = EvalOutputs::default();
+        if !lets.is_empty() && !commands.trim().is_empty() {
+            before = self.evaluate(commands, unanswered)?; // what they bring has types too
+        }
+        // The lines stay where they are.
+        let blank: String = commands.chars().filter(|c| *c == '\n').collect();
+        let code_alone = blank.clone() + code_alone;
+        let lets = cell::lets(&code_alone);
+        let types = match lets.is_empty() {
+            true => None,
+            false => self.types(&cell::asking(&code_alone, &lets)),
+        };
+        let Some(mut types) = types else {
+            let result = if lets.is_empty() {
+                self.evaluate(code, unanswered)
+            } else {
+                self.evaluate(&code_alone, unanswered)
+            };
+            return result.map(|outputs| together(before, outputs));
+        };
+        let mut result = self.evaluate(&cell::typed(&code_alone, &lets, &types), unanswered);
+        if matches!(result, Err(evcxr::Error::CompilationErrors(_))) && cell::borrowed(&mut types) {
+            result = self.evaluate(&cell::typed(&code_alone, &lets, &types), unanswered);
+        }
+        match result {
+            Err(evcxr::Error::CompilationErrors(_)) => self.evaluate(&code_alone, unanswered),
+            Ok(outputs) => {
+                let unkept = cell::unkept(&lets, &types);
+                if !unkept.is_empty() {
+                    let _ = self.done.recv_timeout(PATIENCE); // the cell's own end
+                }
+                for (name, what) in &unkept {
+                    let _ = self
+                        .events
+                        .send(Event::Stderr(format!("{name} is for this cell alone, since it is {what}\n")));
+                }
+                Ok(together(before, outputs))
+            }
+            failed => failed,
+        }
+    }
+
+    /// Has evcxr compile and run code.
+    fn evaluate(
+        &mut self,
+        code: &str,
+        unanswered: &RefCell<Option<Trouble>>,
+    ) -> Result<EvalOutputs, evcxr::Error> {
+        let read = |_| {
+            let typed = (self.ask)().map_err(|why| unanswered.replace(Some(Trouble::new("Input", why)))).ok();
+            input::answer(typed.as_deref())
+        };
+        self.context.execute_with_callbacks(code, &mut EvalCallbacks { input_reader: &read })
+    }
+
+    /// The types that the compiler finds for what `code` asks; None if it does not compile.
+    fn types(&mut self, code: &str) -> Option<BTreeMap<String, cell::Type>> {
+        // Asked about the end of the code, evcxr writes it out with all that earlier cells have defined.
+        let _ = self.context.hover_at(code, code.len());
+        types::ask(&self.folder.path, cell::QUESTION)
     }
 
     /// Whether a cell holds more than commands, so that its end is told.
@@ -174,7 +280,9 @@ impl Session {
     pub fn completions(&mut self, code: &str, position: usize) -> (usize, usize, Vec<(String, String)>) {
         match self.context.completions(code, position) {
             Ok(found) => {
-                let each = found.completions.into_iter().map(|one| (one.code, one.kind.to_string()));
+                // A name alone: what is called goes on with its bracket, which Shift-Tab explains.
+                let name = |code: &str| code.split('(').next().unwrap_or_default().trim_end().to_string();
+                let each = found.completions.into_iter().map(|one| (name(&one.code), one.kind.to_string()));
                 (found.start_offset, found.end_offset, each.collect())
             }
             Err(_) => (position, position, vec![]),
@@ -195,6 +303,12 @@ impl Session {
         let (text, html) = self.context.hover_at(code, end).ok()?;
         (!text.starts_with("No documentation")).then_some((text, html))
     }
+}
+
+/// What two pieces of a cell showed.
+fn together(mut first: EvalOutputs, second: EvalOutputs) -> EvalOutputs {
+    first.content_by_mime_type.extend(second.content_by_mime_type);
+    EvalOutputs { content_by_mime_type: first.content_by_mime_type, ..second }
 }
 
 /// Where the process that runs the cells finds the library, before the places where it would look anyway.
@@ -279,7 +393,7 @@ fn ended(why: &str) -> Trouble {
 }
 
 /// What the compiler found, with the places marked in the cell.
-fn mistakes(code: &str, errors: &[CompilationError]) -> Trouble {
+fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> Trouble {
     let drawn = |error: &CompilationError| {
         let report = error.build_report("cell".to_string(), code.to_string(), Theme::Light);
         let mut bytes = vec![];
@@ -289,9 +403,17 @@ fn mistakes(code: &str, errors: &[CompilationError]) -> Trouble {
             _ => error.rendered(),
         }
     };
-    let sentence =
-        errors.first().map_or_else(|| "the cell does not compile".to_string(), CompilationError::message);
-    Trouble { name: "CompileError".into(), lines: errors.iter().map(drawn).collect(), sentence }
+    // evcxr hands on warnings as well, of earlier cells among them.
+    let failing: Vec<&CompilationError> = errors.iter().filter(|error| error.level() != "warning").collect();
+    let first = failing.first().map(|error| error.message());
+    let sentence = first.unwrap_or_else(|| "the cell does not compile".to_string());
+    let advised = |error: &&CompilationError| {
+        let line = advice(error.code(), &error.message(), unkept);
+        drawn(error) + &line.map(|line| format!("\n{line}")).unwrap_or_default()
+    };
+    let foreign = !failing.iter().any(|error| error.is_from_user_code());
+    let name = if foreign { FOREIGN } else { "CompileError" };
+    Trouble { name: name.into(), lines: failing.iter().map(advised).collect(), sentence }
 }
 
 /// A folder that goes when its session goes.

@@ -83,6 +83,11 @@ pub trait Draw {
 pub trait EvcxrDisplay {
     /// Sends the value's drawing to the notebook.
     fn evcxr_display(&self);
+
+    /// The same by the name that a reader looks for: `figure.show()` anywhere in a cell.
+    fn show(&self) {
+        self.evcxr_display();
+    }
 }
 
 impl<T: Any + Debug> EvcxrDisplay for T {

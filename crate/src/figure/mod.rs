@@ -36,6 +36,7 @@ mod output;
 mod palette;
 mod passkey;
 mod perplexity;
+mod plain;
 mod sensitivity;
 mod size;
 mod stability;

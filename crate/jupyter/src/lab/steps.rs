@@ -1,6 +1,7 @@
 //! What must be there before a notebook opens. Each step looks first and does only what is missing.
 
 use super::{library, python};
+use crate::cell;
 use crate::home::Home;
 use serde_json::json;
 use std::fs::{self, TryLockError};
@@ -209,7 +210,7 @@ fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy_sources(&entry.path(), &target)?;
         } else if target.extension().is_some_and(|end| end == "rs") {
-            fs::copy(entry.path(), target)?;
+            fs::write(target, cell::public(&fs::read_to_string(entry.path())?))?;
         }
     }
     Ok(())

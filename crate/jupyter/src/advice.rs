@@ -1,0 +1,63 @@
+//! What to do about the mistakes that are made most, a line for each, under what the compiler says.
+
+/// The advice for an error with this code and message; `unkept` are variables that an earlier cell could not keep.
+pub fn advice(code: Option<&str>, message: &str, unkept: &[String]) -> Option<String> {
+    let quoted = message.split('`').nth(1).unwrap_or_default();
+    let numbers = ["f32", "f64", "{float}"];
+    let integers = ["usize", "i32", "i64", "u32", "u64", "{integer}"];
+    let names = |all: &[&str]| all.iter().any(|name| message.contains(&format!("`{name}`")));
+    Some(match code? {
+        "E0425" if unkept.iter().any(|name| name == quoted) => format!(
+            "`{quoted}` was for its own cell alone: its type has no name, or it borrowed from another variable"
+        ),
+        "E0425" => format!("`{quoted}` is not known here: a variable of a cell that failed, or was not run, is not there"),
+        "E0382" => format!(
+            "`{quoted}` was given away: lend it instead (`&{quoted}`), or give a copy away (`{quoted}.clone()`)"
+        ),
+        "E0596" => format!("what changes must be said to: `let mut {quoted} = …`, or `&mut` where it is lent"),
+        "E0384" => format!("what is given a second value must be said to change: `let mut {quoted} = …`"),
+        "E0599" if message.contains("Result<") || message.contains("Option<") => {
+            "what may fail comes in a Result or an Option: put `?` behind the call that returns it".into()
+        }
+        "E0599" => "a method of another type, or of a trait that needs a `use`: Tab behind the dot lists what there is".into(),
+        "E0277" if message.contains("the `?` operator") => {
+            "`?` hands an error on: inside a function or closure of yours, let it return lowbit::Result<…>".into()
+        }
+        "E0277" if names(&numbers) && names(&integers) => {
+            "integers and real numbers do not mix by themselves: write `2.0`, or `n as f64`".into()
+        }
+        "E0277" | "E0308" if message.contains("Result<") => {
+            "what may fail comes in a Result: put `?` behind the call".into()
+        }
+        "E0308" => "another type is wanted: lend with `&`, convert with `as`, `.into()` or `.to_string()`, open a Result with `?`".into(),
+        "E0282" | "E0283" | "E0284" => {
+            "say the type: `let x: Vec<f64> = …`, or `.collect::<Vec<_>>()`".into()
+        }
+        "E0061" => "the number of arguments is another: Shift-Tab inside the brackets shows what it takes".into(),
+        "E0369" => "this operator is not there for these types: lend both (`&a + &b`), or convert one".into(),
+        "E0432" | "E0433" => {
+            "a name that is not known: a crate is brought by `:dep name = \"1\"`, what is in one by `use`".into()
+        }
+        "E0505" | "E0502" | "E0499" => {
+            "it is lent out while it changes or is given away: end the loan first, or work on a `.clone()`".into()
+        }
+        "E0728" | "E0752" => "`.await` stands in a cell itself or in an `async` block, not in a plain function".into(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::advice;
+
+    #[test]
+    fn frequent_mistakes_have_a_line() {
+        let of = |code: &str, message: &str| advice(Some(code), message, &["g".into()]).unwrap_or_default();
+        assert!(of("E0382", "use of moved value: `model`").contains("`&model`"));
+        assert!(of("E0425", "cannot find function `g` in this scope").contains("its own cell"));
+        assert!(of("E0277", "cannot add `f64` to `usize`").contains("as f64"));
+        assert!(of("E0599", "no method named `x` found for enum `std::result::Result<T, E>`").contains('?'));
+        assert!(of("E0596", "cannot borrow `v` as mutable").contains("let mut v"));
+        assert_eq!(advice(None, "expected expression", &[]), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! The code of a cell: its commands, its `let` statements, and how these are written with the types that the compiler
+//! found.
+//!
+//! evcxr keeps the variables of a cell's outermost `let` statements, and has to know the type of each. Where none is
+//! written down it asks rust-analyzer, which does not know the types that macros and other crates' generics bring about.
+//! So the types are asked of the compiler (`types`), and written into the cell before evcxr gets it.
+
+use ra_ap_syntax::ast::{self, HasName, HasVisibility};
+use ra_ap_syntax::{AstNode, Edition, SourceFile, SyntaxKind, SyntaxNode};
+use std::collections::BTreeMap;
+
+/// What stands around a cell where it is parsed.
+const BEFORE: &str = "fn cell() {\n";
+
+/// A `let` statement whose type is not written down, or not whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Let {
+    /// First byte of the statement in the cell.
+    start: usize,
+    /// The byte after it.
+    end: usize,
+    /// Where the type goes, if the statement binds one variable and no more: in place of these bytes.
+    place: Option<(usize, usize)>,
+    /// Its variables, and whether they are mutable.
+    variables: Vec<(String, bool)>,
+}
+
+/// What is known of a variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Its type, as it can be written.
+    Named(String),
+    /// The type has no name: what it is, in words.
+    Nameless(String),
+}
+
+/// The byte at which the commands of a cell (`:dep`, `!ls`) end and its code begins.
+pub fn code_begins(cell: &str) -> usize {
+    let mut at = 0;
+    for line in cell.split_inclusive('\n') {
+        let text = line.trim_start();
+        if !(text.is_empty() || text.starts_with(':') || line.starts_with('!') || line.starts_with("//")) {
+            return at;
+        }
+        at += line.len();
+    }
+    cell.len()
+}
+
+/// The outermost `let` statements of `code` that leave a type to be found.
+pub fn lets(code: &str) -> Vec<Let> {
+    let file = SourceFile::parse(&format!("{BEFORE}{code}\n}}"), Edition::Edition2024).tree();
+    let body = file.syntax().children().find_map(ast::Fn::cast).and_then(|function| function.body());
+    let list = body.and_then(|body| body.stmt_list());
+    let nodes = list.into_iter().flat_map(|list| list.syntax().children().collect::<Vec<SyntaxNode>>());
+    nodes.filter_map(ast::LetStmt::cast).filter_map(|statement| one(&statement)).collect()
+}
+
+fn one(statement: &ast::LetStmt) -> Option<Let> {
+    let (pattern, value) = (statement.pat()?, statement.initializer()?);
+    let open = |ty: &ast::Type| {
+        let mut nodes = ty.syntax().descendants();
+        nodes.any(|node| node.kind() == SyntaxKind::INFER_TYPE)
+    };
+    let written = statement.ty();
+    // rust-analyzer knows the type of a literal.
+    if written.as_ref().is_some_and(|ty| !open(ty)) || matches!(value, ast::Expr::Literal(_)) {
+        return None;
+    }
+    let at = |offset: ra_ap_syntax::TextSize| usize::from(offset) - BEFORE.len();
+    let range = statement.syntax().text_range();
+    let variables = pattern.syntax().descendants().filter_map(ast::IdentPat::cast).filter_map(|variable| {
+        let name = variable.name()?.text().to_string();
+        // A capital begins a constant or a variant: `None` is no variable.
+        let binds = name.starts_with(|first: char| !first.is_uppercase());
+        binds.then(|| (name, variable.mut_token().is_some()))
+    });
+    let variables: Vec<_> = variables.collect();
+    let end = at(pattern.syntax().text_range().end());
+    let alone = match &pattern {
+        ast::Pat::IdentPat(variable) => variable.pat().is_none() && variable.ref_token().is_none(),
+        _ => false,
+    };
+    let place = alone.then(|| (end, written.map_or(end, |ty| at(ty.syntax().text_range().end()))));
+    (!variables.is_empty()).then(|| Let { start: at(range.start()), end: at(range.end()), place, variables })
+}
+
+/// How many brackets of the code are open at its end; an unfinished text or comment counts as one.
+///
+/// # Errors
+/// If one is closed that is not open.
+pub fn brackets(code: &str) -> Result<usize, ()> {
+    let file = SourceFile::parse(code, Edition::Edition2024);
+    let unfinished = file.errors().iter().any(|error| {
+        let text = error.to_string().to_lowercase();
+        ["missing trailing `\"`", "unterminated"].iter().any(|sign| text.contains(sign))
+    });
+    let mut open = vec![];
+    for token in file.syntax_node().descendants_with_tokens().filter_map(|element| element.into_token()) {
+        let closes = match token.kind() {
+            kind @ (SyntaxKind::L_PAREN | SyntaxKind::L_BRACK | SyntaxKind::L_CURLY) => {
+                open.push(kind);
+                continue;
+            }
+            SyntaxKind::R_PAREN => SyntaxKind::L_PAREN,
+            SyntaxKind::R_BRACK => SyntaxKind::L_BRACK,
+            SyntaxKind::R_CURLY => SyntaxKind::L_CURLY,
+            _ => continue,
+        };
+        if open.pop() != Some(closes) {
+            return Err(());
+        }
+    }
+    Ok(open.len() + usize::from(unfinished))
+}
+
+/// The source of a crate without the private methods of its types, which nobody outside can call: rust-analyzer would offer them.
+pub fn public(source: &str) -> String {
+    let file = SourceFile::parse(source, Edition::Edition2024).tree();
+    let blocks =
+        file.syntax().descendants().filter_map(ast::Impl::cast).filter(|block| block.trait_().is_none());
+    let items = blocks.filter_map(|block| block.assoc_item_list()).flat_map(|list| list.assoc_items());
+    let private = items.filter(|item| match item {
+        ast::AssocItem::Fn(function) => function.visibility().is_none_or(|how| how.syntax().text() != "pub"),
+        _ => false,
+    });
+    edited(
+        source,
+        private.map(|item| {
+            let range = item.syntax().text_range();
+            (range.start().into(), range.end().into(), String::new())
+        }),
+    )
+}
+
+/// What the names begin with that ask for types.
+pub const QUESTION: &str = "lowbit_asks_";
+
+/// What the type of variable `name` of the `index`th statement is asked by.
+pub fn question(index: usize, name: &str) -> String {
+    format!("{QUESTION}{index}_{name}")
+}
+
+/// The code, with a variable beside each whose type tells that of the other.
+pub fn asking(code: &str, lets: &[Let]) -> String {
+    edited(
+        code,
+        lets.iter().enumerate().map(|(index, statement)| {
+            let asked = statement.variables.iter().map(|(name, _)| {
+                format!(" let {} = ::std::hint::black_box(&{name});", question(index, name))
+            });
+            (statement.end, statement.end, asked.collect())
+        }),
+    )
+}
+
+/// The code with its types written down. Variables whose type has no name are bound in a macro, where evcxr does not see
+/// them: the cell can use them, and later cells cannot.
+pub fn typed(code: &str, lets: &[Let], types: &BTreeMap<String, Type>) -> String {
+    let mut edits = vec![];
+    for (index, statement) in lets.iter().enumerate() {
+        let of = |name: &str| types.get(&question(index, name));
+        let nameless =
+            statement.variables.iter().any(|(name, _)| matches!(of(name), Some(Type::Nameless(_))));
+        if let (Some((from, to)), [(name, _)], false) = (statement.place, &statement.variables[..], nameless)
+        {
+            if let Some(Type::Named(ty)) = of(name) {
+                edits.push((from, to, format!(": {ty}")));
+            }
+            continue;
+        }
+        let again = statement.variables.iter().filter_map(|(name, mutable)| match of(name) {
+            Some(Type::Named(ty)) => {
+                Some(format!(" let {}{name}: {ty} = {name};", if *mutable { "mut " } else { "" }))
+            }
+            _ => None,
+        });
+        let again: String = again.collect();
+        if nameless {
+            edits.push((statement.start, statement.start, "lowbit::unkept!(".into()));
+            edits.push((statement.end, statement.end, format!(");{again}")));
+        } else {
+            edits.push((statement.end, statement.end, again));
+        }
+    }
+    edited(code, edits)
+}
+
+/// Takes references for what later cells cannot have: they may borrow from a variable, which moves between cells. False if
+/// there are none.
+pub fn borrowed(types: &mut BTreeMap<String, Type>) -> bool {
+    let mut any = false;
+    for found in types.values_mut() {
+        if let Type::Named(ty) = found
+            && (ty.contains('&') || ty.contains("'_"))
+        {
+            *found = Type::Nameless(format!(
+                "borrowed ({ty}); to keep it, make it its own: `.clone()`, `.to_owned()`"
+            ));
+            any = true;
+        }
+    }
+    any
+}
+
+/// The variables of these statements that later cells cannot have, with what their types are.
+pub fn unkept(lets: &[Let], types: &BTreeMap<String, Type>) -> Vec<(String, String)> {
+    let all = lets.iter().enumerate().flat_map(|(index, statement)| {
+        statement.variables.iter().map(move |(name, _)| (name, question(index, name)))
+    });
+    all.filter_map(|(name, question)| match types.get(&question) {
+        Some(Type::Nameless(what)) => Some((name.clone(), what.clone())),
+        _ => None,
+    })
+    .collect()
+}
+
+/// Text with pieces of it replaced: from which byte to which, by what; in order, none within another.
+fn edited(text: &str, edits: impl IntoIterator<Item = (usize, usize, String)>) -> String {
+    let (mut new, mut at) = (String::new(), 0);
+    for (from, to, by) in edits {
+        new += &text[at..from];
+        new += &by;
+        at = to;
+    }
+    new + &text[at..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(found: &[(&str, &str)]) -> BTreeMap<String, Type> {
+        let of = |text: &str| match text.strip_prefix('!') {
+            Some(what) => Type::Nameless(what.into()),
+            None => Type::Named(text.into()),
+        };
+        found.iter().map(|(question, text)| ((*question).to_string(), of(text))).collect()
+    }
+
+    #[test]
+    fn commands_stand_before_the_code() {
+        assert_eq!(code_begins(":dep rand = \"0.9\"\n\nlet x = 1;"), 20);
+        assert_eq!(code_begins("let x = 1;\n:dep y"), 0);
+        assert_eq!(code_begins("!ls\n// words\n"), 13);
+    }
+
+    #[test]
+    fn private_methods_are_left_out() {
+        let source =
+            "impl A { pub fn a() {} fn b(&self) {} pub(crate) fn c() {} }\nimpl T for A { fn d() {} }";
+        assert_eq!(public(source), "impl A { pub fn a() {}   }\nimpl T for A { fn d() {} }");
+    }
+
+    #[test]
+    fn brackets_are_counted_outside_of_texts() {
+        assert_eq!(
+            ["f(", "fn f() { [", "\"(\"; // {", "1 + 1", "let x = \"abc"].map(brackets),
+            [Ok(1), Ok(2), Ok(0), Ok(0), Ok(1)]
+        );
+        assert_eq!(["fn )", "(]"].map(brackets), [Err(()), Err(())]);
+    }
+
+    #[test]
+    fn statements_that_leave_a_type_to_be_found() {
+        let code = "let a = f();\nlet b: i32 = 1;\nlet c: Vec<_> = g();\nlet d = 5;\n{ let e = f(); }\nlet Some(x) = h() else { return };";
+        let found = lets(code);
+        let names: Vec<&str> =
+            found.iter().flat_map(|one| &one.variables).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "c", "x"]);
+        assert!(
+            asking("let a = f();", &lets("let a = f();"))
+                .ends_with("let lowbit_asks_0_a = ::std::hint::black_box(&a);")
+        );
+        assert!(lets("let y;").is_empty() && lets("let = ;").is_empty());
+    }
+
+    #[test]
+    fn types_are_written_where_they_belong() {
+        let of = |code: &str, found: &[(&str, &str)]| typed(code, &lets(code), &types(found));
+        assert_eq!(of("let mut a = f();", &[("lowbit_asks_0_a", "A")]), "let mut a: A = f();");
+        assert_eq!(
+            of("let a: Vec<_> = f();\n1", &[("lowbit_asks_0_a", "Vec<u8>")]),
+            "let a: Vec<u8> = f();\n1"
+        );
+        let pair = [("lowbit_asks_0_a", "A"), ("lowbit_asks_0_b", "B")];
+        assert_eq!(
+            of("let (a, mut b) = f();", &pair),
+            "let (a, mut b) = f(); let a: A = a; let mut b: B = b;"
+        );
+        let code = "let g = |x: i32| x + 1;";
+        assert_eq!(of(code, &[("lowbit_asks_0_g", "!a closure")]), format!("lowbit::unkept!({code});"));
+        let half = [("lowbit_asks_0_a", "A"), ("lowbit_asks_0_g", "!a closure")];
+        assert_eq!(of("let (a, g) = f();", &half), "lowbit::unkept!(let (a, g) = f();); let a: A = a;");
+        // What is not known stays as it is.
+        assert_eq!(of("let a = f();", &[]), "let a = f();");
+    }
+}
