@@ -196,7 +196,7 @@ impl Reader {
     /// The cell came to its end: whatever is left in buffers comes first, then evcxr is told.
     fn complete(&mut self) {
         // SAFETY: writes one byte from a place of one byte.
-        unsafe { libc::write(self.requests, (&raw const FLUSHED).cast(), 1) };
+        unsafe { libc::write(self.requests, [FLUSHED].as_ptr().cast(), 1) };
         let asked = Instant::now();
         loop {
             let left = PATIENCE.saturating_sub(asked.elapsed()).as_millis() as i32;

@@ -6,6 +6,7 @@
 //!     library/     the library that cells link to
 //!     face/        the crate that cells name as their dependency
 //!     sessions/    one folder a running kernel
+//!     outputs/     what cells printed beyond what a notebook shows
 //!     config/      evcxr's settings
 //!     .cargo/      how the crates below are compiled
 //!     *.stamp      what each step was made of
@@ -70,6 +71,11 @@ impl Home {
     /// The folders of running kernels, named by process number.
     pub fn sessions(&self) -> PathBuf {
         self.lab().join("sessions")
+    }
+
+    /// What cells printed beyond what a notebook shows.
+    pub fn outputs(&self) -> PathBuf {
+        self.lab().join("outputs")
     }
 
     /// evcxr's settings.

@@ -8,7 +8,7 @@ use crate::child;
 use crate::event::Event;
 use crate::home::Home;
 use crate::input;
-use crate::{cell, types};
+use crate::{cell, output, types};
 use ariadne::Source;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use evcxr::{CommandContext, CompilationError, EvalCallbacks, EvalContextOutputs, EvalOutputs, Theme};
@@ -91,6 +91,7 @@ impl Session {
             std::env::set_var("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
             std::env::set_var("LD_LIBRARY_PATH", paths(&library));
             std::env::set_var(types::SESSION, &folder.path);
+            std::env::set_var(output::FOLDER, home.outputs());
             if let Ok(itself) = std::env::current_exe() {
                 std::env::set_var("RUSTC_WORKSPACE_WRAPPER", itself);
             }
@@ -198,48 +199,44 @@ impl Session {
         code: &str,
         unanswered: &RefCell<Option<Trouble>>,
     ) -> Result<EvalOutputs, evcxr::Error> {
-        let (commands, code_alone) = code.split_at(cell::code_begins(code));
-        let lets = cell::lets(code_alone);
-        let mut before = EvalOutputs::default();
-        if !lets.is_empty() && !commands.trim().is_empty() {
-            before = self.evaluate(commands, unanswered)?; // what they bring has types too
+        let (commands, rest) = code.split_at(cell::code_begins(code));
+        if cell::lets(rest).is_empty() {
+            return self.evaluate(code, unanswered);
         }
-        // The lines stay where they are.
-        let blank: String = commands.chars().filter(|c| *c == '\n').collect();
-        let code_alone = blank.clone() + code_alone;
-        let lets = cell::lets(&code_alone);
-        let types = match lets.is_empty() {
-            true => None,
-            false => self.types(&cell::asking(&code_alone, &lets)),
+        // What commands bring has types too, so they are first; the lines stay where they are.
+        let before = match commands.trim() {
+            "" => EvalOutputs::default(),
+            _ => self.evaluate(commands, unanswered)?,
         };
-        let Some(mut types) = types else {
-            let result = if lets.is_empty() {
-                self.evaluate(code, unanswered)
-            } else {
-                self.evaluate(&code_alone, unanswered)
-            };
-            return result.map(|outputs| together(before, outputs));
-        };
-        let mut result = self.evaluate(&cell::typed(&code_alone, &lets, &types), unanswered);
-        if matches!(result, Err(evcxr::Error::CompilationErrors(_))) && cell::borrowed(&mut types) {
-            result = self.evaluate(&cell::typed(&code_alone, &lets, &types), unanswered);
+        let code = commands.chars().filter(|c| *c == '\n').collect::<String>() + rest;
+        let lets = cell::lets(&code);
+        let mut types = self.types(&cell::asking(&code, &lets)).unwrap_or_default();
+        let mut result = self.evaluate(&cell::typed(&code, &lets, &types), unanswered);
+        let fails = |result: &Result<_, _>| matches!(result, Err(evcxr::Error::CompilationErrors(_)));
+        if fails(&result) && cell::borrowed(&mut types) {
+            result = self.evaluate(&cell::typed(&code, &lets, &types), unanswered);
         }
-        match result {
-            Err(evcxr::Error::CompilationErrors(_)) => self.evaluate(&code_alone, unanswered),
-            Ok(outputs) => {
-                let unkept = cell::unkept(&lets, &types);
-                if !unkept.is_empty() {
-                    let _ = self.done.recv_timeout(PATIENCE); // the cell's own end
-                }
-                for (name, what) in &unkept {
-                    let _ = self
-                        .events
-                        .send(Event::Stderr(format!("{name} is for this cell alone, since it is {what}\n")));
-                }
-                Ok(together(before, outputs))
-            }
-            failed => failed,
+        if fails(&result) && !types.is_empty() {
+            result = self.evaluate(&code, unanswered); // mistakes are shown in what was typed
+            types.clear();
         }
+        let result = result?;
+        self.tell_unkept(cell::unkept(&lets, &types));
+        Ok(together(before, result))
+    }
+
+    /// Says which variables later cells cannot have.
+    fn tell_unkept(&mut self, unkept: Vec<(String, String)>) {
+        if unkept.is_empty() {
+            return;
+        }
+        let _ = self.done.recv_timeout(PATIENCE); // the cell's own end
+        for (name, what) in unkept {
+            let line = format!("{name} is for this cell alone, since it is {what}\n");
+            let _ = self.events.send(Event::Stderr(line));
+            self.unkept.push(name);
+        }
+        let _ = self.events.send(Event::Done);
     }
 
     /// Has evcxr compile and run code.

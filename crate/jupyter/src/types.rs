@@ -59,11 +59,17 @@ pub fn ask(folder: &Path, prefix: &str) -> Option<BTreeMap<String, Type>> {
     let probe: String = source.lines().filter(used).flat_map(|line| [line, "\n"]).collect();
     let (path, mir) = (folder.join("probe.rs"), folder.join("probe.mir"));
     std::fs::write(&path, probe).ok()?;
+    let mut renamed = vec![];
     let mut lines = call.lines();
     let mut rustc = Command::new(lines.next()?);
     rustc.current_dir(folder);
     while let Some(argument) = lines.next() {
         match argument {
+            "--extern" => {
+                let option = lines.next().unwrap_or_default();
+                renamed.extend(alias(option));
+                rustc.args([argument, option]);
+            }
             "--emit" | "--crate-type" | "--out-dir" => drop(lines.next()),
             "-C" => match lines.next() {
                 Some(option) if option.starts_with("incremental=") => {}
@@ -81,7 +87,19 @@ pub fn ask(folder: &Path, prefix: &str) -> Option<BTreeMap<String, Type>> {
     if !compiled.status.success() {
         return None;
     }
-    Some(read(&std::fs::read_to_string(mir).ok()?, prefix))
+    let mut mir = std::fs::read_to_string(mir).ok()?;
+    for (own, here) in renamed {
+        mir = mir.replace(&format!("{own}::"), &format!("{here}::"));
+    }
+    Some(read(&mir, prefix))
+}
+
+/// The name of a crate and the other that it has here, of an option such as `lowbit=/…/liblowbit_face-0123.rlib`.
+fn alias(option: &str) -> Option<(String, String)> {
+    let (here, path) = option.split_once('=')?;
+    let stem = Path::new(path).file_stem()?.to_str()?;
+    let own = stem.strip_prefix("lib")?.split('-').next()?;
+    (own != here).then(|| (own.to_string(), here.to_string()))
 }
 
 /// The types in rustc's MIR of the references whose names begin with `prefix`.
@@ -168,6 +186,13 @@ fn evcxr_analysis_wrapper::{closure#0}::{closure#0}(_1: &mut {closure@src/lib.rs
     let _9: &i32;
 }
 ";
+
+    #[test]
+    fn crates_have_the_names_that_cells_know() {
+        let renamed = Some(("lowbit_face".to_string(), "lowbit".to_string()));
+        assert_eq!(alias("lowbit=/a/liblowbit_face-148705.rlib"), renamed);
+        assert_eq!(alias("rand=/a/librand-12.rmeta"), None);
+    }
 
     #[test]
     fn types_are_read_with_their_paths() {
