@@ -7,22 +7,22 @@
 ///
 /// S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
 pub fn holm(p: &[f64]) -> Vec<f64> {
-    holm_discrete(p, &vec![0.0; p.len()])
+    holm_discrete(p, |_, p| p)
 }
 
-/// As [`holm`], of tests whose p-values cannot be arbitrarily small: a test counts against a p-value only if it could have had one
-/// as small, since it cannot have been there by chance otherwise. `least` holds the smallest p-value that each test could have
-/// had: [`McNemar::least`](super::McNemar::least), or 0.
+/// As [`holm`], of tests whose p-values take few values: `reach(i, p)` is the probability that test `i` has a p-value of at most `p`
+/// if there is nothing to find. That is `p` itself where any value can come out, and the largest possible value up to `p` where
+/// not ([`McNemar::reach`](super::McNemar::reach)): a test that cannot have so small a value does not count against it.
 ///
 /// R. E. Tarone, "A modified Bonferroni method for discrete data", Biometrics 46 (1990); for adjusted p-values P. H. Westfall and
-/// R. D. Wolfinger, "Multiple tests with discrete distributions", The American Statistician 51 (1997), equation 2.
-pub fn holm_discrete(p: &[f64], least: &[f64]) -> Vec<f64> {
+/// R. D. Wolfinger, "Multiple tests with discrete distributions", The American Statistician 51 (1997).
+pub fn holm_discrete(p: &[f64], reach: impl Fn(usize, f64) -> f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).filter(|i| !p[*i].is_nan()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
     let (mut adjusted, mut so_far) = (vec![f64::NAN; p.len()], 0.0_f64);
     for (rank, i) in order.iter().enumerate() {
-        let as_small = order[rank..].iter().filter(|other| least[**other] <= p[*i]).count();
-        so_far = so_far.max(p[*i] * as_small as f64).min(1.0);
+        let any: f64 = order[rank..].iter().map(|other| reach(*other, p[*i])).sum();
+        so_far = so_far.max(any).min(1.0);
         adjusted[*i] = so_far;
     }
     adjusted
@@ -31,6 +31,7 @@ pub fn holm_discrete(p: &[f64], least: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::McNemar;
 
     #[test]
     fn adjusted_values_are_those_of_r() {
@@ -48,11 +49,16 @@ mod tests {
 
     #[test]
     fn what_could_not_be_as_small_does_not_count() {
-        // Of four tests two can reach .01, three .03; the last can reach nothing.
-        let adjusted = holm_discrete(&[0.01, 0.03, 0.5, 1.0], &[0.0, 0.02, 0.001, 1.0]);
-        assert_eq!(adjusted, [0.02, 0.06, 0.5, 1.0]);
-        // Steps never fall.
-        assert_eq!(holm_discrete(&[0.02, 0.021], &[0.0, 0.0]), [0.04, 0.04]);
+        // The first can have any value, the second those of six pairs, the third those of one.
+        let reach = |test: usize, p: f64| match test {
+            0 => p,
+            1 => McNemar::counts(6, 0).reach(p),
+            _ => McNemar::counts(1, 0).reach(p),
+        };
+        let adjusted = holm_discrete(&[0.01, 0.03125, 1.0], reach);
+        assert_eq!(adjusted, [0.01, 0.03125, 1.0]);
+        // At .04 the second can have been there by chance as well, with .03125.
+        assert_eq!(holm_discrete(&[0.04, 0.21875, 1.0], reach), [0.04 + 0.03125, 0.21875, 1.0]);
     }
 
     #[test]

@@ -71,9 +71,12 @@ impl McNemar {
         Self { lost, gained, exact, mid: if all == 0 { 1.0 } else { mid } }
     }
 
-    /// The smallest mid-p value that so many differing pairs can have: where all of them fall the same way.
-    pub fn least(&self) -> f64 {
-        Self::counts(self.lost + self.gained, 0).mid
+    /// The probability that so many differing pairs have an exact p-value of at most `p` if neither condition is better: the
+    /// largest of their p-values up to `p`, 0 if all are larger.
+    pub fn reach(&self, p: f64) -> f64 {
+        let all = self.lost + self.gained;
+        let values = (0..=all / 2).map(|fewer| Self::counts(all - fewer, fewer).exact);
+        values.filter(|value| *value <= p * (1.0 + 1e-12)).fold(0.0, f64::max)
     }
 }
 
@@ -134,7 +137,12 @@ mod tests {
         assert_eq!((swapped.exact, swapped.mid), (test.exact, test.mid));
         let same = McNemar::of([(true, true); 50]);
         assert_eq!((same.exact, same.mid), (1.0, 1.0));
-        assert_eq!((same.least(), McNemar::counts(3, 2).least()), (1.0, 0.03125));
+        assert_eq!([0.5, 1.0].map(|p| same.reach(p)), [0.0, 1.0]);
+        // 2 / 32, 2 · 6 / 32, all.
+        assert_eq!(
+            [0.06, 0.0625, 0.4, 1.0].map(|p| McNemar::counts(3, 2).reach(p)),
+            [0.0, 0.0625, 0.375, 1.0]
+        );
         let one_way = McNemar::counts(0, 50);
         assert!((one_way.exact - 2.0_f64.powi(-49)).abs() < 1e-18, "{one_way:?}");
     }

@@ -7,8 +7,8 @@
 //!
 //! **The family.** All of these tests are adjusted together (Holm): models × schemes × (bits per byte, keys of each length).
 //! A frame that was filtered to one length or scheme remembers what it was filtered from, and its p-values stay those of
-//! the whole: who picks the length where a difference shows has looked at all of them. Keys of a length where few prompts came out differently cannot
-//! have a small p-value, and count only against those that they could have had ([`holm_discrete`]).
+//! the whole: who picks the length where a difference shows has looked at all of them. Keys of a length where few prompts came out differently have few
+//! possible p-values, and count against another only by those ([`holm_discrete`]); for that the exact p-values are taken.
 
 mod contexts;
 mod table;
@@ -31,7 +31,7 @@ pub struct Comparison {
     /// One for each model and scheme, in the order of the records; the baseline is among them.
     pub rows: Vec<Compared>,
     /// Of how many tests the p-values are adjusted for being one: those of the records that were filtered too, and those that
-    /// count against few others since they cannot be small.
+    /// count little since their p-values cannot be small.
     pub tests: usize,
     /// Which tests these are, in words.
     pub family: String,
@@ -69,7 +69,7 @@ pub struct Keys {
     pub prompts: u64,
     /// Baseline (first) and scheme (second), prompt by prompt.
     pub mcnemar: McNemar,
-    /// The mid-p value of that test, adjusted over the family; `None` for the baseline.
+    /// The exact p-value of that test, adjusted over the family; `None` for the baseline.
     pub p: Option<f64>,
 }
 
@@ -94,10 +94,10 @@ impl Frame {
         }
         // The family is of everything that was measured; a whole that cannot be compared adds nothing to the part.
         let whole = self.whole().beside(baseline, interval).unwrap_or_else(|_| rows.clone());
-        let tests: Vec<(Test, [f64; 2])> =
+        let tests: Vec<(Test, Tried)> =
             whole.iter().flat_map(|(subject, row)| row.tests(subject, baseline)).collect();
-        let (p, least): (Vec<f64>, Vec<f64>) = tests.iter().map(|(_, [p, least])| (*p, *least)).unzip();
-        let adjusted = holm_discrete(&p, &least);
+        let p: Vec<f64> = tests.iter().map(|(_, tried)| tried.p()).collect();
+        let adjusted = holm_discrete(&p, |test, p| tests[test].1.reach(p));
         let adjusted: BTreeMap<&Test, f64> = tests.iter().map(|(test, _)| test).zip(adjusted).collect();
         let family = family(tests.iter().map(|(test, _)| test));
         for (subject, row) in &mut rows {
@@ -166,6 +166,30 @@ enum About {
 /// A test of a family: of whom, and about what.
 type Test = (Subject, About);
 
+/// What came of a test.
+enum Tried {
+    /// A p-value that may have been any.
+    Text(f64),
+    Keys(McNemar),
+}
+
+impl Tried {
+    fn p(&self) -> f64 {
+        match self {
+            Self::Text(p) => *p,
+            Self::Keys(test) => test.exact,
+        }
+    }
+
+    /// The probability of a p-value of at most `p` if there is nothing to find.
+    fn reach(&self, p: f64) -> f64 {
+        match self {
+            Self::Text(_) => p,
+            Self::Keys(test) => test.reach(p),
+        }
+    }
+}
+
 /// The tests of a family in words: `5 schemes × (bits per byte, keys at 1024 and 2048 tokens)`.
 fn family<'a>(tests: impl Iterator<Item = &'a Test>) -> String {
     let (mut models, mut schemes, mut abouts) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -202,17 +226,15 @@ impl Keys {
 }
 
 impl Compared {
-    /// The tests that it takes part in, with their own p-values and the smallest that these could be; none of the baseline,
-    /// nor where nothing is known.
-    fn tests(&self, subject: &Subject, baseline: &str) -> Vec<(Test, [f64; 2])> {
+    /// The tests that it takes part in; none of the baseline, nor where nothing is known.
+    fn tests(&self, subject: &Subject, baseline: &str) -> Vec<(Test, Tried)> {
         if self.scheme == baseline {
             return vec![];
         }
-        let text = self.delta.map(|delta| (About::Text, [delta.p, 0.0]));
-        let p = |test: &McNemar| [test.mid, test.least()];
-        let keys = self.keys.iter().map(|keys| (About::Keys(keys.context_length), p(&keys.mcnemar)));
-        let all = text.into_iter().chain(keys).filter(|(_, [p, _])| !p.is_nan());
-        all.map(|(about, p)| ((subject.clone(), about), p)).collect()
+        let text = self.delta.map(|delta| (About::Text, Tried::Text(delta.p)));
+        let keys = self.keys.iter().map(|keys| (About::Keys(keys.context_length), Tried::Keys(keys.mcnemar)));
+        let all = text.into_iter().chain(keys).filter(|(_, tried)| !tried.p().is_nan());
+        all.map(|(about, tried)| ((subject.clone(), about), tried)).collect()
     }
 
     /// What the tests allow to say of it beside the baseline.

@@ -122,10 +122,10 @@ impl Comparison {
                     blocks.join(", ")
                 )
             }),
-            keys.then(|| "keys: McNemar's mid-p".to_string()),
+            keys.then(|| "keys: McNemar's exact test".to_string()),
             (self.tests > 0).then(|| {
                 format!(
-                    "p adjusted by Holm over {} tests, of which those count that can be as small: {}",
+                    "p adjusted by Holm over {} tests, each counted by the values that it can have: {}",
                     self.tests, self.family
                 )
             }),

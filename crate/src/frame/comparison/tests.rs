@@ -60,18 +60,18 @@ fn differences_are_told_from_chance() {
     assert!((apart - delta.value).abs() < 1e-9);
     let keys = comparison.rows[3].keys[0];
     assert_eq!((keys.mcnemar.lost, keys.recalled, keys.prompts), (30, 10, 40));
-    // Three schemes are tested on text and on keys; of 0 and 2 prompts that differ no p-value is as small as that of 30.
+    // Three schemes are tested on text and on keys; 0 and 2 prompts that differ have no p-value as small as that of 30.
     assert_eq!(
         (comparison.tests, comparison.family.as_str()),
         (6, "3 schemes × (bits per byte; keys at 256 tokens)")
     );
-    assert!((keys.p.unwrap() - 4.0 * keys.mcnemar.mid).abs() < 1e-15);
+    assert!((keys.p.unwrap() - 4.0 * keys.mcnemar.exact).abs() < 1e-15);
     let text = comparison.to_string();
     for part in [
         "baseline",
         "not distinguishable",
         "worse, fewer keys at 256",
-        "6 tests, of which those count that can be as small: 3 schemes",
+        "6 tests, each counted by the values that it can have: 3 schemes",
         ".0123 [.0100, .0150]",
         "10/40 p <.001",
         "keys at 256",
@@ -100,10 +100,10 @@ fn a_part_of_the_records_stays_in_the_family_of_the_whole() {
     assert_eq!((beside.tests, beside.rows[2].keys.len()), (8, 4));
     let one = all.filter("context_length", 1024).unwrap().compare("f32").unwrap();
     assert_eq!((one.tests, one.rows[2].keys.len(), &one.family), (8, 1, &beside.family));
-    // Five of forty lost, alone p = .031; four such are not told from chance. The other four, where none is lost, cannot be small.
+    // Five of forty lost, alone p = .0625; four such are not told from chance. The other four, where none is lost, cannot be small.
     let keys = one.rows[2].keys[0];
-    assert!((keys.mcnemar.mid - 0.03125).abs() < 1e-9 && keys.p == beside.rows[2].keys[2].p, "{keys:?}");
-    let four = |p: Option<f64>| (p.unwrap() - 4.0 * 0.03125).abs() < 1e-9;
+    assert!((keys.mcnemar.exact - 0.0625).abs() < 1e-9 && keys.p == beside.rows[2].keys[2].p, "{keys:?}");
+    let four = |p: Option<f64>| (p.unwrap() - 4.0 * 0.0625).abs() < 1e-9;
     assert!(four(keys.p) && one.rows[2].verdict() == "not distinguishable", "{keys:?}");
     let schemes = all.filter_any("scheme", ["f32", "w3"]).unwrap().filter("context_length", 512).unwrap();
     assert!(four(schemes.compare("f32").unwrap().rows[1].keys[0].p));
