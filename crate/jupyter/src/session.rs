@@ -26,6 +26,8 @@ const ATTACH: &str = "lowbit::attach();";
 const FOREIGN: &str = "CompileErrorOutside";
 /// Panics of evcxr's own code, of which each cell after it dies too.
 const EVCXR: [&str; 3] = ["evcxr_", "Variable changed type", "has gone missing"];
+/// evcxr finds out that cells use `?` by a cell that does not compile, and shows that one's value in its plainest form.
+const TRY: &str = "Ok::<(), std::fmt::Error>(())?;";
 /// How long after evcxr's word that a cell has ended its last output may still be on the way.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -114,7 +116,7 @@ impl Session {
         let events = listen(outputs, trouble_seen.clone(), done_sender, tell);
         let face = home.face().join("lowbit").display().to_string();
         let first = format!(
-            ":dep lowbit = {{ path = {face:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}"
+            ":dep lowbit = {{ path = {face:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}\n{TRY}"
         );
         let (trouble, unkept) = (trouble_seen, vec![]);
         let mut session = Self { context, trouble, done, events, ask, first, unkept, folder };

@@ -136,6 +136,14 @@ class Stops(unittest.TestCase):
             self.assertEqual(plain(self.kernel.run("1 + 1")[1]), ["2"])
 
 
+class First(unittest.TestCase):
+    def test_the_first_cell_draws_its_value(self):
+        kernel = Kernel()
+        self.addCleanup(kernel.close)
+        _, messages = kernel.run('Frame::load("phase1")?')
+        self.assertIn("text/html", of(messages, "display_data")[0]["data"])
+
+
 class Protocol(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
