@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn commands_stand_before_the_code() {
-        assert_eq!(code_begins(":dep rand = \"0.9\"\n\nlet x = 1;"), 20);
+        assert_eq!(code_begins(":dep rand = \"0.9\"\n\nlet x = 1;"), 19);
         assert_eq!(code_begins("let x = 1;\n:dep y"), 0);
         assert_eq!(code_begins("!ls\n// words\n"), 13);
     }
