@@ -6,7 +6,8 @@
 use crate::answer::{about, complete, inspect, is_complete, media};
 use crate::event::{Event, Progress};
 use crate::home::Home;
-use crate::session::{Session, Trouble};
+use crate::session::Session;
+use crate::trouble::Trouble;
 use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::messaging::*;
 use jupyter_zmq_client as zmq;

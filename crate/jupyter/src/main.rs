@@ -6,6 +6,7 @@
 //! | `advice` | a line about the mistakes that are made most |
 //! | `answer` | what the replies say |
 //! | `session` | evcxr's side: compiling and running cells |
+//! | `trouble` | why a cell failed, as it is told |
 //! | `child` | the process that runs the cells: its output, live and in order |
 //! | `event` | what that process tells the kernel |
 //! | `input` | what comes into that process: cells to run, and what a person types |
@@ -26,6 +27,7 @@ mod kernel;
 mod lab;
 mod output;
 mod session;
+mod trouble;
 mod types;
 mod words;
 

@@ -3,15 +3,14 @@
 //! Cells are compiled against a library that is built beforehand (see `lab::steps`), so a session's folder holds little
 //! more than its cells. It goes with the session.
 
-use crate::advice::advice;
 use crate::child;
 use crate::event::Event;
 use crate::home::Home;
 use crate::input;
+use crate::trouble::{FOREIGN, Trouble, ended, mistakes, other};
 use crate::{cell, output, types};
-use ariadne::Source;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use evcxr::{CommandContext, CompilationError, EvalCallbacks, EvalContextOutputs, EvalOutputs, Theme};
+use evcxr::{CommandContext, EvalCallbacks, EvalContextOutputs, EvalOutputs};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,8 +21,6 @@ use std::time::Duration;
 
 /// The cell that ties a process to the kernel.
 const ATTACH: &str = "lowbit::attach();";
-/// The kind of mistakes that are not in the cell.
-const FOREIGN: &str = "CompileErrorOutside";
 /// Panics of evcxr's own code, of which each cell after it dies too.
 const EVCXR: [&str; 3] = ["evcxr_", "Variable changed type", "has gone missing"];
 /// evcxr finds out that cells use `?` by a cell that does not compile, and shows that one's value in its plainest form.
@@ -47,25 +44,6 @@ pub struct Session {
 
 /// Asks a person for a line; or says in one sentence why there will be none.
 pub type Ask = dyn Fn() -> Result<String, String>;
-
-/// Why a cell did not come to a good end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// The kind, as Jupyter calls it `ename`.
-    pub name: String,
-    /// One sentence.
-    pub sentence: String,
-    /// What is shown: the sentence, or the compiler's words with the places in the code.
-    pub lines: Vec<String>,
-}
-
-impl Trouble {
-    /// Trouble that one sentence tells.
-    pub fn new(name: &str, sentence: impl Into<String>) -> Self {
-        let sentence = sentence.into();
-        Self { name: name.to_string(), lines: vec![sentence.clone()], sentence }
-    }
-}
 
 /// What a cell showed by a command of evcxr's, content by MIME type.
 pub type Shown = BTreeMap<String, String>;
@@ -106,7 +84,7 @@ impl Session {
             let remedy = "cargo and rustc must be on the PATH of the Jupyter that starts it";
             Trouble::new(
                 "SetUp",
-                format!("the compiler of cells does not start: {}; {remedy}", trouble(error).sentence),
+                format!("the compiler of cells does not start: {}; {remedy}", other(error).sentence),
             )
         };
         let (mut context, outputs) = started.map_err(no_tools)?;
@@ -143,6 +121,7 @@ impl Session {
         let sentence = format!(
             "after this cell none would compile or run ({why}); a new session was begun, and all variables are gone"
         );
+        self.unkept.clear();
         self.context.execute(":clear").map_err(|error| Trouble::new("SessionEnded", error.to_string()))?;
         self.load()?;
         Err(Trouble::new("SessionEnded", sentence))
@@ -181,7 +160,7 @@ impl Session {
                 let _ = self.context.execute(ATTACH); // the new process knows nothing of the kernel
                 return Err(trouble);
             }
-            Err(error) => return Err(trouble(error)),
+            Err(error) => return Err(other(error)),
         };
         if self.ran(code) {
             match self.done.recv_timeout(PATIENCE) {
@@ -374,45 +353,6 @@ fn brought_already(dependency: &str) -> Option<String> {
     Some(format!(
         "lowbit brings {name}: `use {path};` is enough. The {name} of :dep is compiled anew, and its types are others.\n"
     ))
-}
-
-fn trouble(error: impl std::fmt::Display) -> Trouble {
-    Trouble::new("Error", error.to_string().trim_end())
-}
-
-fn ended(why: &str) -> Trouble {
-    let killed = why.contains("signal: 9");
-    let why = if killed { "it was killed" } else { why.lines().last().unwrap_or("it ended") };
-    Trouble::new(
-        "SessionEnded",
-        format!(
-            "the process that runs the cells ended ({why}); it was started anew, and all variables are gone"
-        ),
-    )
-}
-
-/// What the compiler found, with the places marked in the cell.
-fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> Trouble {
-    let drawn = |error: &CompilationError| {
-        let report = error.build_report("cell".to_string(), code.to_string(), Theme::Light);
-        let mut bytes = vec![];
-        match report.map(|report| report.write(("cell".to_string(), Source::from(code)), &mut bytes)) {
-            Some(Ok(())) => String::from_utf8_lossy(&bytes).trim_end().to_string(),
-            // The drawing needs plain ASCII; the compiler's own text does not.
-            _ => error.rendered(),
-        }
-    };
-    // evcxr hands on warnings as well, of earlier cells among them.
-    let failing: Vec<&CompilationError> = errors.iter().filter(|error| error.level() != "warning").collect();
-    let first = failing.first().map(|error| error.message());
-    let sentence = first.unwrap_or_else(|| "the cell does not compile".to_string());
-    let advised = |error: &&CompilationError| {
-        let line = advice(error.code(), &error.message(), unkept);
-        drawn(error) + &line.map(|line| format!("\n{line}")).unwrap_or_default()
-    };
-    let foreign = !failing.iter().any(|error| error.is_from_user_code());
-    let name = if foreign { FOREIGN } else { "CompileError" };
-    Trouble { name: name.into(), lines: failing.iter().map(advised).collect(), sentence }
 }
 
 /// A folder that goes when its session goes.

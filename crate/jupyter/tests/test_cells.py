@@ -1,29 +1,15 @@
 """What people type into cells next: polars, closures, loops that run away, much output. Run as test_kernel.py is."""
 import re
+import tempfile
 import time
 import unittest
 
 from pathlib import Path
 
-from test_kernel import Kernel, of, plain, text
+from test_kernel import Kernel, OneKernel, of, plain, text
 
 
-class Cells(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.kernel = Kernel()
-        cls.addClassCleanup(cls.kernel.close)
-
-    def good(self, code):
-        reply, messages = self.kernel.run(code)
-        self.assertEqual(reply["status"], "ok", reply.get("traceback"))
-        return messages
-
-    def bad(self, code):
-        reply, messages = self.kernel.run(code)
-        self.assertEqual(reply["status"], "error", messages)
-        return reply
-
+class Cells(OneKernel):
     def test_frames_are_kept_in_variables(self):
         self.good('let df = df!("a" => [1, 2, 3], "g" => ["x", "y", "x"])?;')
         self.good('let lazy = df.clone().lazy().with_columns([(col("a") * lit(2)).alias("b")]);')
@@ -75,6 +61,13 @@ class Cells(unittest.TestCase):
         self.good("#[derive(Debug)] struct Point { x: f64 }\nlet p = Point { x: 1.0 };")
         self.good("trait Double { fn double(&self) -> f64; } impl Double for Point { fn double(&self) -> f64 { 2.0 * self.x } }")
         self.assertEqual(plain(self.good("p.double()")), ["2.0"])
+        folder = tempfile.TemporaryDirectory()
+        self.addClassCleanup(folder.cleanup)  # every cell of the session is compiled with it
+        Path(folder.name, "src").mkdir()
+        Path(folder.name, "Cargo.toml").write_text('[package]\nname = "one"\nversion = "1.0.0"\nedition = "2024"\n')
+        Path(folder.name, "src/lib.rs").write_text("pub fn one() -> f64 { 1.0 }\n")
+        self.good(f':dep one = {{ path = "{folder.name}" }}\nlet three = one::one() + p.double();')
+        self.assertEqual(plain(self.good("three + p.x")), ["4.0"])
 
     def test_showing_and_printing(self):
         messages = self.good('let tall = figure::passkey(&Frame::load("phase1")?)?; tall.show(); tall.show(); println!("{tall}");')
@@ -99,12 +92,7 @@ class Cells(unittest.TestCase):
         self.assertEqual(len(text(self.good(threads)).splitlines()), 400)
 
 
-class Stops(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.kernel = Kernel()
-        cls.addClassCleanup(cls.kernel.close)
-
+class Stops(OneKernel):
     def test_an_endless_print_stops(self):
         for code in ["for i in 0.. { println!(\"{i}\"); }", "loop { print!(\".\"); }", "loop { eprintln!(\"no\"); }"]:
             self.kernel.run("let kept = vec![1, 2, 3];")
@@ -144,12 +132,7 @@ class First(unittest.TestCase):
         self.assertIn("text/html", of(messages, "display_data")[0]["data"])
 
 
-class Protocol(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.kernel = Kernel()
-        cls.addClassCleanup(cls.kernel.close)
-
+class Protocol(OneKernel):
     def ask(self, request):
         return self.kernel.reply(request)
 

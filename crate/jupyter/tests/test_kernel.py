@@ -75,8 +75,8 @@ def plain(messages):
     return [part["data"].get("text/plain") for part in of(messages, "display_data", "execute_result")]
 
 
-class Cells(unittest.TestCase):
-    """One kernel for what leaves it as it was."""
+class OneKernel(unittest.TestCase):
+    """Tests that share a kernel."""
 
     @classmethod
     def setUpClass(cls):
@@ -94,6 +94,10 @@ class Cells(unittest.TestCase):
         published = of(messages, "error")
         self.assertEqual([(error["ename"], error["evalue"]) for error in published], [(reply["ename"], reply["evalue"])])
         return reply
+
+
+class Cells(OneKernel):
+    """One kernel for what leaves it as it was."""
 
     def test_variables_live_across_cells(self):
         self.good("let seven = 7;")

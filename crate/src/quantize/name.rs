@@ -45,7 +45,7 @@ lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also a
             ("f16", "half precision"),
             (
                 "f32-lossless",
-                "single precision in 28 bits: the same values, exponents coded, which decodes faster with AVX-512 than with AVX2",
+                "single precision in 28 bits: the same values, exponents coded; faster with AVX-512, hardly with AVX2 alone",
             ),
             ("bf16-lossless", "bfloat16 in 12 bits, likewise"),
             ("w8a8", "8-bit weights by row, 8-bit activations by token, the head too"),

@@ -7,8 +7,9 @@
 //!
 //! **The family.** All of these tests are adjusted together (Holm): models × schemes × (bits per byte, keys of each length).
 //! A frame that was filtered to one length or scheme remembers what it was filtered from, and its p-values stay those of
-//! the whole: who picks the length where a difference shows has looked at all of them. Keys of a length where few prompts came out differently have few
-//! possible p-values, and count against another only by those ([`holm_discrete`]); for that the exact p-values are taken.
+//! the whole: who picks the length where a difference shows has looked at all of them. Keys of a length where few prompts
+//! came out differently have few possible p-values, and count against another only by those ([`holm_discrete`]); for that
+//! the exact p-values are taken.
 
 mod contexts;
 mod table;

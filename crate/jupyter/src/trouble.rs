@@ -1,0 +1,69 @@
+//! Why a cell did not come to a good end, as it is told: by a sentence, or in the compiler's words with the places in the
+//! cell and a line of advice.
+
+use crate::advice::advice;
+use ariadne::Source;
+use evcxr::{CompilationError, Theme};
+
+/// The kind of mistakes that are not in the cell.
+pub const FOREIGN: &str = "CompileErrorOutside";
+
+/// Why a cell did not come to a good end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The kind, as Jupyter calls it `ename`.
+    pub name: String,
+    /// One sentence.
+    pub sentence: String,
+    /// What is shown: the sentence, or the compiler's words with the places in the code.
+    pub lines: Vec<String>,
+}
+
+impl Trouble {
+    /// Trouble that one sentence tells.
+    pub fn new(name: &str, sentence: impl Into<String>) -> Self {
+        let sentence = sentence.into();
+        Self { name: name.to_string(), lines: vec![sentence.clone()], sentence }
+    }
+}
+
+/// An error of evcxr's.
+pub fn other(error: impl std::fmt::Display) -> Trouble {
+    Trouble::new("Error", error.to_string().trim_end())
+}
+
+/// The process that runs the cells ended.
+pub fn ended(why: &str) -> Trouble {
+    let killed = why.contains("signal: 9");
+    let why = if killed { "it was killed" } else { why.lines().last().unwrap_or("it ended") };
+    Trouble::new(
+        "SessionEnded",
+        format!(
+            "the process that runs the cells ended ({why}); it was started anew, and all variables are gone"
+        ),
+    )
+}
+
+/// What the compiler found, with the places marked in the cell.
+pub fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> Trouble {
+    let drawn = |error: &CompilationError| {
+        let report = error.build_report("cell".to_string(), code.to_string(), Theme::Light);
+        let mut bytes = vec![];
+        match report.map(|report| report.write(("cell".to_string(), Source::from(code)), &mut bytes)) {
+            Some(Ok(())) => String::from_utf8_lossy(&bytes).trim_end().to_string(),
+            // The drawing needs plain ASCII; the compiler's own text does not.
+            _ => error.rendered(),
+        }
+    };
+    // evcxr hands on warnings as well, of earlier cells among them.
+    let failing: Vec<&CompilationError> = errors.iter().filter(|error| error.level() != "warning").collect();
+    let first = failing.first().map(|error| error.message());
+    let sentence = first.unwrap_or_else(|| "the cell does not compile".to_string());
+    let advised = |error: &&CompilationError| {
+        let line = advice(error.code(), &error.message(), unkept);
+        drawn(error) + &line.map(|line| format!("\n{line}")).unwrap_or_default()
+    };
+    let foreign = !failing.iter().any(|error| error.is_from_user_code());
+    let name = if foreign { FOREIGN } else { "CompileError" };
+    Trouble { name: name.into(), lines: failing.iter().map(advised).collect(), sentence }
+}
