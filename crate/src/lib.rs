@@ -29,6 +29,7 @@
 //! | see it | [`Figure`] | [`figure`] |
 //! | read a text | [`Corpus`] | [`corpus`] |
 //! | see any of these in a notebook | `value` as a cell's last line | [`display`] |
+//! | move a slider, and see what changes | [`slider`](widget::slider)`("bits", 2..=8).bind(…)` | [`widget`] |
 //!
 //! Values are owned. Errors are one type, [`Error`], whose sentence says what, where, and what to try. Every long loop
 //! shows its progress and stops at [`progress::interrupt`]. The kernels' threads are set by [`set_threads`].
@@ -63,6 +64,7 @@ pub mod text;
 pub mod threads;
 pub mod train;
 pub mod warning;
+pub mod widget;
 
 pub use corpus::Corpus;
 pub use error::{Error, Result};

@@ -22,6 +22,7 @@ pub use crate::stats;
 pub use crate::study::Study;
 pub use crate::threads::{set_threads, threads};
 pub use crate::train::Training;
+pub use crate::widget::{button, choice, slider, toggle};
 pub use candle_core::{DType, Device, Tensor};
 pub use polars::prelude::{
     AnyValue, Column, DataFrame, DataType, Expr, IntoColumn, IntoLazy, IntoSeries, JoinArgs, JoinType,

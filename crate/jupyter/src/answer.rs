@@ -7,8 +7,13 @@ use serde_json::json;
 
 /// Content by MIME type as a message holds it.
 pub fn media(parts: &Shown) -> Media {
+    // What is JSON goes as JSON, not as text that holds it.
+    let value = |mime: &str, content: &str| match mime.ends_with("json") {
+        true => serde_json::from_str(content).unwrap_or_else(|_| json!(content)),
+        false => json!(content),
+    };
     let json: serde_json::Map<String, serde_json::Value> =
-        parts.iter().map(|(mime, content)| (mime.clone(), json!(content))).collect();
+        parts.iter().map(|(mime, content)| (mime.clone(), value(mime, content))).collect();
     let text = || MediaType::Plain(parts.get("text/plain").cloned().unwrap_or_default());
     serde_json::from_value(json.into()).unwrap_or_else(|_| Media::new(vec![text()]))
 }

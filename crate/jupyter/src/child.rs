@@ -2,11 +2,13 @@
 //!
 //! evcxr talks with it through standard output, where it prints what the cells print. Here pipes are put over standard
 //! output and standard error before evcxr's loop begins; one thread reads both and hands evcxr its own lines, while
-//! everything else becomes an [`Event`] at once: unfinished lines, several displays in one cell, errors.
+//! everything else becomes an [`Event`] at once, past evcxr, which listens only while a cell runs: unfinished lines,
+//! several displays in one cell, errors, what threads print between cells.
 
 use crate::event::Event;
 use crate::input;
 use crate::output::Output;
+use crate::wire;
 use crate::words::{COMPLETE, FAILED, Parser, Step};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -83,16 +85,21 @@ fn lay_outputs() -> std::io::Result<[RawFd; 2]> {
 /// Lays the pipes over standard output and error, and those to the cells' library.
 fn lay_pipes() -> std::io::Result<Reader> {
     // SAFETY: a new descriptor for where evcxr listens.
-    let kernel = unsafe { libc::fcntl(1, libc::F_DUPFD_CLOEXEC, 3) };
+    let evcxr = unsafe { libc::fcntl(1, libc::F_DUPFD_CLOEXEC, 3) };
+    let [wire, kernel] = wire::ends().ok_or_else(|| std::io::Error::other("the kernel is not heard"))?;
     let outputs = lay_outputs()?;
     let (requests_end, requests) = pipe()?;
     let (replies, replies_end) = pipe()?;
+    let (moves_end, moves) = pipe()?;
     // SAFETY: no other thread runs yet.
-    unsafe { std::env::set_var("LOWBIT_CELLS", format!("{requests_end},{replies_end}")) };
+    unsafe { std::env::set_var("LOWBIT_CELLS", format!("{requests_end},{replies_end},{moves_end}")) };
     Ok(Reader {
         outputs,
         requests,
         replies,
+        moves,
+        wire,
+        evcxr,
         kernel,
         text: vec![],
         output: Output::default(),
@@ -110,6 +117,12 @@ struct Reader {
     outputs: [RawFd; 2],
     requests: RawFd,
     replies: RawFd,
+    /// Where the cells' library hears of controls.
+    moves: RawFd,
+    /// Where the kernel is heard, and told.
+    wire: RawFd,
+    /// Where evcxr reads its own words.
+    evcxr: RawFd,
     kernel: RawFd,
     /// Standard output that is not looked at yet.
     text: Vec<u8>,
@@ -132,7 +145,10 @@ impl Reader {
             let mute = self.mute.map(|since| MUTE.saturating_sub(since.elapsed()));
             let wait = [held, mute, self.output.wait()].into_iter().flatten().min();
             let wait = wait.map_or(-1, |wait| wait.as_millis() as i32 + 1);
-            let ready = wait_for(&[self.outputs[0], self.outputs[1], self.replies], wait);
+            let ready = wait_for(&[self.outputs[0], self.outputs[1], self.replies, self.wire], wait);
+            if ready[3] {
+                self.obey();
+            }
             if ready[2] {
                 self.hear();
             }
@@ -168,7 +184,8 @@ impl Reader {
                 match step {
                     Step::Tell(Event::Stdout(text)) => self.output.print(&text),
                     Step::Tell(event) => self.tell(&event),
-                    Step::Pass(line) => self.pass_on(&(line + "\n")),
+                    Step::Pass(line) => self.word(&line),
+                    Step::Event(line) => self.pass_on(&line),
                     Step::Failed => self.failed(),
                     Step::Complete => {
                         self.text = rest.to_vec();
@@ -183,6 +200,18 @@ impl Reader {
         self.text = rest[safe..].to_vec();
     }
 
+    /// Does what the kernel says: a new cell was asked for, or something is for the cells' library.
+    fn obey(&mut self) {
+        let mut lines = vec![];
+        read_into(self.wire, &mut lines);
+        for line in String::from_utf8_lossy(&lines).lines() {
+            match line {
+                wire::CELL => input::give_up(false),
+                line => write(self.moves, &format!("{line}\n")),
+            }
+        }
+    }
+
     /// A `?` ended the cell: its sentence is what came on standard error just now.
     fn failed(&mut self) {
         while wait_for(&self.outputs[1..], 0)[0] && read_into(self.outputs[1], &mut self.held) {}
@@ -190,7 +219,7 @@ impl Reader {
         self.held.clear();
         self.held_since = None;
         self.tell(&Event::Failed(sentence));
-        self.pass_on(&format!("{FAILED}\n"));
+        self.word(FAILED);
     }
 
     /// The cell came to its end: whatever is left in buffers comes first, then evcxr is told.
@@ -223,7 +252,7 @@ impl Reader {
         }
         self.interrupted = None;
         self.tell(&Event::Done);
-        self.pass_on(&format!("{COMPLETE}\n"));
+        self.word(COMPLETE);
     }
 
     /// Reads what the library says; whether it has flushed.
@@ -232,7 +261,8 @@ impl Reader {
         read_into(self.replies, &mut bytes);
         for byte in &bytes {
             match *byte {
-                INTERRUPTED => self.interrupted = Some(Instant::now()),
+                INTERRUPTED if input::is_running() => self.interrupted = Some(Instant::now()),
+                INTERRUPTED => input::give_up(true), // the cell is still being compiled
                 PANICKED => self.give_voice(),
                 _ => {}
             }
@@ -274,31 +304,37 @@ impl Reader {
 
     fn release_text(&mut self, now: bool) {
         if let Some(text) = self.output.due(now) {
-            self.pass(&Event::Stdout(text).line());
+            write(self.kernel, &Event::Stdout(text).line());
         }
     }
 
     /// Tells the kernel, after the text that stood before.
     fn tell(&mut self, event: &Event) {
-        self.release_text(true);
-        self.pass(&event.line());
+        self.pass_on(&event.line());
     }
 
+    /// Tells the kernel an event that is a line already.
     fn pass_on(&mut self, line: &str) {
         self.release_text(true);
-        self.pass(line);
+        write(self.kernel, line);
     }
 
-    fn pass(&self, text: &str) {
-        let mut bytes = text.as_bytes();
-        while !bytes.is_empty() {
-            // SAFETY: writes from a slice that lives.
-            let written = unsafe { libc::write(self.kernel, bytes.as_ptr().cast(), bytes.len()) };
-            if written <= 0 {
-                return; // the kernel is gone
-            }
-            bytes = &bytes[written as usize..];
+    /// Hands evcxr one of its words.
+    fn word(&mut self, word: &str) {
+        self.release_text(true);
+        write(self.evcxr, &format!("{word}\n"));
+    }
+}
+
+fn write(fd: RawFd, text: &str) {
+    let mut bytes = text.as_bytes();
+    while !bytes.is_empty() {
+        // SAFETY: writes from a slice that lives.
+        let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+        if written <= 0 {
+            return; // the kernel is gone
         }
+        bytes = &bytes[written as usize..];
     }
 }
 

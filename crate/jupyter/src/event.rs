@@ -10,6 +10,8 @@ pub const MARK: &str = "\u{1}lowbit ";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
+    /// Its code, compiled, begins to run.
+    Began,
     /// It printed to standard output.
     Stdout(String),
     /// It printed to standard error.
@@ -22,8 +24,58 @@ pub enum Event {
     Panic(String),
     /// A `?` ended it with this error.
     Failed(String),
+    /// It showed controls, and what their closure made of their first values.
+    Controls(Controls),
+    /// What a closure made of the values of controls that were moved.
+    Answer(Answer),
     /// It came to its end; everything that it printed was told before.
     Done,
+}
+
+/// Controls that are bound to one closure.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Controls {
+    /// Tells groups of controls of one process apart.
+    pub id: u64,
+    /// The controls, in order.
+    pub parts: Vec<Part>,
+    /// What is shown below them: content by MIME type.
+    pub shown: BTreeMap<String, String>,
+}
+
+/// One control.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Part {
+    /// `slider`, `choice`, `toggle` or `button`.
+    pub kind: String,
+    /// What stands beside it.
+    pub label: String,
+    /// A slider's number, the index of a choice, 1 for a toggle that is on.
+    pub value: f64,
+    /// A slider's lowest number.
+    pub min: f64,
+    /// A slider's highest number.
+    pub max: f64,
+    /// The distance of its numbers.
+    pub step: f64,
+    /// Whether its numbers are whole.
+    pub whole: bool,
+    /// What can be chosen.
+    pub options: Vec<String>,
+    /// The control and its first value as text.
+    pub text: String,
+}
+
+/// What a closure made of new values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The group of controls.
+    pub id: u64,
+    /// The last move that is in it, and all before it.
+    pub serial: u64,
+    /// Content by MIME type; None if the process does not know the group.
+    pub shown: Option<BTreeMap<String, String>>,
 }
 
 /// How far some long work is.

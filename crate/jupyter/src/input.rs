@@ -4,6 +4,7 @@
 //! told; so the commands move to a descriptor of their own, and a pipe takes their place. A thread sees when a cell
 //! waits at that pipe, and asks.
 
+use crate::event::Event;
 use std::ffi::{CStr, CString, c_void};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -23,6 +24,18 @@ const GLANCE: Duration = Duration::from_millis(100);
 
 /// Whether a cell runs.
 static RUNNING: AtomicBool = AtomicBool::new(false);
+/// Whether the next cell is not to run: it was interrupted while it was being compiled.
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// Whether a cell runs.
+pub fn is_running() -> bool {
+    RUNNING.load(Ordering::SeqCst)
+}
+
+/// Whether the cell that comes next is given up: it does not run.
+pub fn give_up(given_up: bool) {
+    GIVEN_UP.store(given_up, Ordering::SeqCst);
+}
 
 /// What is sent as answer: the line that was typed, or that nobody will type one.
 pub fn answer(typed: Option<&str>) -> String {
@@ -46,11 +59,17 @@ pub fn serve() -> std::io::Result<std::convert::Infallible> {
     std::thread::Builder::new().name("input".into()).spawn(move || read(commands, typing, &jobs))?;
     let mut variables = std::ptr::null_mut();
     while let Ok(job) = queue.recv() {
-        match run_cell(&job, variables) {
-            Ok(after) => variables = after,
-            Err(why) => {
-                eprintln!("the compiled cell cannot be loaded: {why}");
-                std::process::exit(99);
+        if GIVEN_UP.swap(false, Ordering::SeqCst) {
+            eprintln!("interrupted");
+            println!("{}", crate::words::FAILED); // as after a `?`: no new variables, the old ones stay
+        } else {
+            print!("{}", Event::Began.line());
+            match run_cell(&job, variables) {
+                Ok(after) => variables = after,
+                Err(why) => {
+                    eprintln!("the compiled cell cannot be loaded: {why}");
+                    std::process::exit(99);
+                }
             }
         }
         RUNNING.store(false, Ordering::SeqCst);

@@ -4,164 +4,24 @@
 //! live in an asynchronous runtime beside it, so that an interrupt or a heartbeat is answered while a cell runs.
 
 use crate::answer::{about, complete, inspect, is_complete, media};
-use crate::event::{Event, Progress};
+use crate::front::{Shared, lock};
 use crate::home::Home;
 use crate::session::Session;
-use crate::trouble::Trouble;
+use crate::trouble::{ENDED, Trouble};
+use crate::widgets::Heard;
+use crate::wire::Wire;
 use jupyter_protocol::ConnectionInfo;
 use jupyter_protocol::messaging::*;
 use jupyter_zmq_client as zmq;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-
-/// A second interrupt within this time ends the process that runs the cells.
-const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A kernel that nobody asks anything for so long after its start uses the time.
 const REST: Duration = Duration::from_millis(100);
-
-/// A cell that goes on for so long has not heard an interrupt.
-const HEARING: Duration = Duration::from_millis(800);
-
-/// How soon an interrupt is seen while a cell waits for a person.
-const GLANCE: Duration = Duration::from_millis(50);
-
-/// What the threads of a kernel share.
-struct Shared {
-    iopub: UnboundedSender<JupyterMessage>,
-    shell: UnboundedSender<JupyterMessage>,
-    stdin: UnboundedSender<JupyterMessage>,
-    /// Lines that a person typed.
-    typed: Mutex<mpsc::Receiver<String>>,
-    /// The request that is being worked on: what its outputs answer to.
-    parent: Mutex<Option<JupyterMessage>>,
-    /// Bars that have a display.
-    bars: Mutex<HashSet<u64>>,
-    /// The process that runs the cells.
-    process: Mutex<Option<Arc<Mutex<std::process::Child>>>>,
-    busy: AtomicBool,
-    interrupted: Mutex<Option<Instant>>,
-    /// No bars: the notebook is run without anyone looking.
-    headless: bool,
-}
-
-impl Shared {
-    fn parent(&self) -> MutexGuard<'_, Option<JupyterMessage>> {
-        lock(&self.parent)
-    }
-
-    /// Publishes as output of the request that is being worked on.
-    fn publish(&self, content: impl Into<JupyterMessageContent>) {
-        let message = JupyterMessage::new(content, self.parent().as_ref());
-        let _ = self.iopub.send(message.with_zmq_identities(vec![]));
-    }
-
-    fn status(&self, state: ExecutionState, request: &JupyterMessage) {
-        let message = JupyterMessage::new(Status { execution_state: state }, Some(request));
-        let _ = self.iopub.send(message.with_zmq_identities(vec![]));
-    }
-
-    fn reply(&self, content: impl Into<JupyterMessageContent>, request: &JupyterMessage) {
-        let _ = self.shell.send(JupyterMessage::new(content, Some(request)));
-    }
-
-    /// What a cell does becomes what a notebook shows.
-    fn show(&self, event: Event) {
-        match event {
-            Event::Stdout(text) => self.publish(StreamContent::stdout(&text)),
-            Event::Stderr(text) => self.publish(StreamContent::stderr(&text)),
-            Event::Display(parts) => self.publish(DisplayData::new(media(&parts))),
-            Event::Progress(bar) => self.show_bar(&bar),
-            Event::Panic(_) | Event::Failed(_) | Event::Done => {}
-        }
-    }
-
-    fn show_bar(&self, bar: &Progress) {
-        if self.headless {
-            return;
-        }
-        let id = format!("lowbit-{}-{}", std::process::id(), bar.id);
-        let parts = [("text/plain", bar.text()), ("text/html", bar.html())];
-        let data = media(&parts.map(|(mime, content)| (mime.to_string(), content)).into());
-        if lock(&self.bars).insert(bar.id) {
-            let transient = Some(Transient { display_id: Some(id) });
-            self.publish(DisplayData { transient, ..DisplayData::new(data) });
-        } else {
-            self.publish(UpdateDisplayData::new(data, &id));
-        }
-        if bar.finished {
-            lock(&self.bars).remove(&bar.id);
-        }
-    }
-
-    /// Asks the running cell to stop; asked twice, ends its process.
-    fn interrupt(self: &Arc<Self>) {
-        if !self.busy.load(Ordering::SeqCst) {
-            return;
-        }
-        let Some(process) = lock(&self.process).clone() else { return };
-        let mut process = lock(&process);
-        let before = lock(&self.interrupted).replace(Instant::now());
-        if before.is_some_and(|before| before.elapsed() < SECOND_INTERRUPT) {
-            let _ = process.kill();
-        } else {
-            // SAFETY: a signal to a child that is held and not yet waited for.
-            unsafe { libc::kill(process.id() as libc::pid_t, libc::SIGINT) };
-            let (shared, asked) = (self.clone(), *lock(&self.interrupted));
-            std::thread::spawn(move || shared.wait_for_the_end(asked));
-        }
-    }
-
-    /// Says that a cell has not heard that it is to stop.
-    fn wait_for_the_end(&self, asked: Option<Instant>) {
-        std::thread::sleep(HEARING);
-        if self.busy.load(Ordering::SeqCst) && *lock(&self.interrupted) == asked {
-            self.publish(StreamContent::stderr(
-                "The cell does not stop: it neither calls lowbit nor prints. It may come to its end; interrupted \
-                 again within ten seconds, its process is ended, and all variables are lost.\n",
-            ));
-        }
-    }
-
-    /// Asks the person at the notebook for a line.
-    fn ask(&self) -> Result<String, String> {
-        let request = self.parent().clone();
-        let asked_for = request.as_ref().map(|request| &request.content);
-        if !matches!(asked_for, Some(JupyterMessageContent::ExecuteRequest(cell)) if cell.allow_stdin) {
-            return Err(
-                "the cell reads from standard input, where nobody types when a notebook runs by itself: put \
-                        the text into the cell"
-                    .into(),
-            );
-        }
-        let typed = lock(&self.typed);
-        while typed.try_recv().is_ok() {} // the answer to a question that was given up
-        let question = InputRequest { prompt: String::new(), password: false };
-        let _ = self.stdin.send(JupyterMessage::new(question, request.as_ref()));
-        loop {
-            match typed.recv_timeout(GLANCE) {
-                Ok(line) => return Ok(line),
-                Err(mpsc::RecvTimeoutError::Timeout) if lock(&self.interrupted).is_none() => {}
-                Err(_) => return Err("interrupted".into()),
-            }
-        }
-    }
-
-    fn end_process(&self) {
-        *lock(&self.interrupted) = Some(Instant::now()); // it may wait for a line
-        if let Some(process) = lock(&self.process).take() {
-            let _ = lock(&process).kill();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Serves a front end until it says shut down.
 ///
@@ -181,7 +41,8 @@ pub fn serve(connection_file: &Path) -> Result<(), String> {
     end_with_parent(home);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(run(&connection)).map_err(|error| error.to_string())?;
+    let wire = Wire::lay().map_err(|error| format!("no pipes to the cells: {error}"))?;
+    runtime.block_on(run(&connection, wire)).map_err(|error| error.to_string())?;
     runtime.shutdown_timeout(Duration::from_millis(200));
     Ok(())
 }
@@ -200,7 +61,7 @@ fn end_with_parent(home: Home) {
     });
 }
 
-async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
+async fn run(connection: &ConnectionInfo, wire: Wire) -> zmq::Result<()> {
     let id = uuid::Uuid::new_v4().to_string();
     let mut heartbeat = zmq::create_kernel_heartbeat_connection(connection).await?;
     let iopub = zmq::create_kernel_iopub_connection(connection, &id).await?;
@@ -213,6 +74,7 @@ async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
     let (control_sender, control_messages) = unbounded_channel();
     let (stdin_sender, questions) = unbounded_channel();
     let (typing, typed) = mpsc::channel();
+    let wire = Arc::new(Mutex::new(wire));
     let published = tokio::spawn(send_all(iopub, iopub_messages));
     let replied = tokio::spawn(send_all(shell_send, shell_messages));
     let answered = tokio::spawn(send_all(control_send, control_messages));
@@ -220,22 +82,11 @@ async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
     tokio::spawn(read_stdin(stdin, typing));
     tokio::spawn(async move { while heartbeat.single_heartbeat().await.is_ok() {} });
 
-    let shared = Arc::new(Shared {
-        iopub: iopub_sender,
-        shell: shell_sender,
-        stdin: stdin_sender,
-        typed: Mutex::new(typed),
-        parent: Mutex::new(None),
-        bars: Mutex::default(),
-        process: Mutex::default(),
-        busy: AtomicBool::new(false),
-        interrupted: Mutex::default(),
-        headless: std::env::var_os("LOWBIT_HEADLESS").is_some(),
-    });
+    let shared = Arc::new(Shared::new([iopub_sender, shell_sender, stdin_sender], typed, wire.clone()));
     let (jobs, queue) = mpsc::channel();
     let worker = std::thread::spawn({
         let shared = shared.clone();
-        move || work(&shared, &queue)
+        move || work(&shared, wire, &queue)
     });
     let reading = tokio::spawn(read_shell(shell, shared.clone(), jobs.clone()));
 
@@ -261,7 +112,7 @@ async fn run(connection: &ConnectionInfo) -> zmq::Result<()> {
     reading.abort();
     let _ = jobs.send(Job::End);
     drop(jobs);
-    if shared.busy.load(Ordering::SeqCst) {
+    if shared.is_busy() {
         shared.end_process();
     }
     let _ = tokio::task::spawn_blocking(move || worker.join()).await;
@@ -297,10 +148,18 @@ async fn read_shell(mut shell: zmq::RouterRecvConnection, shared: Arc<Shared>, j
                 continue;
             }
         };
+        use JupyterMessageContent::{CommClose, CommMsg, CommOpen};
+        if matches!(&request.content, CommOpen(_) | CommMsg(_) | CommClose(_)) {
+            hear(&shared, &request);
+            continue;
+        }
+        if let JupyterMessageContent::ExecuteRequest(_) = &request.content {
+            shared.queued.fetch_add(1, Ordering::SeqCst);
+        }
         // These need no session and are answered while a cell runs.
         let answer: Option<JupyterMessageContent> = match &request.content {
             JupyterMessageContent::KernelInfoRequest(_) => Some(about().into()),
-            JupyterMessageContent::CommInfoRequest(_) => Some(CommInfoReply::default().into()),
+            JupyterMessageContent::CommInfoRequest(asked) => Some(lock(&shared.widgets).list(asked).into()),
             JupyterMessageContent::HistoryRequest(_) => Some(HistoryReply::default().into()),
             JupyterMessageContent::IsCompleteRequest(asked) => Some(is_complete(&asked.code).into()),
             JupyterMessageContent::ShutdownRequest(_) => continue, // control answers it
@@ -318,6 +177,18 @@ async fn read_shell(mut shell: zmq::RouterRecvConnection, shared: Arc<Shared>, j
     }
 }
 
+/// Does what a message of a widget asks, also while a cell runs.
+fn hear(shared: &Arc<Shared>, request: &JupyterMessage) {
+    shared.status(ExecutionState::Busy, request);
+    let heard = lock(&shared.widgets).hear(shared, request);
+    match heard {
+        Heard::Done => {}
+        Heard::Waits => return,
+        Heard::Stop => shared.interrupt(),
+    }
+    shared.status(ExecutionState::Idle, request);
+}
+
 async fn read_stdin(mut stdin: zmq::RouterRecvConnection, typed: mpsc::Sender<String>) {
     while let Ok(message) = stdin.read().await {
         if let JupyterMessageContent::InputReply(reply) = message.content
@@ -329,12 +200,11 @@ async fn read_stdin(mut stdin: zmq::RouterRecvConnection, typed: mpsc::Sender<St
 }
 
 /// The session's thread.
-fn work(shared: &Arc<Shared>, queue: &mpsc::Receiver<Job>) {
+fn work(shared: &Arc<Shared>, wire: Arc<Mutex<Wire>>, queue: &mpsc::Receiver<Job>) {
     let home = Home::find();
-    let (teller, asker) = (shared.clone(), shared.clone());
-    let mut session = Session::open(&home, move |event| teller.show(event), Box::new(move || asker.ask()));
+    let mut session = Session::open(&home, shared.clone(), wire);
     if let Ok(session) = &session {
-        *lock(&shared.process) = Some(session.process());
+        shared.attach(session.process());
     }
     let mut next = queue.recv_timeout(REST);
     if let (Err(mpsc::RecvTimeoutError::Timeout), Ok(session)) = (&next, &mut session) {
@@ -381,6 +251,9 @@ fn work(shared: &Arc<Shared>, queue: &mpsc::Receiver<Job>) {
 fn abort_queued(shared: &Shared, queue: &mpsc::Receiver<Job>) -> bool {
     while let Ok(job) = queue.try_recv() {
         let Job::Request(request) = job else { return false };
+        if let JupyterMessageContent::ExecuteRequest(_) = &request.content {
+            shared.queued.fetch_sub(1, Ordering::SeqCst);
+        }
         shared.status(ExecutionState::Busy, &request);
         if matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
             shared.reply(ExecuteReply { status: ReplyStatus::Aborted, ..ExecuteReply::default() }, &request);
@@ -400,13 +273,19 @@ fn execute(
     if !cell.silent {
         shared.publish(ExecuteInput { code: cell.code.clone(), execution_count });
     }
-    *lock(&shared.interrupted) = None;
-    shared.busy.store(true, Ordering::SeqCst);
+    shared.work(true);
+    shared.queued.fetch_sub(1, Ordering::SeqCst);
     let result = match session {
+        _ if shared.given_up.swap(false, Ordering::SeqCst) => {
+            Err(Trouble::new("Error", "interrupted before it began"))
+        }
         Ok(session) => session.execute(&cell.code),
         Err(trouble) => Err(trouble.clone()),
     };
-    shared.busy.store(false, Ordering::SeqCst);
+    shared.work(false);
+    if result.as_ref().is_err_and(|trouble| trouble.name == ENDED) {
+        lock(&shared.widgets).end(shared);
+    }
     match result {
         Ok(shown) => {
             if !shown.is_empty() && !cell.silent {

@@ -3,12 +3,15 @@
 //! | file | holds |
 //! |---|---|
 //! | `kernel` | Jupyter's side: sockets, requests, replies |
+//! | `front` | what the kernel's threads share: what is shown of a cell, and what stops it |
+//! | `widgets` | controls and bars that can be stopped, as ipywidgets has them |
 //! | `advice` | a line about the mistakes that are made most |
 //! | `answer` | what the replies say |
 //! | `session` | evcxr's side: compiling and running cells |
 //! | `trouble` | why a cell failed, as it is told |
 //! | `child` | the process that runs the cells: its output, live and in order |
 //! | `event` | what that process tells the kernel |
+//! | `wire` | the pipes between the two, past evcxr |
 //! | `input` | what comes into that process: cells to run, and what a person types |
 //! | `output` | text on its way: gathered, cut, kept in a file |
 //! | `words` | evcxr's words among what the cells print |
@@ -21,6 +24,7 @@ mod answer;
 mod cell;
 mod child;
 mod event;
+mod front;
 mod home;
 mod input;
 mod kernel;
@@ -29,6 +33,8 @@ mod output;
 mod session;
 mod trouble;
 mod types;
+mod widgets;
+mod wire;
 mod words;
 
 use std::process::ExitCode;

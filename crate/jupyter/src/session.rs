@@ -5,9 +5,11 @@
 
 use crate::child;
 use crate::event::Event;
+use crate::front::lock;
 use crate::home::Home;
 use crate::input;
-use crate::trouble::{FOREIGN, Trouble, ended, mistakes, other};
+use crate::trouble::{ENDED, FOREIGN, Trouble, ended, mistakes, other};
+use crate::wire::{self, Wire};
 use crate::{cell, output, types};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use evcxr::{CommandContext, EvalCallbacks, EvalContextOutputs, EvalOutputs};
@@ -16,7 +18,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// The cell that ties a process to the kernel.
@@ -25,6 +27,8 @@ const ATTACH: &str = "lowbit::attach();";
 const EVCXR: [&str; 3] = ["evcxr_", "Variable changed type", "has gone missing"];
 /// evcxr finds out that cells use `?` by a cell that does not compile, and shows that one's value in its plainest form.
 const TRY: &str = "Ok::<(), std::fmt::Error>(())?;";
+/// What is said of a cell that was stopped.
+const INTERRUPTED: &str = "interrupted";
 /// How long after evcxr's word that a cell has ended its last output may still be on the way.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -34,7 +38,8 @@ pub struct Session {
     trouble: Arc<Mutex<Option<Trouble>>>,
     done: Receiver<()>,
     events: mpsc::Sender<Event>,
-    ask: Box<Ask>,
+    front: Box<dyn Front>,
+    wire: Arc<Mutex<Wire>>,
     /// The cell that loads the crate.
     first: String,
     /// Variables that a cell could not keep.
@@ -42,16 +47,26 @@ pub struct Session {
     folder: Folder,
 }
 
-/// Asks a person for a line; or says in one sentence why there will be none.
-pub type Ask = dyn Fn() -> Result<String, String>;
+/// Who the cells are run for.
+pub trait Front: Send {
+    /// Shows what they do, as they do it.
+    fn show(&self, event: Event);
+    /// Asks a person for a line; or says in one sentence why there will be none.
+    fn ask(&self) -> Result<String, String>;
+    /// Whether the cell that is worked on is to stop.
+    fn stopped(&self) -> bool;
+}
 
 /// What a cell showed by a command of evcxr's, content by MIME type.
 pub type Shown = BTreeMap<String, String>;
 
 impl Session {
-    /// Opens a session with the crate loaded; `tell` gets what its cells do, as they do it; `ask` is called when one
-    /// reads from standard input.
-    pub fn open(home: &Home, tell: impl Fn(Event) + Send + 'static, ask: Box<Ask>) -> Result<Self, Trouble> {
+    /// Opens a session with the crate loaded.
+    pub fn open(
+        home: &Home,
+        front: impl Front + Clone + 'static,
+        wire: Arc<Mutex<Wire>>,
+    ) -> Result<Self, Trouble> {
         let folder = Folder::create(home)
             .map_err(|error| Trouble::new("SetUp", format!("no folder to compile cells in: {error}")))?;
         if !home.shared_object().exists() {
@@ -91,13 +106,14 @@ impl Session {
         context.execute(":restart").map_err(no_tools)?;
         let (done_sender, done) = crossbeam_channel::unbounded();
         let trouble_seen = Arc::new(Mutex::new(None));
-        let events = listen(outputs, trouble_seen.clone(), done_sender, tell);
+        let events = listen(outputs, &lock(&wire), trouble_seen.clone(), done_sender, front.clone());
         let face = home.face().join("lowbit").display().to_string();
         let first = format!(
             ":dep lowbit = {{ path = {face:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}\n{TRY}"
         );
         let (trouble, unkept) = (trouble_seen, vec![]);
-        let mut session = Self { context, trouble, done, events, ask, first, unkept, folder };
+        let front = Box::new(front);
+        let mut session = Self { context, trouble, done, events, front, wire, first, unkept, folder };
         session.load()?;
         Ok(session)
     }
@@ -122,12 +138,13 @@ impl Session {
             "after this cell none would compile or run ({why}); a new session was begun, and all variables are gone"
         );
         self.unkept.clear();
-        self.context.execute(":clear").map_err(|error| Trouble::new("SessionEnded", error.to_string()))?;
+        self.context.execute(":clear").map_err(|error| Trouble::new(ENDED, error.to_string()))?;
         self.load()?;
-        Err(Trouble::new("SessionEnded", sentence))
+        Err(Trouble::new(ENDED, sentence))
     }
 
     fn once(&mut self, code: &str) -> Result<Shown, Trouble> {
+        lock(&self.wire).send(wire::CELL);
         let wanted: Vec<&str> =
             code.lines().filter_map(|line| line.trim_start().strip_prefix(":dep ")).collect();
         let hints: Vec<String> = wanted.iter().filter_map(|dependency| brought_already(dependency)).collect();
@@ -143,7 +160,7 @@ impl Session {
         if online {
             let _ = self.context.execute(":offline 0"); // a crate that is not here yet must be fetched
         }
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.trouble) = None;
         while self.done.try_recv().is_ok() {}
         let unanswered = RefCell::new(None);
         let result = self.run(code, &unanswered);
@@ -152,11 +169,17 @@ impl Session {
         }
         let shown = match result {
             Ok(outputs) => outputs.content_by_mime_type.into_iter().collect(),
+            Err(evcxr::Error::CompilationErrors(_) | evcxr::Error::Message(_)) if self.front.stopped() => {
+                return Err(Trouble::new("Error", INTERRUPTED));
+            }
             Err(evcxr::Error::CompilationErrors(errors)) => {
                 return Err(mistakes(code, &errors, &self.unkept));
             }
             Err(evcxr::Error::SubprocessTerminated(why)) => {
                 let trouble = ended(&why);
+                lock(&self.wire).drain(PATIENCE); // its last words come before the sentence
+                let _ = self.events.send(Event::Done);
+                let _ = self.done.recv_timeout(PATIENCE);
                 let _ = self.context.execute(ATTACH); // the new process knows nothing of the kernel
                 return Err(trouble);
             }
@@ -167,7 +190,7 @@ impl Session {
                 Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let trouble = lock(&self.trouble).take();
         match unanswered.take().or(trouble) {
             Some(trouble) => Err(trouble),
             None => Ok(shown),
@@ -226,8 +249,12 @@ impl Session {
         code: &str,
         unanswered: &RefCell<Option<Trouble>>,
     ) -> Result<EvalOutputs, evcxr::Error> {
+        if self.front.stopped() {
+            return Err(evcxr::Error::Message(INTERRUPTED.into()));
+        }
         let read = |_| {
-            let typed = (self.ask)().map_err(|why| unanswered.replace(Some(Trouble::new("Input", why)))).ok();
+            let typed =
+                self.front.ask().map_err(|why| unanswered.replace(Some(Trouble::new("Input", why)))).ok();
             input::answer(typed.as_deref())
         };
         self.context.execute_with_callbacks(code, &mut EvalCallbacks { input_reader: &read })
@@ -300,12 +327,13 @@ fn paths(library: &Path) -> OsString {
 /// Hands on what the cells tell, and what is sent to the sender that is returned.
 fn listen(
     outputs: EvalContextOutputs,
+    wire: &Wire,
     trouble: Arc<Mutex<Option<Trouble>>>,
     done: crossbeam_channel::Sender<()>,
-    tell: impl Fn(Event) + Send + 'static,
+    front: impl Front + 'static,
 ) -> mpsc::Sender<Event> {
     let (sender, events) = mpsc::channel();
-    let (from_errors, from_session) = (sender.clone(), sender.clone());
+    let (from_errors, from_cells) = (sender.clone(), sender.clone());
     std::thread::spawn(move || {
         // Text here does not come from the cells, whose standard error is an event, but from before or after the pipes.
         while let Ok(line) = outputs.stderr.recv() {
@@ -314,14 +342,7 @@ fn listen(
             }
         }
     });
-    std::thread::spawn(move || {
-        while let Ok(line) = outputs.stdout.recv() {
-            let event = Event::parse(&line).unwrap_or_else(|| Event::Stdout(line + "\n"));
-            if sender.send(event).is_err() {
-                return;
-            }
-        }
-    });
+    wire.listen(move |event| from_cells.send(event).is_ok());
     std::thread::spawn(move || {
         while let Ok(event) = events.recv() {
             let seen = match &event {
@@ -334,12 +355,12 @@ fn listen(
                 _ => None,
             };
             match seen {
-                Some(seen) => *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen),
-                None => tell(event),
+                Some(seen) => *lock(&trouble) = Some(seen),
+                None => front.show(event),
             }
         }
     });
-    from_session
+    sender
 }
 
 /// For a `:dep` on a crate that lowbit re-exports: how to have that one.

@@ -8,6 +8,9 @@ use evcxr::{CompilationError, Theme};
 /// The kind of mistakes that are not in the cell.
 pub const FOREIGN: &str = "CompileErrorOutside";
 
+/// The process that ran the cells has ended.
+pub const ENDED: &str = "SessionEnded";
+
 /// Why a cell did not come to a good end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
@@ -37,7 +40,7 @@ pub fn ended(why: &str) -> Trouble {
     let killed = why.contains("signal: 9");
     let why = if killed { "it was killed" } else { why.lines().last().unwrap_or("it ended") };
     Trouble::new(
-        "SessionEnded",
+        ENDED,
         format!(
             "the process that runs the cells ended ({why}); it was started anew, and all variables are gone"
         ),

@@ -20,8 +20,10 @@ const END: &str = "EVCXR_END_CONTENT";
 pub enum Step {
     /// The kernel is told.
     Tell(Event),
-    /// evcxr gets the line as it is.
+    /// evcxr gets the word as it is.
     Pass(String),
+    /// The kernel gets the event's line as it is.
+    Event(String),
     /// A `?` ended the cell.
     Failed,
     /// The cell came to its end.
@@ -74,6 +76,7 @@ impl Parser {
             FAILED => steps.push(Step::Failed),
             _ => match begins {
                 Some(mime) => self.content = Some((mime.to_string(), vec![])),
+                None if word.starts_with(MARK) => steps.push(Step::Event(format!("{word}\n"))),
                 None => steps.push(Step::Pass(word.to_string())),
             },
         }
@@ -135,8 +138,8 @@ mod tests {
         let panic = Step::Pass("EVCXR_PANIC_NOTIFICATION".into());
         assert_eq!(steps(&["xEVCXR_PANIC_NOTIFICATION"]), [out("x"), panic]);
         assert_eq!(steps(&["EVCXR_ is a prefix"]), [out("EVCXR_ is a prefix\n")]);
-        let line = format!("half{}", Event::Panic("no".into()).line().trim_end());
-        assert_eq!(steps(&[&line])[1], Step::Pass(Event::Panic("no".into()).line().trim_end().to_string()));
+        let panic = Event::Panic("no".into()).line();
+        assert_eq!(steps(&[&format!("half{}", panic.trim_end())])[1], Step::Event(panic));
     }
 
     #[test]

@@ -53,19 +53,23 @@ impl Drawing {
         Self { text: text.into(), ..Self::default() }
     }
 
-    /// Sends the drawing to the notebook, or the text to a terminal.
-    ///
-    /// The blocks between `EVCXR_BEGIN_CONTENT` and `EVCXR_END_CONTENT` are evcxr's own: its stock kernel knows them too.
-    pub fn send(&self) {
+    /// The contents that there are, with their MIME types; plain text is the last.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let parts = [
             ("text/html", self.html.as_deref()),
             ("image/svg+xml", self.svg.as_deref()),
             ("image/png", self.png.as_deref()),
             ("text/plain", Some(self.text.as_str())),
         ];
-        let blocks: String = parts
-            .iter()
-            .filter_map(|(mime, content)| Some((mime, (*content)?)))
+        parts.into_iter().filter_map(|(mime, content)| Some((mime, content?)))
+    }
+
+    /// Sends the drawing to the notebook, or the text to a terminal.
+    ///
+    /// The blocks between `EVCXR_BEGIN_CONTENT` and `EVCXR_END_CONTENT` are evcxr's own: its stock kernel knows them too.
+    pub fn send(&self) {
+        let blocks: String = self
+            .parts()
             .map(|(mime, content)| format!("EVCXR_BEGIN_CONTENT {mime}\n{content}\nEVCXR_END_CONTENT\n"))
             .collect();
         let mut out = std::io::stdout().lock();

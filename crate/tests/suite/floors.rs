@@ -57,6 +57,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "figure", "measure", "study",
         ],
     ),
+    ("widget", &["error", "display"]),
     (
         "study",
         &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"],

@@ -4,10 +4,14 @@
 pub use lowbit::*;
 pub use {candle_core, polars}; // whose types values of lowbit may have
 
-use lowbit::progress::{Update, check_interrupt, interrupt, set_sink};
-use serde_json::json;
-use std::io::Write;
-use std::os::fd::RawFd;
+use lowbit::display::Drawing;
+use lowbit::progress::{self, Update, check_interrupt, interrupt};
+use lowbit::widget::{self, Bound};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -29,16 +33,20 @@ static REPLIES: AtomicI32 = AtomicI32::new(-1);
 /// Whether the running cell was asked to stop.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// Ties this process to the kernel: interrupts reach lowbit's long loops, panics and progress are told as events, and
-/// what was printed without a line's end is shown all the same. Does nothing outside the kernel.
+/// Ties this process to the kernel: interrupts reach lowbit's long loops, panics and progress are told as events, controls
+/// call their closures, and what was printed without a line's end is shown all the same. Does nothing outside the kernel.
 pub fn attach() {
-    let Some((requests, replies)) = pipes() else { return };
+    let Some([requests, replies, moves]) = pipes() else { return };
     REPLIES.store(replies, Ordering::SeqCst);
-    // SAFETY: the handler only stores to an atomic.
+    // SAFETY: the handlers only store to atomics, and write to a pipe.
     unsafe {
         libc::signal(libc::SIGINT, on_interrupt as *const () as libc::sighandler_t);
+        libc::signal(libc::SIGUSR2, on_stop as *const () as libc::sighandler_t);
     }
     std::panic::set_hook(Box::new(|panic| {
+        if widget::is_answering() {
+            return; // shown in place of the closure's result
+        }
         let text = what_happened(panic);
         // Standard output is taken from a cell that prints on and on after it was asked to stop.
         if STOPPING.load(Ordering::SeqCst) && text.starts_with("failed printing to") {
@@ -48,24 +56,33 @@ pub fn attach() {
         }
         tell(&json!({"panic": text}));
     }));
-    set_sink(Box::new(|update| tell(&describe(update))));
-    let serve = std::thread::Builder::new().name("lowbit-cells".into());
-    if let Err(error) = serve.spawn(move || serve_requests(requests)) {
+    progress::set_sink(Box::new(|update| tell(&describe(update))));
+    widget::set_sink(Box::new(show_controls));
+    let thread = |name: &str| std::thread::Builder::new().name(name.into());
+    if let Err(error) = thread("lowbit-cells").spawn(move || serve_requests(requests)) {
         eprintln!("unfinished lines will be shown late: {error}");
+    }
+    if let Err(error) = thread("lowbit-controls").spawn(move || serve_moves(moves)) {
+        eprintln!("controls will not move anything: {error}");
     }
 }
 
-/// The pipes that the kernel laid for this process: its requests, and the replies to them.
-fn pipes() -> Option<(RawFd, RawFd)> {
+/// The pipes that were laid for this process: requests, the replies to them, and moves of controls.
+fn pipes() -> Option<[RawFd; 3]> {
     let text = std::env::var("LOWBIT_CELLS").ok()?;
-    let (requests, replies) = text.split_once(',')?;
-    Some((requests.parse().ok()?, replies.parse().ok()?))
+    let all: Vec<RawFd> = text.split(',').map_while(|number| number.parse().ok()).collect();
+    all.try_into().ok()
 }
 
 extern "C" fn on_interrupt(_signal: libc::c_int) {
     interrupt();
     STOPPING.store(true, Ordering::SeqCst);
     say(b'i');
+}
+
+/// The closure of a control is to stop; no cell is.
+extern "C" fn on_stop(_signal: libc::c_int) {
+    interrupt();
 }
 
 /// Tells the kernel one byte; safe in the handler of a signal.
@@ -130,4 +147,68 @@ fn serve_requests(requests: RawFd) {
             say(byte);
         }
     }
+}
+
+fn show_controls(bound: &Bound) {
+    let part = |part: &widget::Part| {
+        json!({
+            "kind": part.kind, "label": part.label, "value": part.value, "min": part.min, "max": part.max,
+            "step": part.step, "whole": part.whole, "options": part.options, "text": part.to_string(),
+        })
+    };
+    let parts: Vec<Value> = bound.parts.iter().map(part).collect();
+    tell(&json!({"controls": {"id": bound.id, "parts": parts, "shown": contents(bound.drawing)}}));
+}
+
+/// A drawing by MIME type.
+fn contents(drawing: &Drawing) -> Map<String, Value> {
+    drawing.parts().map(|(mime, content)| (mime.to_string(), json!(content))).collect()
+}
+
+/// Calls the closures of controls that were moved. A line is `move ID PART SERIAL VALUE` or `close ID`; of moves that
+/// came while a closure ran only the last of each part counts, and one answer is to all of them.
+fn serve_moves(fd: RawFd) {
+    // SAFETY: the descriptor is this thread's alone.
+    let mut lines = BufReader::new(unsafe { File::from_raw_fd(fd) });
+    loop {
+        let mut moved: BTreeMap<u64, (u64, BTreeMap<usize, f64>)> = BTreeMap::new();
+        let mut waits = true;
+        while waits || more(&lines) {
+            waits = false;
+            let mut line = String::new();
+            if !lines.read_line(&mut line).is_ok_and(|length| length > 0) {
+                return;
+            }
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["move", id, part, serial, value] => {
+                    if let (Ok(id), Ok(part), Ok(serial), Ok(value)) =
+                        (id.parse(), part.parse(), serial.parse(), value.parse())
+                    {
+                        let group = moved.entry(id).or_default();
+                        group.0 = serial;
+                        group.1.insert(part, value);
+                    }
+                }
+                ["close", id] => {
+                    if let Ok(id) = id.parse() {
+                        widget::close(id);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (id, (serial, values)) in moved {
+            let values: Vec<_> = values.into_iter().collect();
+            let shown = widget::answer(id, &values);
+            tell(&json!({"answer": {"id": id, "serial": serial, "shown": shown.as_ref().map(contents)}}));
+        }
+    }
+}
+
+/// Whether another line can be read at once.
+fn more(lines: &BufReader<File>) -> bool {
+    let mut poll = libc::pollfd { fd: lines.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    lines.buffer().contains(&b'\n') || unsafe { libc::poll(&raw mut poll, 1, 0) } == 1
 }

@@ -14,12 +14,15 @@ mod notebook;
 mod python;
 mod steps;
 
+use crate::event::Event;
 use crate::home::Home;
-use crate::session::Session;
+use crate::session::{Front, Session};
+use crate::wire::Wire;
 use clap::{Parser, Subcommand};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 /// JupyterLab with a Rust kernel that has lowbit loaded.
 #[derive(Parser)]
@@ -87,12 +90,28 @@ pub fn run() -> Result<(), String> {
         Some(Verb::Uninstall) => uninstall(&home),
         Some(Verb::Kernel { connection }) => crate::kernel::serve(&connection),
         Some(Verb::Try) => {
-            let nobody = Box::new(|| Err("nobody is there to type".into()));
-            let tried = Session::open(&home, |_| (), nobody).and_then(|mut session| {
+            let wire = Wire::lay().map_err(|error| error.to_string())?;
+            let tried = Session::open(&home, Nobody, Arc::new(Mutex::new(wire))).and_then(|mut session| {
                 session.execute("let config = Passkey::default();\nconfig.trials").map(|_| ())
             });
             tried.map_err(|trouble| trouble.lines.join("\n"))
         }
+    }
+}
+
+/// Nobody looks.
+#[derive(Clone, Copy)]
+struct Nobody;
+
+impl Front for Nobody {
+    fn show(&self, _event: Event) {}
+
+    fn ask(&self) -> Result<String, String> {
+        Err("nobody is there to type".into())
+    }
+
+    fn stopped(&self) -> bool {
+        false
     }
 }
 
