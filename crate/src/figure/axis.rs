@@ -70,6 +70,8 @@ pub(super) struct Fitted {
     pub(super) ticks: Vec<Tick>,
     /// The axis' name with the unit that the ticks are in.
     pub(super) label: String,
+    /// What the ticks of a linear axis are divided by, and what is written after each.
+    pub(super) shared: Option<(f64, &'static str)>,
 }
 
 impl Fitted {
@@ -90,6 +92,7 @@ impl Fitted {
             high,
             ticks,
             label,
+            shared: None,
         };
         match axis.scale {
             Scale::Linear => {
@@ -107,10 +110,10 @@ impl Fitted {
                     (min, max) = ((min / step + 1e-9).floor() * step, (max / step - 1e-9).ceil() * step);
                 }
                 let marks = (min / step - 1e-9).ceil() as i64..=(max / step + 1e-9).floor() as i64;
-                let (ticks, unit) = write(axis.unit, marks.map(|i| i as f64 * step).collect(), step);
+                let (ticks, shared, unit) = write(axis.unit, marks.map(|i| i as f64 * step).collect(), step);
                 let label =
                     if unit.is_empty() { axis.label.clone() } else { format!("{} ({unit})", axis.label) };
-                fitted(min, max, ticks, label)
+                Self { shared: Some(shared), ..fitted(min, max, ticks, label) }
             }
             Scale::Log2 => {
                 let (mut low, mut high) = (warp(min), warp(max));
@@ -141,6 +144,16 @@ impl Fitted {
     /// Where a value lies: 0 at the low end, 1 at the high end.
     pub(super) fn at(&self, value: f64) -> f64 {
         (warp(self.scale, value) - self.low) / (self.high - self.low)
+    }
+
+    /// The value that lies at a share of the way from the low end: the inverse of [`at`](Self::at).
+    pub(super) fn value(&self, share: f64) -> f64 {
+        let place = self.low + share * (self.high - self.low);
+        match self.scale {
+            Scale::Linear => place,
+            Scale::Log2 => place.exp2(),
+            Scale::Log10 => 10_f64.powf(place),
+        }
     }
 
     /// Whether a value lies on the axis.
@@ -183,8 +196,8 @@ fn log_marks(low: f64, high: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Ticks that share one unit, which is returned for the axis' label.
-fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, &'static str) {
+/// Ticks that share a divisor and a suffix, and their unit for the axis' label.
+fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, (f64, &'static str), &'static str) {
     let largest = marks.iter().fold(0.0_f64, |a, v| a.max(v.abs()));
     let (divisor, suffix, name) = match unit {
         Unit::Percent => (0.01, " %", ""),
@@ -206,7 +219,7 @@ fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, &'static str) {
             minus(format!("{:.decimals$}{suffix}", v / divisor))
         }
     };
-    (marks.into_iter().map(|value| Tick { value, text: text(value) }).collect(), name)
+    (marks.into_iter().map(|value| Tick { value, text: text(value) }).collect(), (divisor, suffix), name)
 }
 
 fn is_whole(v: f64) -> bool {

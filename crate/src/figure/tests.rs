@@ -176,7 +176,9 @@ fn odd_data_is_drawn_too() {
 /// Saves a figure where LOWBIT_TEST_FIGURES says, for people to look at.
 fn keep(figure: &Figure, name: &str) {
     if let Some(folder) = std::env::var_os("LOWBIT_TEST_FIGURES") {
-        figure.save(std::path::Path::new(&folder).join(format!("{name}.png"))).unwrap();
+        for ending in ["png", "json"] {
+            figure.save(std::path::Path::new(&folder).join(format!("{name}.{ending}"))).unwrap();
+        }
     }
 }
 
@@ -312,5 +314,5 @@ fn bad_figures_are_one_sentence() {
     assert_eq!(error, "figure `T`: a logarithmic axis cannot show values of 0 or less; use a linear axis");
     assert!(Figure::of_series(Vec::new()).svg().unwrap_err().to_string().contains("nothing to draw"));
     let error = Figure::line(&data, "length", "accuracy").save("figure.pdf").unwrap_err().to_string();
-    assert_eq!(error, "figure.pdf: a figure is saved as .svg or .png");
+    assert_eq!(error, "figure.pdf: a figure is saved as .svg, .png or .json");
 }
