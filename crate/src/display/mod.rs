@@ -10,6 +10,7 @@
 //! | `table` | frames, comparisons and polars tables |
 //! | `tensor` | tensors |
 //! | `html` | the few elements that all of them are made of |
+//! | `table.js` | how a table sorts, filters, pages and copies in the browser, where scripts run |
 //!
 //! The HTML inherits its colours from the page, so it reads on light and on dark.
 
