@@ -59,13 +59,19 @@ const ROOM: usize = 128 << 10;
 /// The rows of a table of which some are left out: as many of the first as there is room for.
 pub(super) struct Rows {
     json: String,
+    carried: usize,
     /// How many the frame has.
     total: usize,
 }
 
 impl Rows {
+    /// How many rows of so many columns there is room for at most: a cell takes three bytes, its quotes and a comma.
+    pub(super) fn most(columns: usize) -> usize {
+        ROOM / (3 * columns).max(1)
+    }
+
     pub(super) fn of(total: usize, rows: impl Iterator<Item = Vec<String>>) -> Self {
-        let mut json = String::new();
+        let (mut json, mut carried) = (String::new(), 0);
         for row in rows {
             // In a script `</script>` would end it even within a text.
             let row = serde_json::json!(row).to_string().replace('<', "\\u003c");
@@ -74,9 +80,10 @@ impl Rows {
             }
             json += if json.is_empty() { "[" } else { "," };
             json += &row;
+            carried += 1;
         }
         json += if json.is_empty() { "[]" } else { "]" };
-        Self { json, total }
+        Self { json, carried, total }
     }
 }
 
@@ -90,7 +97,8 @@ pub(super) fn lively(
     note: &str,
 ) -> String {
     let still = table(columns, rows, gap) + note;
-    if rows.len() < 2 {
+    // Where there is no room for more rows than are shown there is nothing to page.
+    if rows.len() < 2 || left_out.as_ref().is_some_and(|all| all.carried <= rows.len()) {
         return still;
     }
     let (all, total) = left_out.map_or(("null".into(), rows.len()), |rows| (rows.json, rows.total));

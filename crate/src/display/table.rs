@@ -22,8 +22,10 @@ impl Draw for Frame {
             })
             .collect();
         let rows: Vec<Vec<String>> = shown.rows().collect();
-        let all =
-            (rows.len() < self.height()).then(|| html::Rows::of(self.height(), self.shown_whole().rows()));
+        let all = (rows.len() < self.height()).then(|| {
+            let most = html::Rows::most(columns.len());
+            html::Rows::of(self.height(), self.shown_to(most).rows())
+        });
         let mut notes = shown.notes.iter().map(|note| html::small(note));
         // The first note counts the rows that are left out.
         let cut = if all.is_some() { notes.next().unwrap_or_default() } else { String::new() };
@@ -156,6 +158,13 @@ mod tests {
         let (rows, total) = carried(&html);
         assert!((5_000..10_000).contains(&rows.len()) && html.len() < 150 << 10, "{}", rows.len());
         assert_eq!((total, rows.last().unwrap()), (50_000, &vec![format!("word {}", rows.len() - 1)]));
+    }
+
+    #[test]
+    fn a_table_too_wide_to_carry_its_rows_stays_still() {
+        let column = |n: usize| Series::new(format!("c{n}").into(), vec!["x".repeat(60); 30]).into();
+        let html = DataFrame::new(30, (0..600).map(column).collect()).unwrap().draw().html.unwrap();
+        assert!(!html.contains("<script>") && html.contains("… 15 rows …"));
     }
 
     #[test]

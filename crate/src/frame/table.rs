@@ -41,12 +41,8 @@ impl Frame {
         self.shown_to(ROWS)
     }
 
-    /// The same columns with all rows.
-    pub(crate) fn shown_whole(&self) -> Shown {
-        self.shown_to(self.height())
-    }
-
-    fn shown_to(&self, most: usize) -> Shown {
+    /// The same columns with at most so many rows.
+    pub(crate) fn shown_to(&self, most: usize) -> Shown {
         let (mut differing, mut constant) = (Vec::new(), Vec::new());
         for name in self.columns() {
             let texts = self.texts(&name).unwrap_or_default();

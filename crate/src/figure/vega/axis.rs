@@ -30,6 +30,11 @@ pub(super) fn writing(axis: &Axis, fitted: &Fitted, v: &str, digits: usize) -> S
     }
 }
 
+/// What a value is, written as [`alone`](crate::figure::axis::alone) does: bytes have their unit with them.
+pub(super) fn title<'a>(axis: &'a Axis, fitted: &'a Fitted) -> &'a str {
+    if axis.unit == Unit::Bytes { &axis.label } else { &fitted.label }
+}
+
 /// The scale of an axis whose ends lie at the two places of `range`, `beyond` a share of the way outside its values.
 pub(super) fn scale(axis: &Axis, fitted: &Fitted, range: [Value; 2], beyond: f64) -> Value {
     let domain = [fitted.value(-beyond), fitted.value(1.0 + beyond)].map(number);

@@ -44,7 +44,8 @@ pub(super) fn spec(figure: &Figure, chart: &Chart) -> (Sheet, Value) {
         line["encoding"]["x"] = begin.clone();
     }
     layers.push(line);
-    let fields = [("series", "series"), ("name", figure.x.label.as_str()), ("value", &figure.y.label)];
+    let fields =
+        [("series", "series"), ("name", figure.x.label.as_str()), ("value", axis::title(&figure.y, &plot.y))];
     // The whole row tells its values, however short the bar is.
     layers.push(json!({
         "mark": {"type": "rect", "clip": true},

@@ -218,7 +218,11 @@ fn marker_layers(chart: &Chart) -> Vec<Value> {
 /// The point that is nearest to the pointer: larger, with its texts; and all that the pointer does to the plot.
 fn pointer(figure: &Figure, chart: &Chart, plot: &Plot) -> Value {
     let transform = only(chart, |series| !series.faint).unwrap_or_default();
-    let fields = [("series", "series"), ("place", &plot.x.label), ("value", &figure.y.label)];
+    let fields = [
+        ("series", "series"),
+        ("place", axis::title(&figure.x, &plot.x)),
+        ("value", axis::title(&figure.y, &plot.y)),
+    ];
     json!({
         "transform": transform, "mark": mark(6.0),
         "params": [
