@@ -77,7 +77,9 @@ pub(super) struct Fitted {
 impl Fitted {
     /// Fits `axis` to finite `values`; `tight` leaves no room to the next tick (the horizontal axis of lines).
     pub(super) fn new(axis: &Axis, values: impl Iterator<Item = f64> + Clone, tight: bool) -> Self {
-        let values = values.filter(|v| v.is_finite());
+        // Ends of intervals at 0 or less have no place on a logarithmic axis.
+        let placed = |v: &f64| v.is_finite() && (axis.scale == Scale::Linear || *v > 0.0);
+        let values = values.filter(placed);
         let (mut min, mut max) = axis.range.unwrap_or_else(|| {
             (values.clone().fold(f64::INFINITY, f64::min), values.clone().fold(f64::NEG_INFINITY, f64::max))
         });
@@ -162,11 +164,12 @@ impl Fitted {
     }
 }
 
+/// On a logarithmic axis 0 and what is less lie infinitely far below.
 fn warp(scale: Scale, value: f64) -> f64 {
     match scale {
         Scale::Linear => value,
-        Scale::Log2 => value.log2(),
-        Scale::Log10 => value.log10(),
+        Scale::Log2 => value.max(0.0).log2(),
+        Scale::Log10 => value.max(0.0).log10(),
     }
 }
 
@@ -310,6 +313,7 @@ mod tests {
     fn log_axes_never_stay_without_ticks() {
         let axis = Axis { scale: Scale::Log10, ..Axis::default() };
         assert!(!texts(&axis, &[f64::NAN], false).is_empty(), "even without a value");
+        assert_eq!(texts(&axis, &[-1.0, 0.0, 1.0, 100.0], false), texts(&axis, &[1.0, 100.0], false));
         for (a, b) in [(1.0, 1.0), (3.0, 3.3), (20.0, 90.0), (1e-4, 1e6), (7.0, 5e3)] {
             let ticks = texts(&axis, &[a, b], false);
             assert!((2..=12).contains(&ticks.len()), "{a} {b}: {ticks:?}");
