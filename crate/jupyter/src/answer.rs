@@ -5,12 +5,11 @@ use jupyter_protocol::messaging::*;
 use jupyter_protocol::{Media, MediaType};
 use serde_json::json;
 
-/// Content by MIME type as a message holds it.
+/// Content by MIME type as a message holds it: text, and objects where the type is one of JSON.
 pub fn media(parts: &Shown) -> Media {
-    // What is JSON goes as JSON, not as text that holds it.
-    let value = |mime: &str, content: &str| match mime.ends_with("json") {
-        true => serde_json::from_str(content).unwrap_or_else(|_| json!(content)),
-        false => json!(content),
+    let value = |mime: &str, content: &str| {
+        let parsed = mime.ends_with("+json").then(|| serde_json::from_str(content).ok()).flatten();
+        parsed.unwrap_or_else(|| json!(content))
     };
     let json: serde_json::Map<String, serde_json::Value> =
         parts.iter().map(|(mime, content)| (mime.clone(), value(mime, content))).collect();
@@ -83,5 +82,19 @@ pub fn about() -> KernelInfoReply {
         help_links: vec![],
         debugger: false,
         error: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_json_are_objects_and_others_texts() {
+        let vega = "application/vnd.vegalite.v5+json";
+        let parts = [(vega, r#"{"mark":"bar"}"#), ("text/plain", r#"{"a":1}"#)];
+        let parts = parts.map(|(mime, content)| (mime.to_string(), content.to_string()));
+        let sent = serde_json::to_value(media(&parts.into())).unwrap();
+        assert_eq!(sent, json!({vega: {"mark": "bar"}, "text/plain": r#"{"a":1}"#}));
     }
 }

@@ -111,7 +111,9 @@ class Cells(OneKernel):
         self.assertIn("3.52 M", shown["text/plain"])
         self.assertIn("mamba2", shown["text/html"])
         figure = 'figure::passkey(&Frame::load("phase1")?)?'
-        self.assertIn("<svg", of(self.good(figure), "display_data")[0]["data"]["image/svg+xml"])
+        shown = of(self.good(figure), "display_data")[0]["data"]
+        self.assertIn("<svg", shown["image/svg+xml"])
+        self.assertIn("layer", shown["application/vnd.vegalite.v5+json"])
         shown = of(self.good("Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?"), "display_data")[0]["data"]
         self.assertIn("[2, 3]", shown["text/html"])
 

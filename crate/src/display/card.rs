@@ -132,7 +132,7 @@ impl Draw for Quantization {
             .collect();
         let text = self.to_string();
         let whole = text.lines().last().unwrap_or_default();
-        let html = html::table(&columns, &rows, None) + &html::small(whole);
+        let html = html::lively(&columns, &rows, None, None, "") + &html::small(whole);
         Drawing { html: Some(html), text, ..Drawing::default() }
     }
 }

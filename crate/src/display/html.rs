@@ -1,5 +1,7 @@
 //! The few elements that drawings are made of. Styles stand inline, because a front end may drop a style sheet.
 
+use sha2::{Digest, Sha256};
+
 const TABLE: &str = "border-collapse:collapse;font-size:13px;color:inherit;background:transparent";
 const LINE: &str = "1px solid rgba(128,128,128,.35)";
 
@@ -49,6 +51,70 @@ pub(super) fn table(columns: &[Column], rows: &[Vec<String>], gap: Option<(usize
         body += &format!("<tr>{}</tr>", cells.collect::<String>());
     }
     format!("<table style=\"{TABLE}\"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+}
+
+/// Bytes of rows that a table carries beside those it shows.
+const ROOM: usize = 128 << 10;
+
+/// The rows of a table of which some are left out: as many of the first as there is room for.
+pub(super) struct Rows {
+    json: String,
+    carried: usize,
+    /// How many the frame has.
+    total: usize,
+}
+
+impl Rows {
+    /// How many rows of so many columns there is room for at most: a cell takes three bytes, its quotes and a comma.
+    pub(super) fn most(columns: usize) -> usize {
+        ROOM / (3 * columns).max(1)
+    }
+
+    pub(super) fn of(total: usize, rows: impl Iterator<Item = Vec<String>>) -> Self {
+        let (mut json, mut carried) = (String::new(), 0);
+        for row in rows {
+            // In a script `</script>` would end it even within a text.
+            let row = serde_json::json!(row).to_string().replace('<', "\\u003c");
+            if json.len() + row.len() + 2 > ROOM {
+                break;
+            }
+            json += if json.is_empty() { "[" } else { "," };
+            json += &row;
+            carried += 1;
+        }
+        json += if json.is_empty() { "[]" } else { "]" };
+        Self { json, carried, total }
+    }
+}
+
+/// A [`table`] that sorts, filters, pages and copies where scripts run. `left_out` are all rows where `rows` are only some;
+/// `note`, below the table, says so where scripts do not run.
+pub(super) fn lively(
+    columns: &[Column],
+    rows: &[Vec<String>],
+    gap: Option<(usize, String)>,
+    left_out: Option<Rows>,
+    note: &str,
+) -> String {
+    let still = table(columns, rows, gap) + note;
+    // Where there is no room for more rows than are shown there is nothing to page.
+    if rows.len() < 2 || left_out.as_ref().is_some_and(|all| all.carried <= rows.len()) {
+        return still;
+    }
+    let (all, total) = left_out.map_or(("null".into(), rows.len()), |rows| (rows.json, rows.total));
+    // Equal tables have equal names, and each script finds all of them: nothing in an output is random.
+    let hash = Sha256::new().chain_update(&still).chain_update(&all).finalize();
+    let mark = data_encoding::HEXLOWER.encode(&hash[..8]);
+    let script: String = include_str!("table.js")
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.starts_with("//"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let call = format!("{}({mark:?},{all},{total})", script.trim_end());
+    format!(
+        "<div data-rows=\"{mark}\" data-lm-suppress-shortcuts=\"true\">{still}</div><script>{call}</script>"
+    )
 }
 
 /// A headline with lines of name and value below it.

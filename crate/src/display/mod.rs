@@ -10,6 +10,7 @@
 //! | `table` | frames, comparisons and polars tables |
 //! | `tensor` | tensors |
 //! | `html` | the few elements that all of them are made of |
+//! | `table.js` | how a table sorts, filters, pages and copies in the browser, where scripts run |
 //!
 //! The HTML inherits its colours from the page, so it reads on light and on dark.
 
@@ -45,6 +46,8 @@ pub struct Drawing {
     pub svg: Option<String>,
     /// `image/png`, in base 64.
     pub png: Option<String>,
+    /// `application/vnd.vegalite.v5+json`: for front ends that answer to the pointer.
+    pub vega: Option<String>,
 }
 
 impl Drawing {
@@ -57,6 +60,7 @@ impl Drawing {
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let parts = [
             ("text/html", self.html.as_deref()),
+            ("application/vnd.vegalite.v5+json", self.vega.as_deref()),
             ("image/svg+xml", self.svg.as_deref()),
             ("image/png", self.png.as_deref()),
             ("text/plain", Some(self.text.as_str())),
@@ -173,7 +177,13 @@ impl Draw for Figure {
     fn draw(&self) -> Drawing {
         let png = || Some(data_encoding::BASE64.encode(&self.png(2).ok()?));
         match self.svg() {
-            Ok(svg) => Drawing { text: self.title.clone(), svg: Some(svg), png: png(), html: None },
+            Ok(svg) => Drawing {
+                text: self.title.clone(),
+                svg: Some(svg),
+                png: png(),
+                vega: self.vega().ok().map(|spec| spec.to_string()),
+                html: None,
+            },
             Err(error) => error.draw(),
         }
     }

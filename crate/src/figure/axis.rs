@@ -70,12 +70,16 @@ pub(super) struct Fitted {
     pub(super) ticks: Vec<Tick>,
     /// The axis' name with the unit that the ticks are in.
     pub(super) label: String,
+    /// What the ticks of a linear axis are divided by, and what is written after each.
+    pub(super) shared: Option<(f64, &'static str)>,
 }
 
 impl Fitted {
     /// Fits `axis` to finite `values`; `tight` leaves no room to the next tick (the horizontal axis of lines).
     pub(super) fn new(axis: &Axis, values: impl Iterator<Item = f64> + Clone, tight: bool) -> Self {
-        let values = values.filter(|v| v.is_finite());
+        // Ends of intervals at 0 or less have no place on a logarithmic axis.
+        let placed = |v: &f64| v.is_finite() && (axis.scale == Scale::Linear || *v > 0.0);
+        let values = values.filter(placed);
         let (mut min, mut max) = axis.range.unwrap_or_else(|| {
             (values.clone().fold(f64::INFINITY, f64::min), values.clone().fold(f64::NEG_INFINITY, f64::max))
         });
@@ -90,6 +94,7 @@ impl Fitted {
             high,
             ticks,
             label,
+            shared: None,
         };
         match axis.scale {
             Scale::Linear => {
@@ -107,10 +112,10 @@ impl Fitted {
                     (min, max) = ((min / step + 1e-9).floor() * step, (max / step - 1e-9).ceil() * step);
                 }
                 let marks = (min / step - 1e-9).ceil() as i64..=(max / step + 1e-9).floor() as i64;
-                let (ticks, unit) = write(axis.unit, marks.map(|i| i as f64 * step).collect(), step);
+                let (ticks, shared, unit) = write(axis.unit, marks.map(|i| i as f64 * step).collect(), step);
                 let label =
                     if unit.is_empty() { axis.label.clone() } else { format!("{} ({unit})", axis.label) };
-                fitted(min, max, ticks, label)
+                Self { shared: Some(shared), ..fitted(min, max, ticks, label) }
             }
             Scale::Log2 => {
                 let (mut low, mut high) = (warp(min), warp(max));
@@ -143,17 +148,28 @@ impl Fitted {
         (warp(self.scale, value) - self.low) / (self.high - self.low)
     }
 
+    /// The value that lies at a share of the way from the low end: the inverse of [`at`](Self::at).
+    pub(super) fn value(&self, share: f64) -> f64 {
+        let place = self.low + share * (self.high - self.low);
+        match self.scale {
+            Scale::Linear => place,
+            Scale::Log2 => place.exp2(),
+            Scale::Log10 => 10_f64.powf(place),
+        }
+    }
+
     /// Whether a value lies on the axis.
     pub(super) fn holds(&self, value: f64) -> bool {
         (-1e-9..=1.0 + 1e-9).contains(&self.at(value))
     }
 }
 
+/// On a logarithmic axis 0 and what is less lie infinitely far below.
 fn warp(scale: Scale, value: f64) -> f64 {
     match scale {
         Scale::Linear => value,
-        Scale::Log2 => value.log2(),
-        Scale::Log10 => value.log10(),
+        Scale::Log2 => value.max(0.0).log2(),
+        Scale::Log10 => value.max(0.0).log10(),
     }
 }
 
@@ -183,8 +199,8 @@ fn log_marks(low: f64, high: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Ticks that share one unit, which is returned for the axis' label.
-fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, &'static str) {
+/// Ticks that share a divisor and a suffix, and their unit for the axis' label.
+fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, (f64, &'static str), &'static str) {
     let largest = marks.iter().fold(0.0_f64, |a, v| a.max(v.abs()));
     let (divisor, suffix, name) = match unit {
         Unit::Percent => (0.01, " %", ""),
@@ -206,7 +222,7 @@ fn write(unit: Unit, marks: Vec<f64>, step: f64) -> (Vec<Tick>, &'static str) {
             minus(format!("{:.decimals$}{suffix}", v / divisor))
         }
     };
-    (marks.into_iter().map(|value| Tick { value, text: text(value) }).collect(), name)
+    (marks.into_iter().map(|value| Tick { value, text: text(value) }).collect(), (divisor, suffix), name)
 }
 
 fn is_whole(v: f64) -> bool {
@@ -297,6 +313,7 @@ mod tests {
     fn log_axes_never_stay_without_ticks() {
         let axis = Axis { scale: Scale::Log10, ..Axis::default() };
         assert!(!texts(&axis, &[f64::NAN], false).is_empty(), "even without a value");
+        assert_eq!(texts(&axis, &[-1.0, 0.0, 1.0, 100.0], false), texts(&axis, &[1.0, 100.0], false));
         for (a, b) in [(1.0, 1.0), (3.0, 3.3), (20.0, 90.0), (1e-4, 1e6), (7.0, 5e3)] {
             let ticks = texts(&axis, &[a, b], false);
             assert!((2..=12).contains(&ticks.len()), "{a} {b}: {ticks:?}");

@@ -10,7 +10,7 @@ use plotters::style::{FontStyle, register_font};
 use std::sync::Once;
 
 /// The family's name doubles as the list that an SVG viewer without the font falls back on.
-const FAMILY: &str = "Inter, Helvetica, Arial, sans-serif";
+pub(super) const FAMILY: &str = "Inter, Helvetica, Arial, sans-serif";
 static REGULAR: &[u8] = include_bytes!("../../assets/fonts/Inter-Regular.otf");
 static SEMI_BOLD: &[u8] = include_bytes!("../../assets/fonts/Inter-SemiBold.otf");
 
@@ -95,11 +95,10 @@ impl<DB: DrawingBackend> Canvas<DB> {
         color: &RGBAColor,
         width: f64,
     ) -> Result<()> {
-        let (on, off) = match dash {
-            Dash::Solid => return self.line(points, color, width),
-            Dash::Dashed => (7.0, 4.5),
-            Dash::Dotted => (2.2, 3.6),
-            Dash::Points => return Ok(()),
+        let (on, off) = match strokes_of(dash) {
+            None if dash == Dash::Points => return Ok(()),
+            None => return self.line(points, color, width),
+            Some(lengths) => lengths,
         };
         strokes(points, on, off).iter().try_for_each(|stroke| self.line(stroke, color, width))
     }
@@ -159,6 +158,15 @@ pub(super) fn width(text: &str, font: Font) -> f64 {
     let size = font.size * FINE * BITMAP_TEXT.size_per_em;
     let measured = (FAMILY, size, font.style()).into_font().box_size(text);
     measured.map_or(text.chars().count() as f64 * font.size * 0.6, |(width, _)| f64::from(width) / FINE)
+}
+
+/// Length of the strokes of a broken line and of the gaps between them.
+pub(super) fn strokes_of(dash: Dash) -> Option<(f64, f64)> {
+    match dash {
+        Dash::Solid | Dash::Points => None,
+        Dash::Dashed => Some((7.0, 4.5)),
+        Dash::Dotted => Some((2.2, 3.6)),
+    }
 }
 
 /// The text, cut to `room` points with an ellipsis if it is longer.

@@ -3,13 +3,13 @@
 use super::Figure;
 use super::axis::{Fitted, alone};
 use super::canvas::{Align, Canvas, Font, fit, width};
-use super::chart::{Chart, Point};
+use super::chart::{Chart, Point, Series};
 use super::lines::{MARGIN, SIZE, header, header_height};
 use super::palette::{GREY, GRID, INK, color};
 use crate::error::Result;
 use plotters::prelude::{Color, DrawingBackend, RGBColor, WHITE};
 
-const CELL: f64 = 30.0;
+pub(super) const CELL: f64 = 30.0;
 /// Width that names of rows may take from the cells.
 const NAME_ROOM: f64 = 200.0;
 /// Above this share of the way from white, text is white.
@@ -21,64 +21,94 @@ pub(super) fn size(figure: &Figure, chart: &Chart) -> (u32, u32) {
     (SIZE.0, height.max(200.0).ceil() as u32)
 }
 
-pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &Canvas<DB>) -> Result<()> {
-    let top = header(figure, canvas)? + 20.0;
+/// Where all parts of a heat map lie, in points.
+pub(super) struct Plot {
+    pub(super) left: f64,
+    pub(super) right: f64,
+    pub(super) top: f64,
+    pub(super) bottom: f64,
+    /// Width of a cell.
+    pub(super) cell: f64,
+    scale: Fitted,
+    /// Of the numbers.
+    pub(super) font: Font,
+}
+
+pub(super) fn layout(figure: &Figure, chart: &Chart) -> Plot {
     let name = Font::new(13.0, INK);
     let room = chart.series.iter().map(|s| width(&s.label, name)).fold(0.0, f64::max).min(NAME_ROOM);
     let (left, right) = (MARGIN + room + 12.0, f64::from(SIZE.0) - MARGIN);
     let cell = (right - left) / chart.categories.len().max(1) as f64;
-    let points = || chart.series.iter().flat_map(|series| &series.points);
-    let positive = points().map(|point| point.y).filter(|y| *y > 0.0);
-    let scale = Fitted::new(&figure.y, positive, true);
-    let text = values_font(chart, figure, cell);
+    let values = chart.series.iter().flat_map(|series| &series.points).map(|point| point.y);
+    let scale = Fitted::new(&figure.y, values.filter(|y| *y > 0.0), true);
+    let top = header_height(figure) + 20.0;
+    let bottom = top + CELL * chart.series.len() as f64;
+    Plot { left, right, top, bottom, cell, scale, font: values_font(chart, figure, cell) }
+}
+
+impl Plot {
+    /// The colour of a cell, and of the number in it.
+    pub(super) fn colors(&self, point: &Point) -> (RGBColor, RGBColor) {
+        let depth = depth(&self.scale, point.y);
+        let ink = match point {
+            _ if depth > DARK => WHITE,
+            _ if !point.y.is_finite() || holds_zero(point) => GREY,
+            _ => INK,
+        };
+        (mixed(depth), ink)
+    }
+
+    /// The names below the columns, as they fit, each with its middle.
+    pub(super) fn columns(&self, chart: &Chart) -> Vec<(String, f64)> {
+        let middle = |column: usize| self.left + self.cell * (column as f64 + 0.5);
+        let fitting = |label: &String| fit(label, Font::new(12.5, GREY), self.cell - 2.0);
+        chart.categories.iter().enumerate().map(|(i, label)| (fitting(label), middle(i))).collect()
+    }
+}
+
+/// The name of a row, as it fits.
+pub(super) fn row_name(series: &Series) -> String {
+    fit(&series.label, Font::new(13.0, INK), NAME_ROOM)
+}
+
+/// What the axes are: columns, and colours.
+pub(super) fn axes(figure: &Figure) -> String {
+    [figure.x.label.as_str(), figure.y.label.as_str()].join("; cells: ")
+}
+
+pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &Canvas<DB>) -> Result<()> {
+    header(figure, canvas)?;
+    let plot = layout(figure, chart);
+    let Plot { left, right, top, bottom, cell, .. } = plot;
+    let name = Font::new(13.0, INK);
     for (row, series) in chart.series.iter().enumerate() {
         let upper = top + CELL * row as f64;
         let base = upper + CELL / 2.0 + 4.7;
-        canvas.text(&fit(&series.label, name, NAME_ROOM), (left - 10.0, base), Align::Right, name)?;
+        canvas.text(&row_name(series), (left - 10.0, base), Align::Right, name)?;
         for point in &series.points {
             let start = left + cell * point.x;
-            let depth = depth(&scale, point.y);
-            canvas.rectangle((start, upper), (start + cell, upper + CELL), &mixed(depth).to_rgba())?;
-            let ink = match point {
-                _ if !point.y.is_finite() || holds_zero(point) => {
-                    if depth > DARK {
-                        WHITE
-                    } else {
-                        GREY
-                    }
-                }
-                _ => {
-                    if depth > DARK {
-                        WHITE
-                    } else {
-                        INK
-                    }
-                }
-            };
+            let (fill, ink) = plot.colors(point);
+            canvas.rectangle((start, upper), (start + cell, upper + CELL), &fill.to_rgba())?;
             canvas.text(
                 &written(figure, point),
                 (start + cell / 2.0, base),
                 Align::Center,
-                Font { color: ink, ..text },
+                Font { color: ink, ..plot.font },
             )?;
         }
     }
-    let bottom = top + CELL * chart.series.len() as f64;
     for line in 0..=chart.series.len() {
         let y = top + CELL * line as f64;
         canvas.line(&[(left, y), (right, y)], &GRID.to_rgba(), 1.0)?;
     }
-    let tick = Font::new(12.5, GREY);
-    for (column, label) in chart.categories.iter().enumerate() {
-        let middle = left + cell * (column as f64 + 0.5);
-        canvas.text(&fit(label, tick, cell - 2.0), (middle, bottom + 18.0), Align::Center, tick)?;
+    for (label, middle) in plot.columns(chart) {
+        canvas.text(&label, (middle, bottom + 18.0), Align::Center, Font::new(12.5, GREY))?;
     }
-    let label = [figure.x.label.as_str(), figure.y.label.as_str()].join("; cells: ");
-    canvas.text(&label, ((left + right) / 2.0, bottom + 44.0), Align::Center, name)
+    canvas.text(&axes(figure), ((left + right) / 2.0, bottom + 44.0), Align::Center, name)
 }
 
 /// The number in a cell; in brackets where its interval holds 0.
-fn written(figure: &Figure, point: &Point) -> String {
+pub(super) fn written(figure: &Figure, point: &Point) -> String {
     match point {
         _ if !point.y.is_finite() => "–".to_string(),
         _ if holds_zero(point) => format!("({})", short(figure, point.y)),

@@ -3,7 +3,7 @@
 use super::Figure;
 use super::axis::Fitted;
 use super::canvas::{Align, Canvas, Font, fit, width};
-use super::chart::{Chart, Dash, Series};
+use super::chart::{Chart, Dash, Rule, Series};
 use super::palette::{AXIS, GREY, GRID, INK, color, ink};
 use crate::error::Result;
 use plotters::prelude::{Color, DrawingBackend};
@@ -18,35 +18,41 @@ const FEW: usize = 40;
 const LABEL_GAP: f64 = 17.0;
 
 /// The rectangle of the data, in points.
-struct Plot {
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
+pub(super) struct Plot {
+    pub(super) left: f64,
+    pub(super) right: f64,
+    pub(super) top: f64,
+    pub(super) bottom: f64,
     /// Room at both ends of the horizontal axis for whiskers that stand beside each other.
-    inset: f64,
+    pub(super) inset: f64,
     /// Distance of such whiskers.
     step: f64,
-    x: Fitted,
-    y: Fitted,
+    pub(super) x: Fitted,
+    pub(super) y: Fitted,
 }
 
 impl Plot {
-    fn at(&self, x: f64, y: f64) -> (f64, f64) {
+    pub(super) fn at(&self, x: f64, y: f64) -> (f64, f64) {
         let width = self.right - self.left - 2.0 * self.inset;
         (self.left + self.inset + self.x.at(x) * width, self.bottom - self.y.at(y) * (self.bottom - self.top))
     }
 }
 
-/// Title and subtitle; gives the height where they end.
-pub(super) fn header<DB: DrawingBackend>(figure: &Figure, canvas: &Canvas<DB>) -> Result<f64> {
+/// Title and subtitle as they fit, each with the height of its baseline.
+pub(super) fn headlines(figure: &Figure) -> [(String, f64, Font); 2] {
     let room = f64::from(SIZE.0) - 2.0 * MARGIN;
     let mut title = Font::new(19.0, INK).bold();
     // A long title shrinks before it is cut.
     title.size = (title.size * room / width(&figure.title, title).max(1.0)).clamp(14.0, 19.0);
-    canvas.text(&fit(&figure.title, title, room), (MARGIN, 38.0), Align::Left, title)?;
     let subtitle = Font::new(13.0, GREY);
-    canvas.text(&fit(&figure.subtitle, subtitle, room), (MARGIN, 60.0), Align::Left, subtitle)?;
+    [(fit(&figure.title, title, room), 38.0, title), (fit(&figure.subtitle, subtitle, room), 60.0, subtitle)]
+}
+
+/// Draws title and subtitle; gives the height where they end.
+pub(super) fn header<DB: DrawingBackend>(figure: &Figure, canvas: &Canvas<DB>) -> Result<f64> {
+    for (text, base, font) in headlines(figure) {
+        canvas.text(&text, (MARGIN, base), Align::Left, font)?;
+    }
     Ok(header_height(figure))
 }
 
@@ -59,8 +65,8 @@ pub(super) fn header_height(figure: &Figure) -> f64 {
 }
 
 pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &Canvas<DB>) -> Result<()> {
-    let top = header(figure, canvas)? + 52.0;
-    let plot = layout(figure, chart, top);
+    header(figure, canvas)?;
+    let plot = layout(figure, chart);
     axes(figure, &plot, canvas)?;
 
     let offsets = dodge(chart, &plot);
@@ -73,7 +79,7 @@ pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &
     labels(chart, &offsets, &plot, canvas)
 }
 
-fn layout(figure: &Figure, chart: &Chart, top: f64) -> Plot {
+pub(super) fn layout(figure: &Figure, chart: &Chart) -> Plot {
     let points = || chart.series.iter().flat_map(|series| &series.points);
     let rules = figure.rules.iter().map(|rule| rule.x);
     let x = Fitted::new(&figure.x, points().map(|p| p.x).chain(rules), true);
@@ -87,7 +93,7 @@ fn layout(figure: &Figure, chart: &Chart, top: f64) -> Plot {
     let mut plot = Plot {
         left: MARGIN + tick_room + 10.0,
         right: f64::from(SIZE.0) - MARGIN - right,
-        top,
+        top: header_height(figure) + 52.0,
         bottom: f64::from(SIZE.1) - 66.0,
         inset: 0.0,
         step: 0.0,
@@ -132,20 +138,24 @@ fn axes<DB: DrawingBackend>(figure: &Figure, plot: &Plot, canvas: &Canvas<DB>) -
     for rule in &figure.rules {
         let x = plot.at(rule.x, 0.0).0;
         canvas.dashed(&[(x, plot.top), (x, plot.bottom)], Dash::Dashed, &AXIS.to_rgba(), 1.2)?;
-        let half = width(&rule.label, tick) / 2.0;
-        let middle = x.clamp(plot.left + half, (plot.right - half).max(plot.left + half));
-        canvas.text(&rule.label, (middle, plot.top - 11.0), Align::Center, tick)?;
+        canvas.text(&rule.label, (rule_label(rule, plot), plot.top - 11.0), Align::Center, tick)?;
     }
     Ok(())
 }
 
+/// The middle of a rule's label: above the rule, as far as the plot's edges allow.
+pub(super) fn rule_label(rule: &Rule, plot: &Plot) -> f64 {
+    let half = width(&rule.label, Font::new(12.5, GREY)) / 2.0;
+    plot.at(rule.x, 0.0).0.clamp(plot.left + half, (plot.right - half).max(plot.left + half))
+}
+
 /// Whether a series shows its points one by one.
-fn single(series: &Series) -> bool {
+pub(super) fn single(series: &Series) -> bool {
     series.dash == Dash::Points || (series.points.len() <= FEW && !series.band)
 }
 
 /// Whether a series shows its intervals one by one.
-fn whiskers(series: &Series) -> bool {
+pub(super) fn whiskers(series: &Series) -> bool {
     single(series) && series.points.iter().any(|p| p.interval.is_some())
 }
 
@@ -159,7 +169,7 @@ fn collide(chart: &Chart) -> bool {
 }
 
 /// How far each series is shifted sideways, so that whiskers of equal `x` stand beside each other.
-fn dodge(chart: &Chart, plot: &Plot) -> Vec<f64> {
+pub(super) fn dodge(chart: &Chart, plot: &Plot) -> Vec<f64> {
     let count = chart.series.iter().filter(|s| whiskers(s)).count();
     let mut shift = -plot.step * (count.max(1) - 1) as f64 / 2.0;
     let shifts = chart.series.iter().map(|series| {
@@ -206,48 +216,80 @@ fn draw_series<DB: DrawingBackend>(
     Ok(())
 }
 
+/// The name of a series beside the end of its line.
+pub(super) struct Label<'a> {
+    /// Number of the series.
+    pub(super) index: usize,
+    series: &'a Series,
+    /// Where the line ends.
+    pub(super) end: (f64, f64),
+    /// Left end of the sample of the line that stands before the name.
+    pub(super) start: f64,
+    /// Middle of the name.
+    pub(super) height: f64,
+    /// The name as it fits.
+    pub(super) text: String,
+    pub(super) font: Font,
+}
+
+impl Label<'_> {
+    /// Whether dots lead from the end of the line to its name.
+    pub(super) fn led(&self) -> bool {
+        // A cloud of points has no end that a label could stand at.
+        let apart = (self.height - self.end.1).abs() > 3.0 || self.start - self.end.0 > 16.0;
+        apart && self.series.dash != Dash::Points
+    }
+
+    /// Whether the sample of the line has a marker.
+    pub(super) fn marked(&self) -> bool {
+        single(self.series) && [Dash::Solid, Dash::Points].contains(&self.series.dash)
+    }
+}
+
 /// A label beside the end of each line, moved up or down as far as its neighbours demand.
+pub(super) fn placed<'a>(chart: &'a Chart, offsets: &[f64], plot: &Plot) -> Vec<Label<'a>> {
+    let mut ends: Vec<(usize, &Series, (f64, f64))> = chart
+        .series
+        .iter()
+        .zip(offsets)
+        .enumerate()
+        .filter(|(_, (series, _))| !series.label.is_empty())
+        .filter_map(|(index, (series, offset))| {
+            let (x, y) = series.points.last().map(|p| plot.at(p.x, p.y))?;
+            Some((index, series, (x + offset, y)))
+        })
+        .collect();
+    ends.sort_by(|a, b| a.2.1.total_cmp(&b.2.1));
+    let wanted: Vec<f64> = ends.iter().map(|(_, _, (_, y))| *y).collect();
+    let gap = LABEL_GAP.min((plot.bottom - plot.top + 30.0) / wanted.len().max(1) as f64);
+    let heights = spread(&wanted, gap, plot.top - 10.0, plot.bottom + 4.0);
+    let start = plot.right + 8.0;
+    let label = |((index, series, end), height): ((usize, &'a Series, _), f64)| {
+        let font = label_font(series);
+        Label { index, series, end, start, height, text: fit(&series.label, font, LABEL_ROOM), font }
+    };
+    ends.into_iter().zip(heights).map(label).collect()
+}
+
 fn labels<DB: DrawingBackend>(
     chart: &Chart,
     offsets: &[f64],
     plot: &Plot,
     canvas: &Canvas<DB>,
 ) -> Result<()> {
-    let mut ends: Vec<(&Series, (f64, f64))> = chart
-        .series
-        .iter()
-        .zip(offsets)
-        .filter(|(series, _)| !series.label.is_empty())
-        .filter_map(|(series, offset)| {
-            let (x, y) = series.points.last().map(|p| plot.at(p.x, p.y))?;
-            Some((series, (x + offset, y)))
-        })
-        .collect();
-    ends.sort_by(|a, b| a.1.1.total_cmp(&b.1.1));
-    let wanted: Vec<f64> = ends.iter().map(|(_, (_, y))| *y).collect();
-    let gap = LABEL_GAP.min((plot.bottom - plot.top + 30.0) / wanted.len().max(1) as f64);
-    let heights = spread(&wanted, gap, plot.top - 10.0, plot.bottom + 4.0);
-    for ((series, end), height) in ends.into_iter().zip(heights) {
-        let start = plot.right + 8.0;
-        let leader = [(end.0 + 7.0, end.1), (start, height)];
-        // A cloud of points has no end that a label could stand at.
-        let apart = (height - end.1).abs() > 3.0 || start - end.0 > 16.0;
-        if apart && series.dash != Dash::Points {
+    for label in placed(chart, offsets, plot) {
+        let Label { series, end, start, height, .. } = label;
+        if label.led() {
             // Dots, so that nobody takes the leader for a part of the line.
+            let leader = [(end.0 + 7.0, end.1), (start, height)];
             canvas.dashed(&leader, Dash::Dotted, &color(series.color).mix(0.6), 1.0)?;
         }
         let sample = [(start, height), (start + 16.0, height)];
         canvas.dashed(&sample, series.dash, &color(series.color).to_rgba(), 2.2)?;
-        if single(series) && [Dash::Solid, Dash::Points].contains(&series.dash) {
+        if label.marked() {
             canvas.marker((start + 8.0, height), 3.4, series.color)?;
         }
-        let font = label_font(series);
-        canvas.text(
-            &fit(&series.label, font, LABEL_ROOM),
-            (start + 22.0, height + 4.5),
-            Align::Left,
-            font,
-        )?;
+        canvas.text(&label.text, (start + 22.0, height + 4.5), Align::Left, label.font)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
-//! [`svg`](Figure::svg), [`png`](Figure::png) or [`save`](Figure::save). The same figure gives the same bytes.
+//! [`svg`](Figure::svg), [`png`](Figure::png), [`vega`](Figure::vega) or [`save`](Figure::save). The same figure gives the same bytes.
 //! [`perplexity`], [`size()`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow.
 
@@ -42,6 +42,7 @@ mod size;
 mod stability;
 mod throughput;
 mod training;
+mod vega;
 
 pub use axis::{Axis, Scale, Unit};
 pub use chart::{Dash, Point, Rule, Series};

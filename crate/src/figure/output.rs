@@ -1,4 +1,4 @@
-//! Figures as SVG, PNG and files.
+//! Figures as SVG, PNG and files; as Vega-Lite they are in `vega`.
 
 use super::canvas::{BITMAP_TEXT, Canvas, SVG_TEXT, load_fonts};
 use super::chart::Chart;
@@ -45,7 +45,8 @@ impl Figure {
         encode(&averaged(&pixels, size), size)
     }
 
-    /// Writes the figure as its file name ends, `.svg` or `.png`; an old file is replaced as a whole.
+    /// Writes the figure as its file name ends, `.svg`, `.png` or `.json` ([Vega-Lite](Self::vega)); an old file is
+    /// replaced as a whole.
     ///
     /// # Errors
     /// As [`svg`](Self::svg); if the name ends otherwise; if the file cannot be written.
@@ -54,12 +55,13 @@ impl Figure {
         let bytes = match path.extension().and_then(|e| e.to_str()) {
             Some("svg") => self.svg()?.into_bytes(),
             Some("png") => self.png(PNG_SCALE)?,
-            _ => return Err(Error::input("a figure is saved as .svg or .png").at(path.display())),
+            Some("json") => self.vega()?.to_string().into_bytes(),
+            _ => return Err(Error::input("a figure is saved as .svg, .png or .json").at(path.display())),
         };
         write_atomic(path, &bytes)
     }
 
-    fn prepare(&self) -> Result<(Chart, (u32, u32))> {
+    pub(super) fn prepare(&self) -> Result<(Chart, (u32, u32))> {
         load_fonts();
         let chart = Chart::of(self)?;
         let size = match self.kind {

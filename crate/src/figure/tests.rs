@@ -176,7 +176,9 @@ fn odd_data_is_drawn_too() {
 /// Saves a figure where LOWBIT_TEST_FIGURES says, for people to look at.
 fn keep(figure: &Figure, name: &str) {
     if let Some(folder) = std::env::var_os("LOWBIT_TEST_FIGURES") {
-        figure.save(std::path::Path::new(&folder).join(format!("{name}.png"))).unwrap();
+        for ending in ["png", "json"] {
+            figure.save(std::path::Path::new(&folder).join(format!("{name}.{ending}"))).unwrap();
+        }
     }
 }
 
@@ -263,6 +265,21 @@ fn bands_repeat_their_colours_in_dashes() {
 }
 
 #[test]
+fn an_interval_may_reach_below_a_logarithmic_axis() {
+    let row = |x: u32, low: f64| json!({"x": x, "y": 10_u32.pow(x), "low": low, "high": 2 * 10_u32.pow(x)});
+    let rows = frame(vec![row(1, -3.0), row(2, 0.0), row(3, 500.0)]);
+    for figure in [Figure::line(&rows, "x", "y"), Figure::bar(&rows, "x", "y")] {
+        let figure = figure.interval("low", "high").log_y();
+        let svg = figure.svg().unwrap();
+        assert!(["10", "100", "1000"].iter().all(|tick| svg.contains(&format!(">\n{tick}\n<"))), "{svg}");
+        // Nothing is drawn at the edge, where what has no place would end.
+        assert!(!svg.contains("points=\"0,") && !svg.contains(",0 "), "{svg}");
+        let spec = figure.vega().unwrap();
+        assert!(spec["data"]["values"].to_string().contains("\"low\":-3"), "told as it is");
+    }
+}
+
+#[test]
 fn points_stand_alone() {
     let rows = frame((0..60).map(|i| json!({"x": 1 + i % 7, "y": i})).collect());
     let figure = Figure::line(&rows, "x", "y").points();
@@ -312,5 +329,5 @@ fn bad_figures_are_one_sentence() {
     assert_eq!(error, "figure `T`: a logarithmic axis cannot show values of 0 or less; use a linear axis");
     assert!(Figure::of_series(Vec::new()).svg().unwrap_err().to_string().contains("nothing to draw"));
     let error = Figure::line(&data, "length", "accuracy").save("figure.pdf").unwrap_err().to_string();
-    assert_eq!(error, "figure.pdf: a figure is saved as .svg or .png");
+    assert_eq!(error, "figure.pdf: a figure is saved as .svg, .png or .json");
 }

@@ -14,7 +14,7 @@ pub(crate) struct Shown {
     /// Columns whose values differ, at most [`COLUMNS`].
     pub(crate) columns: Vec<ShownColumn>,
     /// Rows that are written out.
-    pub(crate) rows: usize,
+    rows: usize,
     /// What was left out, and what all rows have in common.
     pub(crate) notes: Vec<String>,
 }
@@ -29,8 +29,20 @@ pub(crate) struct ShownColumn {
     pub(crate) cells: Vec<String>,
 }
 
+impl Shown {
+    /// The cells row by row.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Vec<String>> {
+        (0..self.rows).map(|row| self.columns.iter().map(|column| column.cells[row].clone()).collect())
+    }
+}
+
 impl Frame {
     pub(crate) fn shown(&self) -> Shown {
+        self.shown_to(ROWS)
+    }
+
+    /// The same columns with at most so many rows.
+    pub(crate) fn shown_to(&self, most: usize) -> Shown {
         let (mut differing, mut constant) = (Vec::new(), Vec::new());
         for name in self.columns() {
             let texts = self.texts(&name).unwrap_or_default();
@@ -40,7 +52,7 @@ impl Frame {
                 false => {}
             }
         }
-        let rows = self.height().min(ROWS);
+        let rows = self.height().min(most);
         let mut notes = Vec::new();
         if rows < self.height() {
             notes.push(format!("… {} more rows", self.height() - rows));
