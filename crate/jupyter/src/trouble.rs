@@ -34,8 +34,14 @@ pub fn other(error: impl std::fmt::Display) -> Trouble {
 
 /// The process that runs the cells ended.
 pub fn ended(why: &str) -> Trouble {
-    let killed = why.contains("signal: 9");
-    let why = if killed { "it was killed" } else { why.lines().last().unwrap_or("it ended") };
+    let status = why.lines().last().unwrap_or_default();
+    let status = status.split_once("status: ").map_or(status, |(_, status)| status);
+    let why = match status.split(['(', ')']).nth(1) {
+        Some("SIGKILL") => "it was killed: interrupted twice, or by the system when memory ran out",
+        Some("SIGABRT") => "SIGABRT: a full stack, no memory left, a panic within a panic, or `abort`",
+        Some("SIGSEGV" | "SIGBUS") => "SIGSEGV: unsafe code reached for memory that is not there",
+        _ => status,
+    };
     Trouble::new(
         "SessionEnded",
         format!(
@@ -55,10 +61,14 @@ pub fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> T
             _ => error.rendered(),
         }
     };
-    // evcxr hands on warnings as well, of earlier cells among them.
-    let failing: Vec<&CompilationError> = errors.iter().filter(|error| error.level() != "warning").collect();
+    // evcxr hands on warnings as well, of earlier cells among them, and of an error in its own code only the help.
+    let of_level = |level| errors.iter().filter(move |error| error.level() == level);
+    let mut failing: Vec<&CompilationError> = of_level("error").collect();
     let first = failing.first().map(|error| error.message());
     let sentence = first.unwrap_or_else(|| "the cell does not compile".to_string());
+    if failing.is_empty() {
+        failing = errors.iter().filter(|error| error.level() != "warning").collect();
+    }
     let advised = |error: &&CompilationError| {
         let line = advice(error.code(), &error.message(), unkept);
         drawn(error) + &line.map(|line| format!("\n{line}")).unwrap_or_default()
@@ -66,4 +76,20 @@ pub fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> T
     let foreign = !failing.iter().any(|error| error.is_from_user_code());
     let name = if foreign { FOREIGN } else { "CompileError" };
     Trouble { name: name.into(), lines: failing.iter().map(advised).collect(), sentence }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ended;
+
+    #[test]
+    fn an_end_is_told_in_one_sentence() {
+        let of = |status: &str| {
+            ended(&format!("last words\nSubprocess terminated with status: {status}")).sentence
+        };
+        assert!(of("exit status: 3").contains("ended (exit status: 3); it was started anew"));
+        assert!(of("signal: 6 (SIGABRT) (core dumped)").contains("a full stack"));
+        assert!(of("signal: 9 (SIGKILL)").contains("it was killed"));
+        assert!(of("signal: 11 (SIGSEGV)").contains("unsafe code"));
+    }
 }
