@@ -328,7 +328,10 @@ fn listen(
                 _ => None,
             };
             match seen {
-                Some(seen) => *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen),
+                // The first counts: a thread that was interrupted makes the cell that waits for it panic.
+                Some(seen) => {
+                    drop(trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(seen))
+                }
                 None => tell(event),
             }
         }
