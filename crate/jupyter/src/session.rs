@@ -330,7 +330,7 @@ fn listen(
             match seen {
                 // The first counts: a thread that was interrupted makes the cell that waits for it panic.
                 Some(seen) => {
-                    drop(trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(seen))
+                    let _ = trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(seen);
                 }
                 None => tell(event),
             }
