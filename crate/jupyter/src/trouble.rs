@@ -2,6 +2,7 @@
 //! cell and a line of advice.
 
 use crate::advice::advice;
+use crate::cell::{brackets, code_begins};
 use ariadne::Source;
 use evcxr::{CompilationError, Theme};
 
@@ -65,7 +66,7 @@ pub fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> T
     let of_level = |level| errors.iter().filter(move |error| error.level() == level);
     let mut failing: Vec<&CompilationError> = of_level("error").collect();
     let first = failing.first().map(|error| error.message());
-    let sentence = first.unwrap_or_else(|| "the cell does not compile".to_string());
+    let sentence = first.map_or_else(|| "the cell does not compile".into(), |first| unclosed(code, first));
     if failing.is_empty() {
         failing = errors.iter().filter(|error| error.level() != "warning").collect();
     }
@@ -78,9 +79,29 @@ pub fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> T
     Trouble { name: name.into(), lines: failing.iter().map(advised).collect(), sentence }
 }
 
+/// A message of the compiler's, or what is behind it: it sees the brackets that evcxr puts around a cell, too.
+fn unclosed(code: &str, message: String) -> String {
+    if !message.contains("delimiter") {
+        return message;
+    }
+    match brackets(&code[code_begins(code)..]) {
+        Ok(0) => message,
+        Ok(_) => "a bracket of the cell is opened and not closed".into(),
+        Err(()) => "a bracket of the cell is closed that was not opened, or by another kind".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::ended;
+    use super::{ended, unclosed};
+
+    #[test]
+    fn brackets_that_do_not_close_are_told_as_such() {
+        let of = |code: &str| unclosed(code, "mismatched closing delimiter: `)`".into());
+        assert!(of("for i in 0..3 {").contains("not closed"));
+        assert!(of(":dep a\n(1 + 1]").contains("not opened"));
+        assert!(of("(1 + 1)").contains("delimiter"));
+    }
 
     #[test]
     fn an_end_is_told_in_one_sentence() {

@@ -158,6 +158,10 @@ class Language(Hard):
         self.assertIn("return Ok(())", "\n".join(self.bad("if true { return; }")["traceback"]))
         self.assertEqual(plain(self.good("if true { return Ok(()); } 5")), [])
 
+    def test_brackets_that_do_not_close_are_told_as_such(self):
+        for code, says in [("for i in 0..3 {", "not closed"), ("let x = (1 + 2];", "not opened"), ("println!(\"{}\", 1", "not closed")]:
+            self.assertIn(says, self.bad(code)["evalue"])
+
     def test_a_static_is_said_to_begin_anew(self):
         said = text(self.good("static mut COUNT: i32 = 0; static NAME: &str = \"n\";"), "stderr")
         self.assertIn("COUNT", said)
