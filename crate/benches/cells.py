@@ -103,8 +103,9 @@ def stop(manager, client, code):
     return None
 
 
-def measure(manager, load, cells):
+def measure(peer, load, cells):
     times = {}
+    manager = kernel("peer", *peer)
     started = time.monotonic()
     manager.start_kernel(cwd=str(ROOT), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.client()
@@ -145,7 +146,7 @@ def kernels():
     """The kernels that are here: how each is started, whether it loads the crate, and its cells."""
     spec = KernelSpecManager().get_kernel_spec("lowbit")
     pick = lambda *columns: {cell: code for cell, row in CELLS.items() if (code := next((row[i] for i in columns if row[i]), None))}
-    found = {"lowbit": (kernel("peer", spec.argv, spec.env), False, pick(0, 1))}
+    found = {"lowbit": ((spec.argv, spec.env), False, pick(0, 1))}
     stock = Path(os.environ.get("STOCK", ROOT / ".lab/stock/bin/evcxr_jupyter"))
     if stock.exists():
         load = "LOAD" in os.environ
@@ -154,7 +155,7 @@ def kernels():
         folder.mkdir(exist_ok=True)
         argv = [str(stock), "--control_file", "{connection_file}"]
         # Without the crate it starts as it is installed, with a folder of its own in each session.
-        peer = kernel("peer", argv, {"EVCXR_TMPDIR": str(folder)} if load else {})
+        peer = (argv, {"EVCXR_TMPDIR": str(folder)} if load else {})
         if load and not compiled:
             first, row = next(iter(CELLS.items()))
             once = measure(peer, load, {first: row[0]})[first]
@@ -165,7 +166,7 @@ def kernels():
         cells = pick(2)
         if not knows(python, "pandas", "matplotlib"):
             cells = {cell: code for cell, code in cells.items() if code not in (PANDAS, PLOT)}
-        found["IPython"] = (kernel("peer", [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"], {}), False, cells)
+        found["IPython"] = (([python, "-m", "ipykernel_launcher", "-f", "{connection_file}"], {}), False, cells)
     return found
 
 
@@ -179,10 +180,8 @@ def shown(numbers):
 def main():
     print(circumstances(), end="\n\n")
     found = {}
-    for name, (manager, load, cells) in kernels().items():
-        runs = []
-        for _ in range(REPETITIONS):
-            runs.append(measure(manager, load, cells))
+    for name, (peer, load, cells) in kernels().items():
+        runs = [measure(peer, load, cells) for _ in range(REPETITIONS)]
         found[name] = {cell: [run[cell] for run in runs if cell in run] for cell in cells}
         print(f"{name}: {REPETITIONS} sessions", file=sys.stderr)
     print("| seconds, first session / median of the others |" + "".join(f" {name} |" for name in found))

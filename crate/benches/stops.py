@@ -150,6 +150,8 @@ def session(numbers, seed, found, failures):
             kernel.run(BEGIN)
         try:
             found.append(stop(kernel, kind, choice))
+            if len(found) % 50 == 0:
+                print(f"{len(found)} stops as promised", file=sys.stderr, flush=True)
         except (Failure, TimeoutError, Empty) as failure:
             failures.append((kind, f"stop {number}, {kind}: {failure}"))
             print(failures[-1][1], file=sys.stderr, flush=True)
