@@ -6,11 +6,18 @@ pub fn advice(code: Option<&str>, message: &str, unkept: &[String]) -> Option<St
     let numbers = ["f32", "f64", "{float}"];
     let integers = ["usize", "i32", "i64", "u32", "u64", "{integer}"];
     let names = |all: &[&str]| all.iter().any(|name| message.contains(&format!("`{name}`")));
+    if message.starts_with("cannot find macro") {
+        let why = "a macro that another macro defined is for its own cell alone";
+        return Some(format!("`{quoted}` is not known here: {why}, and one of another crate needs a `use`"));
+    }
     Some(match code? {
         "E0425" if unkept.iter().any(|name| name == quoted) => format!(
             "`{quoted}` was for its own cell alone: its type has no name, or it borrowed from another variable"
         ),
-        "E0425" => format!("`{quoted}` is not known here: a variable of a cell that failed, or was not run, is not there"),
+        "E0425" => format!(
+            "`{quoted}` is not known here: a variable of a cell that failed, was not run, or bound it in a macro is not there"
+        ),
+        "E0069" => "a cell ends early by `return Ok(());`".into(),
         "E0382" => format!(
             "`{quoted}` was given away: lend it instead (`&{quoted}`), or give a copy away (`{quoted}.clone()`)"
         ),
@@ -58,6 +65,11 @@ mod tests {
         assert!(of("E0277", "cannot add `f64` to `usize`").contains("as f64"));
         assert!(of("E0599", "no method named `x` found for enum `std::result::Result<T, E>`").contains('?'));
         assert!(of("E0596", "cannot borrow `v` as mutable").contains("let mut v"));
+        assert!(
+            advice(None, "cannot find macro `plus` in this scope", &[])
+                .unwrap_or_default()
+                .contains("`plus`")
+        );
         assert_eq!(advice(None, "expected expression", &[]), None);
     }
 }

@@ -47,13 +47,35 @@ pub fn code_begins(cell: &str) -> usize {
     cell.len()
 }
 
-/// The outermost `let` statements of `code` that leave a type to be found.
-pub fn lets(code: &str) -> Vec<Let> {
+/// The outermost nodes of `code`: statements, items, attributes.
+fn nodes(code: &str) -> Vec<SyntaxNode> {
     let file = SourceFile::parse(&format!("{BEFORE}{code}\n}}"), Edition::Edition2024).tree();
     let body = file.syntax().children().find_map(ast::Fn::cast).and_then(|function| function.body());
     let list = body.and_then(|body| body.stmt_list());
-    let nodes = list.into_iter().flat_map(|list| list.syntax().children().collect::<Vec<SyntaxNode>>());
-    nodes.filter_map(ast::LetStmt::cast).filter_map(|statement| one(&statement)).collect()
+    list.map(|list| list.syntax().children().collect()).unwrap_or_default()
+}
+
+/// The outermost `let` statements of `code` that leave a type to be found.
+pub fn lets(code: &str) -> Vec<Let> {
+    nodes(code).into_iter().filter_map(ast::LetStmt::cast).filter_map(|statement| one(&statement)).collect()
+}
+
+/// Whether a cell holds more than commands and comments, so that something runs.
+pub fn runs(cell: &str) -> bool {
+    nodes(&cell[code_begins(cell)..]).iter().any(|node| node.kind() != SyntaxKind::ATTR)
+}
+
+/// The statics of a cell whose values change. Each cell is compiled with one of its own, which begins anew.
+pub fn statics(cell: &str) -> Vec<String> {
+    let all =
+        nodes(&cell[code_begins(cell)..]).into_iter().flat_map(|node| node.descendants().collect::<Vec<_>>());
+    let changes = |item: &ast::Static| {
+        let ty = item.ty().map(|ty| ty.syntax().text().to_string()).unwrap_or_default();
+        let inside = ["Cell", "Mutex", "RwLock", "Atomic", "Once", "Lazy"];
+        item.mut_token().is_some() || inside.iter().any(|name| ty.contains(name))
+    };
+    let names = all.filter_map(ast::Static::cast).filter(changes).filter_map(|item| item.name());
+    names.map(|name| name.text().to_string()).collect()
 }
 
 fn one(statement: &ast::LetStmt) -> Option<Let> {
@@ -273,6 +295,15 @@ mod tests {
                 .ends_with("let lowbit_asks_0_a = ::std::hint::black_box(&a);")
         );
         assert!(lets("let y;").is_empty() && lets("let = ;").is_empty());
+    }
+
+    #[test]
+    fn what_does_not_run_and_what_does_not_last() {
+        let without = ["", ":vars\n", "// words", "/* words */", ";", "#![allow(unused)]"];
+        assert_eq!(without.map(runs), [false; 6]);
+        assert_eq!(["fn f() {}", "1", "let x = 1;", ":dep a\nb"].map(runs), [true; 4]);
+        let code = "static A: &str = \"\"; static mut B: i32 = 0; fn f() { static C: AtomicI32 = AtomicI32::new(0); }";
+        assert_eq!(statics(code), ["B", "C"]);
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl Session {
     /// Runs a cell; what its commands show is returned, everything else was told on the way. A session that is of no use any
     /// more begins anew.
     pub fn execute(&mut self, code: &str) -> Result<Shown, Trouble> {
+        let code = code.trim_start_matches('\u{feff}'); // the mark that some editors put before a text
         let result = self.once(code);
         let Err(trouble) = &result else { return result };
         let lost = trouble.name == FOREIGN
@@ -147,7 +148,9 @@ impl Session {
         lock(&self.wire).send(wire::CELL);
         let wanted: Vec<&str> =
             code.lines().filter_map(|line| line.trim_start().strip_prefix(":dep ")).collect();
-        let hints: Vec<String> = wanted.iter().filter_map(|dependency| brought_already(dependency)).collect();
+        let mut hints: Vec<String> =
+            wanted.iter().filter_map(|dependency| brought_already(dependency)).collect();
+        hints.extend(cell::statics(code).iter().map(|name| begins_anew(name)));
         if !hints.is_empty() {
             while self.done.try_recv().is_ok() {}
             let end = [Event::Done]; // told after the hints: the cell itself may fail before it tells anything
@@ -185,7 +188,7 @@ impl Session {
             }
             Err(error) => return Err(other(error)),
         };
-        if self.ran(code) {
+        if cell::runs(code) {
             match self.done.recv_timeout(PATIENCE) {
                 Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
@@ -267,15 +270,6 @@ impl Session {
         types::ask(&self.folder.path, cell::QUESTION)
     }
 
-    /// Whether a cell holds more than commands, so that its end is told.
-    fn ran(&self, code: &str) -> bool {
-        let is_code = |line: &str| {
-            let line = line.trim_start();
-            !line.is_empty() && !line.starts_with([':', '!']) && !line.starts_with("//")
-        };
-        code.lines().any(is_code)
-    }
-
     /// The handle of the process that runs the cells, the same for the session's life.
     pub fn process(&self) -> Arc<Mutex<std::process::Child>> {
         self.context.process_handle()
@@ -355,7 +349,10 @@ fn listen(
                 _ => None,
             };
             match seen {
-                Some(seen) => *lock(&trouble) = Some(seen),
+                // The first counts: a thread that was interrupted makes the cell that waits for it panic.
+                Some(seen) => {
+                    let _ = lock(&trouble).get_or_insert(seen);
+                }
                 None => front.show(event),
             }
         }
@@ -374,6 +371,13 @@ fn brought_already(dependency: &str) -> Option<String> {
     Some(format!(
         "lowbit brings {name}: `use {path};` is enough. The {name} of :dep is compiled anew, and its types are others.\n"
     ))
+}
+
+/// Of a static whose value changes: that it does not last.
+fn begins_anew(name: &str) -> String {
+    format!(
+        "{name} begins anew in every cell, since a static is compiled with each: what is to last, keep by `let`\n"
+    )
 }
 
 /// A folder that goes when its session goes.

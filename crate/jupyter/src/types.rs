@@ -131,6 +131,10 @@ fn read(mir: &str, prefix: &str) -> BTreeMap<String, Type> {
             (true, _) => "made of a closure; to keep what it yields, collect it".to_string(),
             _ if ty.contains('{') => "of a type without a name".to_string(),
             _ if ty.starts_with("impl ") || ty.contains("<impl ") => format!("some type that is `{ty}`"),
+            // Only as the result of a function can `!` be written.
+            _ if ty.replace("-> !", "").contains('!') => {
+                format!("of a type that cannot be written yet (`{ty}`); to keep it, write `()` there for `!`")
+            }
             _ => return Some((name.to_string(), Type::Named(ty.to_string()))),
         };
         Some((name.to_string(), Type::Nameless(what)))
@@ -179,6 +183,10 @@ fn evcxr_analysis_wrapper::{closure#0}(_1: Pin<&mut {async fn body}>) -> Poll<()
             debug ask_it => _7;
             let _8: &&str;
             debug ask_s => _8;
+            let _9: &std::result::Result<!, fn() -> !>;
+            debug ask_never => _9;
+            let _10: &fn() -> !;
+            debug ask_exit => _10;
         }
     }
 }
@@ -202,6 +210,8 @@ fn evcxr_analysis_wrapper::{closure#0}::{closure#0}(_1: &mut {closure@src/lib.rs
         let Type::Nameless(closure) = &found["ask_g"] else { panic!("{found:?}") };
         assert!(closure.contains("Box<dyn FnMut(i32, (u8, f32)) -> std::string::String>"), "{closure}");
         assert!(matches!(&found["ask_it"], Type::Nameless(what) if what.contains("collect")));
-        assert_eq!(found.len(), 4);
+        assert!(matches!(&found["ask_never"], Type::Nameless(what) if what.contains("Result<!")));
+        assert_eq!(found["ask_exit"], Type::Named("fn() -> !".into()));
+        assert_eq!(found.len(), 6);
     }
 }

@@ -12,6 +12,8 @@ const WORDS: &str = "EVCXR_";
 pub const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
 /// A `?` ended it.
 pub const FAILED: &str = "EVCXR_ERROR_OCCURRED";
+/// A panic ended it.
+const PANICKED: &str = "EVCXR_PANIC_NOTIFICATION";
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT ";
 const END: &str = "EVCXR_END_CONTENT";
 
@@ -37,6 +39,8 @@ pub struct Parser {
     content: Option<(String, Vec<String>)>,
     /// Contents of one display that are complete.
     display: BTreeMap<String, String>,
+    /// The last panic, until it is known whether the cell outlives it: of a thread it may, or catch its own.
+    panic: Option<String>,
 }
 
 impl Parser {
@@ -44,8 +48,15 @@ impl Parser {
     pub fn line(&mut self, line: &str) -> Vec<Step> {
         if let Some((mime, lines)) = &mut self.content {
             let Some(last) = line.strip_suffix(END) else {
-                lines.push(line.to_string());
-                return vec![];
+                if ![COMPLETE, PANICKED].iter().any(|word| line.ends_with(word)) && !line.starts_with(MARK) {
+                    lines.push(line.to_string());
+                    return vec![];
+                }
+                // It did not come to its end: the cell panicked, or only printed how a content begins.
+                let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+                let begun = Step::Tell(Event::Stdout(format!("{BEGIN}{mime}\n{text}")));
+                self.content = None;
+                return std::iter::once(begun).chain(self.line(line)).collect();
             };
             if !last.is_empty() {
                 lines.push(last.to_string());
@@ -72,15 +83,33 @@ impl Parser {
         }
         match word {
             "" => {}
-            COMPLETE => steps.push(Step::Complete),
+            COMPLETE => {
+                steps.extend(self.outlived());
+                steps.push(Step::Complete);
+            }
             FAILED => steps.push(Step::Failed),
-            _ => match begins {
-                Some(mime) => self.content = Some((mime.to_string(), vec![])),
-                None if word.starts_with(MARK) => steps.push(Step::Event(format!("{word}\n"))),
-                None => steps.push(Step::Pass(word.to_string())),
+            _ => match (begins, Event::parse(word)) {
+                (Some(mime), _) => self.content = Some((mime.to_string(), vec![])),
+                (None, Some(Event::Panic(text))) => {
+                    steps.extend(self.outlived());
+                    self.panic = Some(text);
+                }
+                (None, _) if word.starts_with(MARK) => steps.push(Step::Event(format!("{word}\n"))),
+                (None, _) => {
+                    if word == PANICKED {
+                        steps.extend(self.panic.take().map(|text| Step::Tell(Event::Panic(text))));
+                    }
+                    steps.push(Step::Pass(word.to_string()));
+                }
             },
         }
         steps
+    }
+
+    /// Tells of a panic that did not end the cell.
+    fn outlived(&mut self) -> Option<Step> {
+        let text = self.panic.take()?;
+        Some(Step::Tell(Event::Stderr(format!("a panic that did not end the cell: {text}\n"))))
     }
 
     /// The display that has not ended yet.
@@ -105,7 +134,7 @@ impl Parser {
 }
 
 fn is_word(text: &str) -> bool {
-    let known = [COMPLETE, FAILED, "EVCXR_PANIC_NOTIFICATION"];
+    let known = [COMPLETE, FAILED, PANICKED];
     let prefixes = [BEGIN, "EVCXR_VARIABLE_CHANGED_TYPE:", "EVCXR_INPUT_REQUEST"];
     known.contains(&text) || prefixes.iter().any(|prefix| text.starts_with(prefix))
 }
@@ -138,8 +167,26 @@ mod tests {
         let panic = Step::Pass("EVCXR_PANIC_NOTIFICATION".into());
         assert_eq!(steps(&["xEVCXR_PANIC_NOTIFICATION"]), [out("x"), panic]);
         assert_eq!(steps(&["EVCXR_ is a prefix"]), [out("EVCXR_ is a prefix\n")]);
-        let panic = Event::Panic("no".into()).line();
-        assert_eq!(steps(&[&format!("half{}", panic.trim_end())])[1], Step::Event(panic));
+        let line = Event::Done.line();
+        assert_eq!(steps(&[&format!("half{}", line.trim_end())])[1], Step::Event(line));
+    }
+
+    #[test]
+    fn a_panic_is_the_cells_only_if_it_ends_it() {
+        let line = |text: &str| Event::Panic(text.into()).line().trim_end().to_string();
+        let told = steps(&[&line("a"), "EVCXR_PANIC_NOTIFICATION", COMPLETE]);
+        let passed = Step::Pass("EVCXR_PANIC_NOTIFICATION".into());
+        assert_eq!(told, [Step::Tell(Event::Panic("a".into())), passed, Step::Complete]);
+        let told = steps(&[&line("a"), &line("b"), COMPLETE]);
+        let outlived =
+            |text: &str| Step::Tell(Event::Stderr(format!("a panic that did not end the cell: {text}\n")));
+        assert_eq!(told, [outlived("a"), outlived("b"), Step::Complete]);
+    }
+
+    #[test]
+    fn a_content_without_an_end_is_text() {
+        let begun = out("EVCXR_BEGIN_CONTENT text/html\na\n");
+        assert_eq!(steps(&["EVCXR_BEGIN_CONTENT text/html", "a", COMPLETE]), [begun, Step::Complete]);
     }
 
     #[test]
