@@ -11,7 +11,7 @@ const COLUMNS: usize = 12;
 
 /// What of a frame is shown, wherever it is shown.
 pub(crate) struct Shown {
-    /// Columns whose values differ, at most [`COLUMNS`].
+    /// Columns whose values differ.
     pub(crate) columns: Vec<ShownColumn>,
     /// Rows that are written out.
     pub(crate) rows: usize,
@@ -30,7 +30,13 @@ pub(crate) struct ShownColumn {
 }
 
 impl Frame {
+    /// As much as fits a terminal or a cell.
     pub(crate) fn shown(&self) -> Shown {
+        self.shown_within(ROWS, COLUMNS)
+    }
+
+    /// At most so many rows and columns.
+    pub(crate) fn shown_within(&self, rows: usize, columns: usize) -> Shown {
         let (mut differing, mut constant) = (Vec::new(), Vec::new());
         for name in self.columns() {
             let texts = self.texts(&name).unwrap_or_default();
@@ -40,7 +46,7 @@ impl Frame {
                 false => {}
             }
         }
-        let rows = self.height().min(ROWS);
+        let rows = self.height().min(rows);
         let mut notes = Vec::new();
         if rows < self.height() {
             notes.push(format!("… {} more rows", self.height() - rows));
@@ -48,8 +54,8 @@ impl Frame {
         if self.height() == 0 {
             notes.push(format!("no rows (columns: {})", self.columns().join(", ")));
         }
-        if differing.len() > COLUMNS {
-            notes.push(format!("more columns: {}", differing.split_off(COLUMNS).join(", ")));
+        if differing.len() > columns {
+            notes.push(format!("more columns: {}", differing.split_off(columns).join(", ")));
         }
         if !constant.is_empty() {
             notes.push(format!("in all rows: {}", constant.join(" · ")));
