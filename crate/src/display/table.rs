@@ -21,9 +21,7 @@ impl Draw for Frame {
                 html::Column { name: name.into(), below: unit.into(), numeric: column.numeric }
             })
             .collect();
-        let rows: Vec<Vec<String>> = (0..shown.rows)
-            .map(|row| shown.columns.iter().map(|column| column.cells[row].clone()).collect())
-            .collect();
+        let rows: Vec<Vec<String>> = shown.rows().collect();
         let below: String = shown.notes.iter().map(|note| html::small(note)).collect();
         let html = html::table(&columns, &rows, None) + &below;
         Drawing { text: self.to_string(), html: Some(html), ..Drawing::default() }

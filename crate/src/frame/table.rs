@@ -11,10 +11,10 @@ const COLUMNS: usize = 12;
 
 /// What of a frame is shown, wherever it is shown.
 pub(crate) struct Shown {
-    /// Columns whose values differ.
+    /// Columns whose values differ, at most [`COLUMNS`].
     pub(crate) columns: Vec<ShownColumn>,
     /// Rows that are written out.
-    pub(crate) rows: usize,
+    rows: usize,
     /// What was left out, and what all rows have in common.
     pub(crate) notes: Vec<String>,
 }
@@ -29,14 +29,24 @@ pub(crate) struct ShownColumn {
     pub(crate) cells: Vec<String>,
 }
 
+impl Shown {
+    /// The cells row by row.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Vec<String>> {
+        (0..self.rows).map(|row| self.columns.iter().map(|column| column.cells[row].clone()).collect())
+    }
+}
+
 impl Frame {
-    /// As much as fits a terminal or a cell.
     pub(crate) fn shown(&self) -> Shown {
-        self.shown_within(ROWS, COLUMNS)
+        self.shown_to(ROWS)
     }
 
-    /// At most so many rows and columns.
-    pub(crate) fn shown_within(&self, rows: usize, columns: usize) -> Shown {
+    /// The same columns with all rows.
+    pub(crate) fn shown_whole(&self) -> Shown {
+        self.shown_to(self.height())
+    }
+
+    fn shown_to(&self, most: usize) -> Shown {
         let (mut differing, mut constant) = (Vec::new(), Vec::new());
         for name in self.columns() {
             let texts = self.texts(&name).unwrap_or_default();
@@ -46,7 +56,7 @@ impl Frame {
                 false => {}
             }
         }
-        let rows = self.height().min(rows);
+        let rows = self.height().min(most);
         let mut notes = Vec::new();
         if rows < self.height() {
             notes.push(format!("… {} more rows", self.height() - rows));
@@ -54,8 +64,8 @@ impl Frame {
         if self.height() == 0 {
             notes.push(format!("no rows (columns: {})", self.columns().join(", ")));
         }
-        if differing.len() > columns {
-            notes.push(format!("more columns: {}", differing.split_off(columns).join(", ")));
+        if differing.len() > COLUMNS {
+            notes.push(format!("more columns: {}", differing.split_off(COLUMNS).join(", ")));
         }
         if !constant.is_empty() {
             notes.push(format!("in all rows: {}", constant.join(" · ")));

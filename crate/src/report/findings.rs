@@ -184,8 +184,8 @@ impl Findings {
             };
             let groups = grouped(told.map(|row| (row.verdict(), named(&row.model, &row.scheme))));
             if !groups.is_empty() {
-                let tests = comparison.tests;
-                sentences.push(format!("Beside {}, {groups} (Holm, {tests} tests).", comparison.baseline));
+                let (baseline, tests) = (&comparison.baseline, comparison.tests);
+                sentences.push(format!("Beside {baseline} (Holm over {tests} tests), {groups}."));
             }
         }
         if let Some(contexts) = &self.contexts {

@@ -49,7 +49,7 @@ const ASIDE: [&str; 3] = ["execution_count", "metadata", "id"];
 /// number the same as 1.0 and as 1.
 fn feed(value: &Value, digest: &mut Sha256) {
     match value {
-        Value::Array(items) if items.iter().all(|item| !item.is_string()) => {
+        Value::Array(items) if !items.iter().all(Value::is_string) => {
             digest.update(format!("[{}]", items.len()));
             items.iter().for_each(|item| feed(item, digest));
         }

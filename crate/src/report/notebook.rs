@@ -5,7 +5,7 @@ use super::page::{Page, facts};
 use super::provenance::sha256;
 use super::{Report, highlight, markdown, output};
 use crate::display::html::escape;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use serde_json::Value;
 use std::path::Path;
 
@@ -56,13 +56,17 @@ pub(super) fn report(path: &Path) -> Result<Report> {
 
 /// The notebook in a file.
 fn read(path: &Path) -> Result<Value> {
-    let notebook = crate::json::read(path)?;
+    const INSTEAD: &str = "give a run's folder, id or name, or an .ipynb file";
+    let notebook = crate::json::read(path).map_err(|error| match error.kind() {
+        Kind::Input => error.hint(INSTEAD),
+        _ => error,
+    })?;
     if !notebook["cells"].is_array() {
         let error = Error::input("this is no notebook: it has no list of cells").at(path.display());
         return Err(match notebook["worksheets"].is_array() {
             true => error
                 .hint("it is one of Jupyter's before 2015: `jupyter nbconvert --to notebook` makes it new"),
-            false => error.hint("give a run's folder, id or name, or an .ipynb file"),
+            false => error.hint(INSTEAD),
         });
     }
     Ok(notebook)
@@ -85,7 +89,7 @@ fn head(path: &Path, notebook: &Value) -> Result<String> {
     let language = text(&notebook["metadata"]["kernelspec"]["display_name"]);
     let made = match note(notebook) {
         Some(note) => format!("Outputs {}.", by(note)),
-        None => "Who made the outputs is not noted: `cargo lab run` does that.".to_string(),
+        None => "Who made the outputs is not noted; cargo lab run notes it.".to_string(),
     };
     let mut list = vec![("file", path.file_name().unwrap_or_default().to_string_lossy().into_owned())];
     list.push(("SHA-256", sha256(path)?));

@@ -43,7 +43,8 @@ fn data(data: &Value, folder: &Path, page: &mut Page) -> String {
     let plain = of("text/plain").map(text).unwrap_or_default();
     let picture = picture(data, &plain);
     let chart = data.as_object().into_iter().flatten().find(|(kind, chart)| {
-        kind.starts_with("application/vnd.vegalite.v5") && kind.ends_with("json") && chart.is_object()
+        let known = ["application/vnd.vegalite.v5", "application/vnd.vega.v5"];
+        known.iter().any(|start| kind.starts_with(start)) && chart.is_object()
     });
     if let Some((_, chart)) = chart {
         let picture = picture.unwrap_or_else(|| format!("<pre>{}</pre>", escape(&plain)));

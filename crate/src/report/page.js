@@ -5,8 +5,9 @@ for (const table of document.querySelectorAll(".table table")) {
   heads.forEach((head, column) => {
     const sort = () => {
       const down = head.getAttribute("aria-sort") === "ascending";
-      const text = (row) => row.cells[column].textContent.replace("−", "-");
-      const value = (row) => (text(row) === "" ? NaN : Number.parseFloat(text(row).replace(/^([+-]?)</, "$1")));
+      const text = (row) => row.cells[column].textContent;
+      // `−.0012 [−.0030, .0006]`, `<.001` and `49/50 p .5` are sorted by their first number.
+      const value = (row) => Number.parseFloat(text(row).replace("−", "-").replace("<", ""));
       const numeric = head.classList.contains("n");
       // What has no number comes last either way.
       const compare = (a, b) => {
@@ -19,7 +20,7 @@ for (const table of document.querySelectorAll(".table table")) {
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
     };
     head.tabIndex = 0;
-    head.setAttribute("role", "button");
+    head.classList.add("sorts");
     head.title = "Sort";
     head.addEventListener("click", sort);
     head.addEventListener("keydown", (event) => {
@@ -51,13 +52,12 @@ addEventListener("afterprint", () => closed.splice(0).forEach((details) => (deta
 for (const data of document.querySelectorAll("script.chart")) {
   const picture = data.parentElement.querySelector(".picture");
   const chart = document.createElement("div");
-  chart.className = "picture chart";
-  chart.hidden = true;
+  chart.className = "picture chart drawing"; // out of sight, and as wide as it will be
   picture.after(chart);
   const actions = { export: true, source: false, compiled: false, editor: false };
   vegaEmbed(chart, JSON.parse(data.textContent), { renderer: "svg", actions })
     .then(() => {
-      chart.hidden = false;
+      chart.classList.remove("drawing");
       picture.remove();
     })
     .catch((error) => {

@@ -122,6 +122,9 @@ fn program(text: &str) -> String {
     format!("<script>\n{}</script>\n", text.replace("</script", "<\\/script"))
 }
 
+/// Characters of a cell that stay in one line.
+const LONG: usize = 40;
+
 /// A table with sortable columns. A column is a heading, its second line, and whether it holds numbers.
 pub(super) fn table(columns: &[(String, String, bool)], rows: &[Vec<String>], notes: &[String]) -> String {
     let side = |numeric: bool| if numeric { " class=\"n\"" } else { "" };
@@ -133,9 +136,16 @@ pub(super) fn table(columns: &[(String, String, bool)], rows: &[Vec<String>], no
             format!("<th scope=\"col\"{}>{}{unit}</th>", side(*numeric), escape(name))
         })
         .collect();
+    let cell = |cell: &String, numeric: bool| {
+        let class = match (numeric, cell.chars().count() > LONG) {
+            (true, _) => " class=\"n\"",
+            (false, true) => " class=\"w\"",
+            (false, false) => "",
+        };
+        format!("<td{class}>{}</td>", escape(cell))
+    };
     let cells = |row: &Vec<String>| -> String {
-        let cells = row.iter().zip(columns);
-        cells.map(|(cell, (_, _, numeric))| format!("<td{}>{}</td>", side(*numeric), escape(cell))).collect()
+        row.iter().zip(columns).map(|(text, (_, _, numeric))| cell(text, *numeric)).collect()
     };
     let body: String = rows.iter().map(|row| format!("<tr>{}</tr>\n", cells(row))).collect();
     let notes: String =

@@ -144,7 +144,7 @@ fn check(folder: &Path, id: &str) -> String {
     match mark.trim().split_once(' ') {
         Some((commit, why)) => format!("by the program of commit {commit}: {}", why.trim_end_matches('.')),
         None if folder.join("config_resolved.yaml").is_file() => {
-            format!("`lowbit reproduce --check {id}` measures it again and compares")
+            format!("lowbit reproduce --check {id} measures it again and compares")
         }
         None => String::new(),
     }

@@ -101,9 +101,9 @@ fn chart(_: &Figure) -> Option<Value> {
     None
 }
 
-/// A whole frame: a page has room.
+/// A frame with all of its rows: a page has room.
 fn frame_table(frame: &Frame) -> String {
-    let shown = frame.shown_within(usize::MAX, usize::MAX);
+    let shown = frame.shown_whole();
     let columns: Vec<_> = shown
         .columns
         .iter()
@@ -112,10 +112,7 @@ fn frame_table(frame: &Frame) -> String {
             (name.to_string(), unit.to_string(), column.numeric)
         })
         .collect();
-    let rows: Vec<Vec<String>> = (0..shown.rows)
-        .map(|row| shown.columns.iter().map(|column| column.cells[row].clone()).collect())
-        .collect();
-    table(&columns, &rows, &shown.notes)
+    table(&columns, &shown.rows().collect::<Vec<_>>(), &shown.notes)
 }
 
 fn schemes(comparison: &Comparison) -> String {

@@ -39,17 +39,21 @@ impl Flags {
             return Err("--set and --out are for one notebook: name one".into());
         }
         if !self.set.is_empty() && self.out.is_none() && !self.check {
-            return Err("--set wants --out FILE: what is run with other parameters is another notebook".into());
+            return Err(
+                "--set wants --out FILE: what is run with other parameters is another notebook".into()
+            );
         }
         let set = self.set.iter().map(|given| {
-            let (name, value) = given.split_once('=').ok_or_else(|| format!("--set {given}: write NAME=VALUE"))?;
+            let (name, value) =
+                given.split_once('=').ok_or_else(|| format!("--set {given}: write NAME=VALUE"))?;
             Ok((name.trim().to_string(), value.to_string()))
         });
         let set = set.collect::<Result<Vec<_>, String>>()?;
         let each = self.notebooks.iter().map(|path| {
             let mut notebook = read(path)?;
             if !set.is_empty() {
-                parameters::inject(&mut notebook, &set).map_err(|why| format!("{}: {why}", path.display()))?;
+                parameters::inject(&mut notebook, &set)
+                    .map_err(|why| format!("{}: {why}", path.display()))?;
             }
             Ok(notebook)
         });
@@ -97,8 +101,6 @@ pub fn read(path: &Path) -> Result<Value, String> {
     let notebook: Value = serde_json::from_str(&text).unwrap_or_default();
     match notebook["cells"].is_array() {
         true => Ok(notebook),
-        false => {
-            Err(format!("{at} is not a notebook that can be read; give the path of an .ipynb file"))
-        }
+        false => Err(format!("{at} is not a notebook that can be read; give the path of an .ipynb file")),
     }
 }

@@ -48,7 +48,8 @@ pub fn inject(notebook: &mut Value, set: &[(String, String)]) -> Result<(), Stri
 }
 
 fn tagged(cell: &Value, tag: &str) -> bool {
-    cell["cell_type"] == "code" && cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
+    cell["cell_type"] == "code"
+        && cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
 }
 
 fn source(cell: &Value) -> String {
@@ -110,7 +111,9 @@ fn statements(code: &str) -> Vec<ast::LetStmt> {
     let file = SourceFile::parse(&format!("fn cell() {{\n{code}\n}}"), Edition::Edition2024).tree();
     let body = file.syntax().children().find_map(ast::Fn::cast).and_then(|function| function.body());
     let nodes = body.and_then(|body| body.stmt_list()).into_iter();
-    nodes.flat_map(|list| list.syntax().children().filter_map(ast::LetStmt::cast).collect::<Vec<_>>()).collect()
+    nodes
+        .flat_map(|list| list.syntax().children().filter_map(ast::LetStmt::cast).collect::<Vec<_>>())
+        .collect()
 }
 
 /// A literal token, with the minus before it.
@@ -235,7 +238,8 @@ impl Place {
         let inner = match (self.list, self.optional) {
             (true, _) => {
                 let inner = given.trim_start_matches('&').trim_start_matches("vec!");
-                let inner = inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(inner);
+                let inner =
+                    inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(inner);
                 let items = inner.split(',').map(str::trim).filter(|item| !item.is_empty());
                 let items: Vec<String> = items.map(|item| self.literal(item)).collect::<Option<_>>()?;
                 items.join(", ")
@@ -244,7 +248,9 @@ impl Place {
                 let inner = given.strip_prefix("Some(").and_then(|inner| inner.strip_suffix(')'));
                 self.literal(inner.unwrap_or(given))?
             }
-            (false, false) if self.kind == Kind::Text => self.literal(given).filter(|_| written(given)).or_else(|| self.literal(whole))?,
+            (false, false) if self.kind == Kind::Text => {
+                self.literal(given).filter(|_| written(given)).or_else(|| self.literal(whole))?
+            }
             (false, false) => self.literal(given)?,
         };
         Some(format!("{}{inner}{}", self.before, self.after))
@@ -270,7 +276,9 @@ impl Place {
             kind if whole(kind) => Some(suffix(given)),
             Kind::Float if whole(Kind::Integer) => Some(suffix(&format!("{given}.0"))),
             Kind::Text => Some(format!("{given:?}")),
-            Kind::Char => given.chars().next().filter(|_| given.chars().count() == 1).map(|c| format!("{c:?}")),
+            Kind::Char => {
+                given.chars().next().filter(|_| given.chars().count() == 1).map(|c| format!("{c:?}"))
+            }
             _ => None,
         }
     }
@@ -278,7 +286,8 @@ impl Place {
 
 /// Whether text has its quotes.
 fn written(given: &str) -> bool {
-    given.ends_with(['"', '#']) && (given.starts_with('"') || given.starts_with("r\"") || given.starts_with("r#"))
+    given.ends_with(['"', '#'])
+        && (given.starts_with('"') || given.starts_with("r\"") || given.starts_with("r#"))
 }
 
 #[cfg(test)]
