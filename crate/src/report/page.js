@@ -44,7 +44,7 @@ if (hide) {
 }
 const closed = [];
 addEventListener("beforeprint", () => {
-  closed.push(...[...document.querySelectorAll("details:not([open])")]);
+  closed.push(...document.querySelectorAll("details:not([open]):not(.vega-embed *)"));
   closed.forEach((details) => (details.open = true));
 });
 addEventListener("afterprint", () => closed.splice(0).forEach((details) => (details.open = false)));
@@ -61,7 +61,7 @@ for (const data of document.querySelectorAll("script.chart")) {
       picture.remove();
     })
     .catch((error) => {
-      chart.remove();
-      console.error(error);
+      chart.className = "note";
+      chart.textContent = `A picture alone, since the chart cannot be drawn: ${error.message}`;
     });
 }

@@ -22,8 +22,8 @@ fn repository(folder: &str, end: &str) -> Vec<PathBuf> {
 
 /// The page without what is in it as data: pictures, fonts and Vega's own program.
 fn page(html: &str) -> String {
-    let start = html.rfind("<body>").unwrap();
-    let end = html[start..].find("<script>").map_or(html.len(), |at| start + at);
+    let start = html.find("</head>\n<body>").unwrap();
+    let end = html[start..].find("<script>\n").map_or(html.len(), |at| start + at);
     html[start..end].to_string()
 }
 

@@ -23,6 +23,10 @@ pub fn run(home: &Home, notebooks: &[PathBuf]) -> Result<(), String> {
         false => notebooks.to_vec(),
     };
     let now = Now::of(home.root());
+    if let Some((commit, dirty)) = source::commit(home.root()) {
+        let changes = if dirty { " with uncommitted changes" } else { "" };
+        println!("this code is that of commit {}{changes}", &commit[..10.min(commit.len())]);
+    }
     let mut faulty = 0;
     for path in &all {
         let notebook = notebook::read(path)?;
