@@ -48,14 +48,14 @@ fn data(data: &Value, folder: &Path, page: &mut Page) -> String {
     });
     if let Some((_, chart)) = chart {
         let picture = picture.unwrap_or_else(|| format!("<pre>{}</pre>", escape(&plain)));
-        return page.figure(&picture, Some(chart));
+        return page.figure(&picture, &plain, Some(chart));
     }
     if let Some(html) = of("text/html").map(text) {
         page.warnings.extend(markdown::outside(&html));
         return html;
     }
     if let Some(picture) = picture {
-        return page.figure(&picture, None);
+        return page.figure(&picture, &plain, None);
     }
     if let Some(source) = of("text/markdown").map(text) {
         let done = markdown::render(&source, folder, &Value::Null, "output");

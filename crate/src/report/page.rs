@@ -27,6 +27,9 @@ const VEGA: [&str; 3] = [
     include_str!("../../assets/vega/vega-embed.min.js"),
 ];
 
+/// Their licences, which go with them.
+const LICENSES: &str = include_str!("../../assets/vega/LICENSES");
+
 /// A page under construction.
 #[derive(Default)]
 pub(super) struct Page {
@@ -55,13 +58,16 @@ impl Page {
         self.contents.push((id, title.to_string()));
     }
 
-    /// A picture, and what Vega draws in its place where scripts run. `picture` is HTML.
-    pub fn figure(&mut self, picture: &str, chart: Option<&Value>) -> String {
+    /// A picture, what it is of in words, and what Vega draws in its place where scripts run. `picture` is HTML.
+    pub fn figure(&mut self, picture: &str, about: &str, chart: Option<&Value>) -> String {
         let chart = chart.map_or_else(String::new, |chart| {
             self.interactive = true;
             format!("<script type=\"application/json\" class=\"chart\">{}</script>", data(chart))
         });
-        format!("<figure><div class=\"picture\">{picture}</div>{chart}</figure>\n")
+        let about = escape(about);
+        format!(
+            "<figure><div class=\"picture\" role=\"img\" aria-label=\"{about}\">{picture}</div>{chart}</figure>\n"
+        )
     }
 
     /// The whole file.
@@ -76,7 +82,10 @@ impl Page {
             })
             .collect();
         let vega: String = match self.interactive {
-            true => VEGA.into_iter().map(program).collect(),
+            true => {
+                let programs: String = VEGA.into_iter().map(program).collect();
+                format!("<!-- What draws the charts, and its licences:\n\n{LICENSES}-->\n{programs}")
+            }
             false => String::new(),
         };
         let warnings: String =

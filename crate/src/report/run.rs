@@ -88,8 +88,8 @@ fn lead(name: &str, rows: &[Row], findings: &Findings) -> Result<String> {
 fn figures(frame: &Frame, page: &mut Page) -> String {
     let mut figures = String::new();
     for (name, figure) in ready_made(frame) {
-        match figure.and_then(|figure| Ok((figure.svg()?, chart(&figure)))) {
-            Ok((svg, chart)) => figures += &page.figure(&svg, chart.as_ref()),
+        match figure.and_then(|figure| Ok((figure.svg()?, figure.title.clone(), chart(&figure)))) {
+            Ok((svg, about, chart)) => figures += &page.figure(&svg, &about, chart.as_ref()),
             Err(error) => page.warnings.push(format!("the figure {name} was not drawn: {error}")),
         }
     }

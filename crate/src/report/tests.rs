@@ -37,12 +37,13 @@ fn every_study_has_a_question() {
 #[test]
 fn data_cannot_end_its_element() {
     let mut page = Page::default();
-    let figure = page.figure("<svg/>", Some(&json!({"title": "</script><!--<script>"})));
+    let figure = page.figure("<svg/>", "a figure", Some(&json!({"title": "</script><!--<script>"})));
     assert_eq!(figure.matches("</script>").count(), 1);
     assert!(figure.contains("\\u003c/script>\\u003c!--"), "{figure}");
     assert!(page.interactive && page.html().contains("vegaEmbed"));
-    // Each program ends with the only end that there is.
     let html = page.html();
+    assert!(html.contains("University of Washington Interactive Data Lab"));
+    // Each program ends with the only end that there is.
     assert_eq!(html.matches("<script>").count(), html.matches("</script>").count());
 }
 

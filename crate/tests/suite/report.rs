@@ -166,7 +166,7 @@ fn outputs_are_shown_or_told() {
         "<span class=\"k\">let</span> a = <span class=\"s\">&quot;&lt;&quot;</span>",
         "<i>as it is</i>",
         "<span style=\"color:#d1453b\">two</span>",
-        "<div class=\"picture\"><svg xmlns=\"http://www.w3.org/2000/svg\"><text>picture</text></svg></div>",
+        "<div class=\"picture\" role=\"img\" aria-label=\"A figure\"><svg xmlns=\"http://www.w3.org/2000/svg\"><text>picture</text></svg></div>",
         "<span style=\"font-weight:600\">Error</span>: bad &lt;T&gt;",
         "\"title\":\"a \\u003c/script> b\"",
         "Who made the outputs is not noted",
