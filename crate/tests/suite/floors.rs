@@ -61,7 +61,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "study",
         &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"],
     ),
-    ("report", &["error", "text", "json", "record", "frame", "figure", "display", "study"]),
+    ("report", &["error", "json", "record", "frame", "figure", "display", "study"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

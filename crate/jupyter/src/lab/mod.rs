@@ -5,12 +5,13 @@
 //! | `steps` | what must be there: evcxr's settings, sources for rust-analyzer, the kernelspec |
 //! | `library` | what cells link to |
 //! | `python` | Python's side of it: JupyterLab and its packages |
-//! | `notebook`, `parameters` | running notebooks without a front end, with parameters |
+//! | `notebook`, `parameters`, `default` | running notebooks without a front end, with parameters |
 //! | `check` | whether outputs are of their cells and of this code |
 //! | `made`, `source` | what a notebook notes of its outputs, and the hash of the sources: files of the library |
 //! | `doctor` | what is there and what is not |
 
 mod check;
+mod default;
 mod doctor;
 mod library;
 #[path = "../../../src/report/made.rs"]
