@@ -30,14 +30,16 @@ pub fn text(value: &Value) -> String {
     }
 }
 
-/// The prints of each code cell: 16 hex digits of the SHA-256 of its code, and of its outputs.
-pub fn prints(notebook: &Value) -> Vec<[String; 2]> {
-    let hex = |digest: Sha256| digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+/// The prints of each code cell: 16 hex digits of the SHA-256 of its code, a blank, and those of its outputs.
+pub fn prints(notebook: &Value) -> Vec<String> {
+    let hex = |digest: Sha256| -> String {
+        digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    };
     let prints = code_cells(notebook).map(|cell| {
         let (mut code, mut outputs) = (Sha256::new(), Sha256::new());
         feed(&cell["source"], &mut code);
         feed(&cell["outputs"], &mut outputs);
-        [hex(code), hex(outputs)]
+        format!("{} {}", hex(code), hex(outputs))
     });
     prints.collect()
 }
@@ -93,8 +95,10 @@ pub fn faults(notebook: &Value) -> Vec<String> {
         |cell: &Value| cell["execution_count"].is_null() && !text(&cell["source"]).trim().is_empty();
     let (noted, now) = (noted_prints(notebook), prints(notebook));
     let same_cells = noted.as_ref().filter(|noted| noted.len() == now.len());
-    let other =
-        |index: usize, part: usize| same_cells.is_some_and(|noted| noted[index][part] != now[index][part]);
+    let part = |print: &str, part: usize| print.split(' ').nth(part).map(str::to_string);
+    let other = |index: usize, of: usize| {
+        same_cells.is_some_and(|noted| part(&noted[index], of) != part(&now[index], of))
+    };
     told(numbers(&|_, cell| not_run(cell)), "was not run", "were not run");
     let edited = |index: usize, cell: &Value| other(index, 0) && !not_run(cell);
     told(numbers(&edited), "was edited after the run", "were edited after the run");
@@ -118,7 +122,7 @@ pub fn faults(notebook: &Value) -> Vec<String> {
 }
 
 /// The prints of the note.
-fn noted_prints(notebook: &Value) -> Option<Vec<[String; 2]>> {
+fn noted_prints(notebook: &Value) -> Option<Vec<String>> {
     serde_json::from_value(note(notebook)?["cells"].clone()).ok()
 }
 

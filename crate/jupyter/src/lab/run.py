@@ -31,12 +31,15 @@ for index in code:
 def provenance():
     """What the library says of itself and of the machine, in the words of the records; nothing where no cell runs any more."""
     asking = nbformat.v4.new_code_cell('println!("{}", lowbit::record::Provenance::note());')
+    notebook.cells.append(asking)
     try:
-        client.execute_cell(asking, len(notebook.cells))
+        client.execute_cell(asking, len(notebook.cells) - 1)
         return json.loads("".join(output.text for output in asking.outputs if output.output_type == "stream"))
     except (CellExecutionError, DeadKernelError, ValueError) as error:
         print(f"lowbit: {path}: whoever made these outputs could not be noted: {error}", file=sys.stderr)
         return None
+    finally:
+        notebook.cells.pop()
 
 
 failed, note = None, None
