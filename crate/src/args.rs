@@ -127,6 +127,14 @@ pub enum Command {
         #[arg(long, value_name = "SCHEME")]
         baseline: Option<String>,
     },
+    /// A run or a notebook as one HTML file that opens anywhere: claim, figures, tables, settings, provenance.
+    Report {
+        /// A run's folder, id or name, or a notebook.
+        what: PathBuf,
+        /// The file to write, `-` for standard output [default: in the run's folder or beside the notebook, named after it].
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// What a model is: family, sizes, bytes, hash, tensors left over.
     Info {
         #[command(flatten)]

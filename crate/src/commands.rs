@@ -1,9 +1,9 @@
 //! What each command does: settings from file and flags, then one verb of the library.
 
 use crate::args::{self, Args, Command, Measuring, Recording, Source};
+use crate::finished::{failures, tell};
 use crate::flags::over;
 use crate::out::{linked, say, shown};
-use crate::report::{comparison, failures, report};
 use clap::Args as Flags;
 use lowbit::error::{Error, Kind, Result};
 use lowbit::figure;
@@ -18,6 +18,7 @@ use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
+use lowbit::report::{Report, comparison};
 use lowbit::study::{Instrument, Study};
 use lowbit::train::Training;
 use lowbit::warning::warn;
@@ -52,6 +53,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Compare { runs, baseline } => {
             say!("{}", comparison(&Frame::load_all(&runs)?, baseline.as_deref())?)
         }
+        Command::Report { what, out } => report(&what, out.as_deref()),
         Command::Info { model, linears } => info(&model, linears),
         Command::Convert { model, out, training_length } => {
             let mut model = load_for(&model, Some(&out))?;
@@ -163,7 +165,7 @@ fn record<M: Measure + Clone + Into<Instrument>>(
             }
         })
     })?;
-    report(&run)
+    tell(&run)
 }
 
 /// An interruption with what the same command will do when it is given again.
@@ -252,7 +254,7 @@ fn measure(study: Study, flags: &args::Reproduce) -> Result<()> {
             _ => format!("nothing of {} was recorded yet", study.name),
         })
     })?;
-    report(&run)
+    tell(&run)
 }
 
 /// A recorded run measured again.
@@ -306,6 +308,17 @@ fn plots(run: &str) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn report(what: &Path, out: Option<&Path>) -> Result<()> {
+    let report = Report::of(what)?;
+    report.warnings().iter().for_each(warn);
+    if out == Some(Path::new("-")) {
+        return say!("{}", report.html().trim_end());
+    }
+    let out = out.unwrap_or(report.beside());
+    report.save(out)?;
+    say!("report    {} ({:.1} MB)", linked(out), report.html().len() as f64 / 1e6)
 }
 
 fn info(source: &Source, linears: bool) -> Result<()> {

@@ -27,6 +27,7 @@
 //! | keep what was read | [`Run`] | [`mod@record`] |
 //! | read it back | [`Frame`] | [`frame`] |
 //! | see it | [`Figure`] | [`figure`] |
+//! | share it | [`Report`] | [`report`] |
 //! | read a text | [`Corpus`] | [`corpus`] |
 //! | see any of these in a notebook | `value` as a cell's last line | [`display`] |
 //! | move a slider, and see what changes | [`slider`](widget::slider)`("bits", 2..=8).bind(…)` | [`widget`] |
@@ -57,6 +58,7 @@ pub mod prelude;
 pub mod progress;
 pub mod quantize;
 pub mod record;
+pub mod report;
 pub mod settings;
 pub mod stats;
 pub mod study;
@@ -77,6 +79,7 @@ pub use measure::{
 pub use model::{Loading, Model, Positions};
 pub use quantize::Scheme;
 pub use record::{Reading, Run};
+pub use report::Report;
 pub use study::Study;
 pub use threads::set_threads;
 pub use train::Training;

@@ -4,9 +4,9 @@
 
 mod args;
 mod commands;
+mod finished;
 mod flags;
 mod out;
-mod report;
 
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use lowbit::error::Kind;

@@ -18,6 +18,7 @@ pub use crate::model::{Loading, Model, Positions};
 pub use crate::quantize::probe::Grain;
 pub use crate::quantize::{Budget, Calibration, Hessians, Observer, Quantizing, Scheme};
 pub use crate::record::{Reading, Run};
+pub use crate::report::Report;
 pub use crate::stats;
 pub use crate::study::Study;
 pub use crate::threads::{set_threads, threads};

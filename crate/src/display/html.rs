@@ -6,7 +6,7 @@ const TABLE: &str = "border-collapse:collapse;font-size:13px;color:inherit;backg
 const LINE: &str = "1px solid rgba(128,128,128,.35)";
 
 /// `text` with the characters that HTML reads as markup replaced.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

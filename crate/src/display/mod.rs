@@ -15,7 +15,7 @@
 //! The HTML inherits its colours from the page, so it reads on light and on dark.
 
 mod card;
-mod html;
+pub(crate) mod html;
 mod table;
 mod tensor;
 

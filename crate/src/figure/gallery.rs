@@ -40,6 +40,18 @@ pub struct Gallery {
     pub failed: Vec<(&'static str, Error)>,
 }
 
+/// The ready-made figures that the records allow, the most telling first, each with its name or with what is wrong.
+pub fn ready_made(frame: &Frame) -> Vec<(&'static str, Result<Figure>)> {
+    let made = GALLERY.into_iter().filter_map(|(name, measure, column, figure)| {
+        match allows(frame, name, measure, column) {
+            Ok(true) => Some((name, figure(frame))),
+            Ok(false) => None,
+            Err(error) => Some((name, Err(error))),
+        }
+    });
+    made.collect()
+}
+
 /// Draws every ready-made figure that the records allow into `plots_dir`, each as `.svg` and `.png`. One that cannot be
 /// drawn does not take the others with it.
 ///
@@ -49,8 +61,8 @@ pub fn draw_all(frame: &Frame, plots_dir: impl AsRef<Path>) -> Result<Gallery> {
     let plots_dir = plots_dir.as_ref();
     std::fs::create_dir_all(plots_dir).map_err(|e| Error::io(plots_dir, &e))?;
     let mut gallery = Gallery::default();
-    for (name, measure, column, figure) in GALLERY {
-        match draw(frame, name, measure, column, figure, plots_dir) {
+    for (name, figure) in ready_made(frame) {
+        match figure.and_then(|figure| draw(&figure, name, plots_dir)) {
             Ok(files) => gallery.drawn.extend(files),
             // A full disk is full for all of them.
             Err(error) if error.kind() == Kind::Io => return Err(error),
@@ -60,22 +72,11 @@ pub fn draw_all(frame: &Frame, plots_dir: impl AsRef<Path>) -> Result<Gallery> {
     Ok(gallery)
 }
 
-/// The files of one figure; none where the records do not allow it.
-fn draw(
-    frame: &Frame,
-    name: &str,
-    measure: Option<&str>,
-    column: &str,
-    figure: fn(&Frame) -> Result<Figure>,
-    plots_dir: &Path,
-) -> Result<Vec<PathBuf>> {
-    if !allows(frame, name, measure, column)? {
-        return Ok(vec![]);
-    }
-    let figure = figure(frame)?;
+/// The files of one figure.
+fn draw(figure: &Figure, name: &str, plots_dir: &Path) -> Result<[PathBuf; 2]> {
     let files = ["svg", "png"].map(|ending| plots_dir.join(format!("{name}.{ending}")));
     files.iter().try_for_each(|path| figure.save(path))?;
-    Ok(files.into())
+    Ok(files)
 }
 
 /// Whether there is a number to draw.

@@ -49,7 +49,7 @@ pub use chart::{Dash, Point, Rule, Series};
 pub use context::{context, context_loss};
 pub use divergence::divergence;
 pub use drift::{drift, drift_prediction};
-pub use gallery::{Gallery, draw_all};
+pub use gallery::{Gallery, draw_all, ready_made};
 pub use memory::memory;
 pub use outliers::outliers;
 pub use passkey::passkey;

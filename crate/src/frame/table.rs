@@ -41,6 +41,11 @@ impl Frame {
         self.shown_to(ROWS)
     }
 
+    /// The same columns with all rows.
+    pub(crate) fn shown_whole(&self) -> Shown {
+        self.shown_to(self.height())
+    }
+
     /// The same columns with at most so many rows.
     pub(crate) fn shown_to(&self, most: usize) -> Shown {
         let (mut differing, mut constant) = (Vec::new(), Vec::new());

@@ -47,6 +47,14 @@ impl Provenance {
         static GATHERED: OnceLock<Provenance> = OnceLock::new();
         GATHERED.get_or_init(look).clone()
     }
+
+    /// The same as a line of JSON, with the hash of the sources that the program was built from: what a notebook notes of
+    /// whoever made its outputs.
+    pub fn note() -> String {
+        let mut note = serde_json::json!(Self::gather());
+        note["sources"] = option_env!("LOWBIT_SOURCES").into();
+        note.to_string()
+    }
 }
 
 fn look() -> Provenance {

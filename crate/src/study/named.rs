@@ -81,6 +81,31 @@ impl Study {
         }
     }
 
+    /// What the study of that name asks.
+    pub fn question(name: &str) -> Option<&'static str> {
+        Some(match name {
+            "glance" => "Does the model still predict, and find passkeys, in four bits?",
+            "phase1" => {
+                "What does the model lose from full precision down to four bits and below, each format with the nearest codes \
+                 and with the best method?"
+            }
+            "first-look" => "Does the model predict, and find passkeys, in four bits as it does in bf16?",
+            "staged" => {
+                "What does each stage from full precision to four bits cost, and what do rotation and GPTQ win back?"
+            }
+            "drift" => {
+                "How far does the recurrent state drift from that at full precision, and when do the words part?"
+            }
+            "outliers" => "How large do activations get, and do large values stay in their channels?",
+            "recall" => "How far back are passkeys found in few bits?",
+            "context" => "Does what few bits cost grow with the length of the context?",
+            "sensitivity" => "Which parts break first, and what would have told it beforehand?",
+            "mixed" => "Do widths chosen part by part beat uniform widths in the same bytes?",
+            "cost" => "How fast, and in how much memory, does the model run in each scheme?",
+            _ => return None,
+        })
+    }
+
     /// A study by its name.
     ///
     /// # Errors

@@ -62,6 +62,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "study",
         &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"],
     ),
+    ("report", &["error", "json", "record", "frame", "figure", "display", "study"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

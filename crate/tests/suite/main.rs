@@ -19,6 +19,7 @@ mod quantized;
 mod readings;
 mod reference;
 mod repetition;
+mod report;
 mod runs;
 mod saving;
 mod study;

@@ -5,13 +5,22 @@
 //! | `steps` | what must be there: evcxr's settings, sources for rust-analyzer, the kernelspec |
 //! | `library` | what cells link to |
 //! | `python` | Python's side of it: JupyterLab and its packages |
-//! | `notebook` | running notebooks without a front end |
+//! | `notebook`, `parameters`, `default` | running notebooks without a front end, with parameters |
+//! | `check` | whether outputs are of their cells and of this code |
+//! | `made`, `source` | what a notebook notes of its outputs, and the hash of the sources: files of the library |
 //! | `doctor` | what is there and what is not |
 
+mod check;
+mod default;
 mod doctor;
 mod library;
+#[path = "../../../src/report/made.rs"]
+mod made;
 mod notebook;
+mod parameters;
 mod python;
+#[path = "../../../src/record/source.rs"]
+mod source;
 mod steps;
 
 use crate::event::Event;
@@ -43,13 +52,11 @@ enum Verb {
     /// Install what is missing and stop.
     Setup,
     /// Run notebooks without a front end and write the results back; fails at the first cell that fails.
-    Run {
-        /// The notebooks.
-        #[arg(required = true)]
+    Run(notebook::Flags),
+    /// Tell who made the outputs of notebooks, and what has changed since; fails where they are not of the cells.
+    Check {
+        /// The notebooks [default: those of the project].
         notebooks: Vec<PathBuf>,
-        /// Run on the small setting and write nothing back: do the notebooks still work?
-        #[arg(long)]
-        check: bool,
     },
     /// Tell what is there, what is missing, and how to mend it.
     Doctor,
@@ -63,6 +70,12 @@ enum Verb {
         /// Jupyter's connection file.
         connection: PathBuf,
     },
+    /// Prints of a notebook's cells, for who runs it.
+    #[command(hide = true)]
+    Prints {
+        /// The notebook.
+        notebook: PathBuf,
+    },
     /// Open a session and run a cell, in a process of its own.
     #[command(hide = true)]
     Try,
@@ -75,10 +88,15 @@ pub fn run() -> Result<(), String> {
     match args.verb {
         None => open(&home, args.no_browser, &args.jupyter),
         Some(Verb::Setup) => steps::all(&home),
-        Some(Verb::Run { notebooks, check }) => {
-            notebook::look(&notebooks)?;
+        Some(Verb::Run(flags)) => {
+            let notebooks = flags.read()?;
             steps::all(&home)?;
-            notebook::run(&home, &notebooks, check)
+            flags.run(&home, &notebooks)
+        }
+        Some(Verb::Check { notebooks }) => check::run(&home, &notebooks),
+        Some(Verb::Prints { notebook }) => {
+            println!("{}", serde_json::json!(made::prints(&notebook::read(&notebook)?)));
+            Ok(())
         }
         Some(Verb::Doctor) => doctor::run(&home),
         Some(Verb::Kernelspec) => {

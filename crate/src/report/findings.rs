@@ -1,11 +1,7 @@
-//! What is shown of a finished run: a table for each measurement, the schemes beside a baseline, figures.
+//! What the records of a run say, as tables and sentences: the same on a terminal and in a report.
 
-use crate::out::{linked, say};
-use lowbit::error::{Error, Result};
-use lowbit::figure::{self, Gallery};
-use lowbit::frame::{Comparison, Frame};
-use lowbit::record::Run;
-use lowbit::warning::warn;
+use crate::error::{Error, Result};
+use crate::frame::{Comparison, Frame};
 use std::collections::BTreeSet;
 
 /// The columns of each measurement's table.
@@ -138,42 +134,92 @@ const TABLES: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// Figures and tables of a run that holds all of its readings. The figures come first, and finish it: whoever reads the
-/// tables may stop at any line, and a run whose figures were cut short is still one that the same command goes on with.
-pub fn report(run: &Run) -> Result<()> {
-    let frame = Frame::load(run.path())?;
-    let figures = figure::draw_all(&frame, &run.plots_dir()?)?;
-    run.finish()?;
-    for (measure, columns) in TABLES {
-        // Of outliers the roles say more than the summary.
-        let kind = if measure == "outliers" { "role" } else { "summary" };
-        let rows = frame.filter("measure", measure)?.filter("row", kind)?;
-        if rows.height() > 0 {
-            // What a measurement had no reason to record has no column.
-            let known = columns.iter().filter(|column| rows.has(column));
-            say!("\n{measure}\n{}", rows.select(known)?)?;
-        }
-    }
-    let contexts = frame.contexts()?;
-    if contexts.height() > 0 {
-        say!("\nby length of context, all schemes and bins in one family (Holm)\n{contexts}")?;
-    }
-    // Where there is nothing to compare, or not with one baseline, the tables above are all.
-    if let Some(comparison) = comparison(&frame, None).ok().filter(|comparison| comparison.rows.len() > 1) {
-        say!("\nschemes\n{comparison}")?;
-    }
-    warnings(&frame)?.iter().for_each(warn);
-    failures(&figures);
-    say!("")?;
-    if let Some(first) = figures.drawn.iter().find(|path| path.extension().is_some_and(|end| end == "png")) {
-        let others = figures.drawn.len() / 2 - 1;
-        let beside = if others > 0 { format!(", and {others} more beside it") } else { String::new() };
-        say!("figure    {}{beside}", linked(first))?;
-    }
-    say!("readings  {}", linked(&run.path().join("metrics.jsonl")))
+/// What is shown of a run's records, wherever it is shown.
+pub struct Findings {
+    /// A table for each measurement, under its name.
+    pub tables: Vec<(&'static str, Frame)>,
+    /// Where schemes part by length of context, if that was measured.
+    pub contexts: Option<Frame>,
+    /// The schemes beside the first that was recorded, where there are several that compare.
+    pub comparison: Option<Comparison>,
+    /// What the records warn of, each once, with the schemes that it is about where not all are.
+    pub warnings: Vec<String>,
 }
 
-/// What the records of a run warn of, each once, with the schemes that it is about where not all are.
+impl Findings {
+    /// Those of a frame of records.
+    ///
+    /// # Errors
+    /// If the records lack columns that every record has.
+    pub fn of(frame: &Frame) -> Result<Self> {
+        let mut tables = vec![];
+        for (measure, columns) in TABLES {
+            // Of outliers the roles say more than the summary.
+            let kind = if measure == "outliers" { "role" } else { "summary" };
+            let rows = frame.filter("measure", measure)?.filter("row", kind)?;
+            if rows.height() > 0 {
+                // What a measurement had no reason to record has no column.
+                let known = columns.iter().filter(|column| rows.has(column));
+                tables.push((measure, rows.select(known)?));
+            }
+        }
+        let contexts = Some(frame.contexts()?).filter(|contexts| contexts.height() > 0);
+        // Where there is nothing to compare, or not with one baseline, the tables are all.
+        let comparison = comparison(frame, None).ok().filter(|comparison| comparison.rows.len() > 1);
+        Ok(Self { tables, contexts, comparison, warnings: warnings(frame)? })
+    }
+
+    /// What the tests allow to say, a sentence for each family of them.
+    ///
+    /// # Errors
+    /// If the table of contexts lacks a column.
+    pub fn sentences(&self) -> Result<Vec<String>> {
+        let mut sentences = vec![];
+        if let Some(comparison) = &self.comparison {
+            let told = comparison.rows.iter().filter(|row| row.scheme != comparison.baseline);
+            let several = comparison.rows.iter().any(|row| row.model != comparison.rows[0].model);
+            let named = |model: &str, scheme: &str| match several {
+                true => format!("{model} in {scheme}"),
+                false => scheme.to_string(),
+            };
+            let groups = grouped(told.map(|row| (row.verdict(), named(&row.model, &row.scheme))));
+            if !groups.is_empty() {
+                let (baseline, tests) = (&comparison.baseline, comparison.tests);
+                sentences.push(format!("Beside {baseline} (Holm over {tests} tests), {groups}."));
+            }
+        }
+        if let Some(contexts) = &self.contexts {
+            let (schemes, parts) = (contexts.texts("scheme")?, contexts.numbers("parts_at")?);
+            let told = schemes.into_iter().zip(parts).map(|(scheme, at)| {
+                let verdict = match at {
+                    Some(at) if at.is_nan() => "without numbers".to_string(),
+                    Some(at) => format!("worse than the reference from contexts of {at} on"),
+                    None => "not told from the reference at any length of context".to_string(),
+                };
+                (verdict, scheme.unwrap_or_default())
+            });
+            let groups = grouped(told);
+            let mut letters = groups.chars();
+            let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+            sentences.push(format!("{first}{}.", letters.as_str()));
+        }
+        Ok(sentences)
+    }
+}
+
+/// `worse: a, b; better: c`, in the order of their first; what has no verdict is left to the table.
+fn grouped(told: impl Iterator<Item = (String, String)>) -> String {
+    let mut groups: Vec<(String, Vec<String>)> = vec![];
+    for (verdict, name) in told.filter(|(verdict, _)| !verdict.is_empty()) {
+        match groups.iter_mut().find(|(known, _)| *known == verdict) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((verdict, vec![name])),
+        }
+    }
+    let groups = groups.into_iter().map(|(verdict, names)| format!("{verdict}: {}", names.join(", ")));
+    groups.collect::<Vec<_>>().join("; ")
+}
+
 fn warnings(frame: &Frame) -> Result<Vec<String>> {
     let rows = frame.filter("row", "summary")?;
     if !rows.has("warning") || !rows.has("scheme") {
@@ -202,14 +248,10 @@ fn warnings(frame: &Frame) -> Result<Vec<String>> {
     Ok(told.collect())
 }
 
-/// Tells of the figures that could not be drawn.
-pub fn failures(figures: &Gallery) {
-    for (name, error) in &figures.failed {
-        warn(format!("the figure {name} was not drawn: {error}"));
-    }
-}
-
 /// The schemes of the records beside a baseline: the one named, or the first that was recorded.
+///
+/// # Errors
+/// If the records name no scheme, or cannot be compared with that one.
 pub fn comparison(frame: &Frame, baseline: Option<&str>) -> Result<Comparison> {
     let first = || -> Result<_> { Ok(frame.texts("scheme")?.into_iter().flatten().next()) };
     match baseline {
