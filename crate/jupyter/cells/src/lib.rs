@@ -5,8 +5,8 @@ pub use lowbit::*;
 pub use {candle_core, polars}; // whose types values of lowbit may have
 
 use lowbit::display::Drawing;
-use lowbit::progress::{self, Update, check_interrupt, interrupt};
-use lowbit::widget::{self, Bound};
+use lowbit::progress::{Update, check_interrupt, interrupt};
+use lowbit::widget::{Bound, Part};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,7 +44,7 @@ pub fn attach() {
         libc::signal(libc::SIGUSR2, on_stop as *const () as libc::sighandler_t);
     }
     std::panic::set_hook(Box::new(|panic| {
-        if widget::is_answering() {
+        if lowbit::widget::is_answering() {
             return; // shown in place of the closure's result
         }
         let text = what_happened(panic);
@@ -56,8 +56,8 @@ pub fn attach() {
         }
         tell(&json!({"panic": text}));
     }));
-    progress::set_sink(Box::new(|update| tell(&describe(update))));
-    widget::set_sink(Box::new(show_controls));
+    lowbit::progress::set_sink(Box::new(|update| tell(&describe(update))));
+    lowbit::widget::set_sink(Box::new(show_controls));
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
     if let Err(error) = thread("lowbit-cells").spawn(move || serve_requests(requests)) {
         eprintln!("unfinished lines will be shown late: {error}");
@@ -150,7 +150,7 @@ fn serve_requests(requests: RawFd) {
 }
 
 fn show_controls(bound: &Bound) {
-    let part = |part: &widget::Part| {
+    let part = |part: &Part| {
         json!({
             "kind": part.kind, "label": part.label, "value": part.value, "min": part.min, "max": part.max,
             "step": part.step, "whole": part.whole, "options": part.options, "text": part.to_string(),
@@ -192,7 +192,7 @@ fn serve_moves(fd: RawFd) {
                 }
                 ["close", id] => {
                     if let Ok(id) = id.parse() {
-                        widget::close(id);
+                        lowbit::widget::close(id);
                     }
                 }
                 _ => {}
@@ -200,7 +200,7 @@ fn serve_moves(fd: RawFd) {
         }
         for (id, (serial, values)) in moved {
             let values: Vec<_> = values.into_iter().collect();
-            let shown = widget::answer(id, &values);
+            let shown = lowbit::widget::answer(id, &values);
             tell(&json!({"answer": {"id": id, "serial": serial, "shown": shown.as_ref().map(contents)}}));
         }
     }
