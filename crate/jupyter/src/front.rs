@@ -18,6 +18,13 @@ const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
 /// A cell that goes on for so long has not heard an interrupt.
 const HEARING: Duration = Duration::from_millis(800);
 
+/// A cell that is compiled for so long says what it waits for.
+const COMPILING: Duration = Duration::from_millis(2500);
+
+/// What it says.
+const WAITS: &str = "compiling; the first variable of a session waits for rust-analyzer, which reads the types of \
+                     lowbit and polars once";
+
 /// How soon an interrupt is seen while a cell waits for a person.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -44,6 +51,8 @@ pub struct Shared {
     pub queued: AtomicUsize,
     /// Whether those are not to run.
     pub given_up: AtomicBool,
+    /// Whether the cell says what it waits for.
+    noted: Mutex<bool>,
     interrupted: Mutex<Option<Instant>>,
     /// No bars: the notebook is run without anyone looking.
     headless: bool,
@@ -68,6 +77,7 @@ impl Shared {
             busy: AtomicBool::new(false),
             running: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            noted: Mutex::default(),
             queued: AtomicUsize::new(0),
             interrupted: Mutex::default(),
             headless: std::env::var_os("LOWBIT_HEADLESS").is_some(),
@@ -86,9 +96,29 @@ impl Shared {
 
     /// A cell begins or ends: no interrupt has come for it.
     pub fn work(&self, busy: bool) {
+        self.forget_note();
         *lock(&self.interrupted) = None;
         self.running.store(false, Ordering::SeqCst);
         self.busy.store(busy, Ordering::SeqCst);
+    }
+
+    /// Says what the cell of `request` waits for, if it is compiled for long; nothing else of it is shown until it runs.
+    pub fn note(&self, request: Option<String>) {
+        std::thread::sleep(COMPILING);
+        let mut noted = lock(&self.noted);
+        let same = self.parent().as_ref().map(|parent| &parent.header.msg_id) == request.as_ref();
+        if same && self.is_busy() && !self.running.load(Ordering::SeqCst) && !self.headless {
+            let html = format!("<div style=\"font-size:12px;opacity:.65\">{WAITS}</div>");
+            let parts = [("text/plain".to_string(), WAITS.to_string()), ("text/html".to_string(), html)];
+            self.publish(DisplayData::new(media(&parts.into())));
+            *noted = true;
+        }
+    }
+
+    fn forget_note(&self) {
+        if std::mem::take(&mut *lock(&self.noted)) {
+            self.publish(ClearOutput { wait: false });
+        }
     }
 
     /// Whether a cell is worked on.
@@ -204,7 +234,10 @@ impl Front for Arc<Shared> {
             Event::Progress(bar) => self.show_bar(&bar),
             Event::Controls(controls) => lock(&self.widgets).open(self, &controls),
             Event::Answer(answer) => lock(&self.widgets).answered(self, &answer),
-            Event::Began => self.running.store(true, Ordering::SeqCst),
+            Event::Began => {
+                self.running.store(true, Ordering::SeqCst);
+                self.forget_note();
+            }
             Event::Panic(_) | Event::Failed(_) | Event::Done => {}
         }
     }

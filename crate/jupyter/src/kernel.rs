@@ -90,6 +90,13 @@ async fn run(connection: &ConnectionInfo, wire: Wire) -> zmq::Result<()> {
     });
     let reading = tokio::spawn(read_shell(shell, shared.clone(), jobs.clone()));
 
+    let interrupted = shared.clone();
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            interrupted.interrupt();
+        }
+    });
+
     // Control: interrupts and the end.
     while let Ok(request) = control.read().await {
         match &request.content {
@@ -264,7 +271,7 @@ fn abort_queued(shared: &Shared, queue: &mpsc::Receiver<Job>) -> bool {
 }
 
 fn execute(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     session: Result<&mut Session, &mut Trouble>,
     cell: &ExecuteRequest,
     count: usize,
@@ -274,6 +281,11 @@ fn execute(
         shared.publish(ExecuteInput { code: cell.code.clone(), execution_count });
     }
     shared.work(true);
+    let request = shared.parent().as_ref().map(|request| request.header.msg_id.clone());
+    std::thread::spawn({
+        let shared = shared.clone();
+        move || shared.note(request)
+    });
     shared.queued.fetch_sub(1, Ordering::SeqCst);
     let result = match session {
         _ if shared.given_up.swap(false, Ordering::SeqCst) => {

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::front::lock;
 use crate::home::Home;
 use crate::input;
-use crate::trouble::{ENDED, FOREIGN, Trouble, ended, mistakes, other};
+use crate::trouble::{ENDED, FOREIGN, OTHER, Trouble, ended, mistakes, other};
 use crate::wire::{self, Wire};
 use crate::{cell, output, types};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -129,9 +129,9 @@ impl Session {
         let code = code.trim_start_matches('\u{feff}'); // the mark that some editors put before a text
         let result = self.once(code);
         let Err(trouble) = &result else { return result };
-        let lost = trouble.name == FOREIGN
+        let lost = [FOREIGN, OTHER].contains(&trouble.name.as_str())
             || (trouble.name == "Panic" && EVCXR.iter().any(|text| trouble.sentence.contains(text)));
-        if !lost || (trouble.name == FOREIGN && self.once("();").is_ok()) {
+        if !lost || (trouble.name != "Panic" && self.once("();").is_ok()) {
             return result;
         }
         let why = &trouble.sentence;

@@ -9,6 +9,9 @@ use evcxr::{CompilationError, Theme};
 /// The kind of mistakes that are not in the cell.
 pub const FOREIGN: &str = "CompileErrorOutside";
 
+/// The kind of what is wrong before a compiler is asked.
+pub const OTHER: &str = "CellError";
+
 /// The process that ran the cells has ended.
 pub const ENDED: &str = "SessionEnded";
 
@@ -33,7 +36,7 @@ impl Trouble {
 
 /// An error of evcxr's.
 pub fn other(error: impl std::fmt::Display) -> Trouble {
-    Trouble::new("Error", error.to_string().trim_end())
+    Trouble::new(OTHER, error.to_string().trim_end())
 }
 
 /// The process that runs the cells ended.

@@ -96,9 +96,9 @@ fn figures(frame: &Frame, page: &mut Page) -> String {
     figures
 }
 
-/// The figure for Vega, where it has that form too.
-fn chart(_: &Figure) -> Option<Value> {
-    None
+/// The figure for Vega, beside its picture.
+fn chart(figure: &Figure) -> Option<Value> {
+    figure.vega().ok()
 }
 
 /// A frame with all of its rows: a page has room.

@@ -50,7 +50,8 @@ pub fn attach() {
         let text = what_happened(panic);
         // Standard output is taken from a cell that prints on and on after it was asked to stop.
         if STOPPING.load(Ordering::SeqCst) && text.starts_with("failed printing to") {
-            say(b'p');
+            // Other threads may go on printing, where it is not the cell's own that panics.
+            say(if std::thread::current().name() == Some("main") { b'p' } else { b't' });
             until_whole();
             return tell(&json!({"failed": "interrupted"}));
         }
