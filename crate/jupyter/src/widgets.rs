@@ -56,7 +56,7 @@ struct Group {
 /// All widgets of a kernel.
 pub struct Widgets {
     wire: Arc<Mutex<Wire>>,
-    /// Whether the front end draws widgets: it has asked for them.
+    /// Whether the front end draws widgets: it has asked for those that there are.
     drawn: bool,
     models: BTreeMap<String, Model>,
     groups: BTreeMap<u64, Group>,
@@ -86,7 +86,7 @@ impl Widgets {
         !self.moves.is_empty()
     }
 
-    /// Answers a request to list the comms; a front end that asks for widgets draws them.
+    /// Answers a request to list the comms.
     pub fn list(&mut self, asked: &CommInfoRequest) -> CommInfoReply {
         let target = asked.target_name.as_deref();
         self.drawn |= target == Some(WIDGET);
@@ -178,10 +178,12 @@ impl Widgets {
         Some(Some(view))
     }
 
-    /// Does what a message of a comm asks; whether it is done at once, and whether it asks to stop the cell.
+    /// Does what a message of a comm asks, and says what is left to do. A front end that draws widgets begins by the comm
+    /// for all of them, or by the list of them.
     pub fn hear(&mut self, shared: &Shared, request: &JupyterMessage) -> Heard {
         match &request.content {
-            JupyterMessageContent::CommOpen(open) if open.target_name != CONTROL => {
+            JupyterMessageContent::CommOpen(open) if open.target_name == CONTROL => self.drawn = true,
+            JupyterMessageContent::CommOpen(open) => {
                 shared.send(JupyterMessage::new(closing(&open.comm_id.0), Some(request))); // nobody here knows it
             }
             JupyterMessageContent::CommMsg(message) => {

@@ -1,9 +1,11 @@
 // The first notebook in JupyterLab: runs it from the menu, and sees its results. The argument is a folder for screenshots.
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { menu, open, root, shot } from "./lab.mjs";
 
-await open(readFileSync(path.join(root, "notebooks/01-first-look.ipynb"), "utf8"), 4200, async (page) => {
+const env = { LOWBIT_SMALL: "1", LOWBIT_RUNS: mkdtempSync(path.join(tmpdir(), "runs-")) };
+await open(readFileSync(path.join(root, "notebooks/01-first-look.ipynb"), "utf8"), env, 4200, async (page) => {
   await shot(page, "opened.png");
   // Outputs that were committed must not be taken for new ones.
   await menu(page, "Edit", "Clear Outputs of All Cells");

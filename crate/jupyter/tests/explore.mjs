@@ -9,8 +9,8 @@ import { menu, notebook, open, root, shot } from "./lab.mjs";
 const cells = [
   'let records = Frame::load("recall")?;\nfigure::passkey(&records)?',
   'let kept = 41;\nrecords.filter("row", "summary")?',
-  'let shown = records.clone();\nslider("bits", 2..=8).and(toggle("log", false)).bind(move |(bits, log)| {\n' +
-    '    let figure = figure::passkey(&shown)?.title(format!("{bits} bits"));\n    Ok::<_, Error>(if log { figure.log_y() } else { figure })\n});',
+  'let shown = records.clone();\nslider("bits", 2..=8).and(toggle("points", false)).bind(move |(bits, points)| {\n' +
+    '    let figure = figure::passkey(&shown)?.title(format!("{bits} bits"));\n    Ok::<_, Error>(if points { figure.points() } else { figure })\n});',
   'for line in 0.. { println!("{line}"); }',
   "kept + 1",
   'let model = Model::load("random:mamba2-tiny")?;\nPasskey::lengths([2048]).trials(100_000).measure(&model)?',
@@ -21,7 +21,7 @@ const check = (what, ok, more = "") => {
   if (!ok) throw new Error(`${what} ${more}`);
 };
 
-await open(notebook(cells), 3000, async (page) => {
+await open(notebook(cells), {}, 3000, async (page) => {
   const cell = (index) => page.locator(".jp-CodeCell").nth(index);
   const prompt = (index) => cell(index).locator(".jp-InputPrompt");
   const text = async (index) => (await cell(index).locator(".jp-OutputArea-output").allInnerTexts()).join("\n");

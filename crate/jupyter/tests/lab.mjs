@@ -23,17 +23,16 @@ export const notebook = (cells) =>
     nbformat: 4, nbformat_minor: 5,
   });
 
-/** Opens a notebook of this text, calls `look` with its page, and ends with what it threw. */
-export async function open(text, height, look) {
+/** Opens a notebook of this text, calls `look` with its page, and ends with what it threw; `env` is for its kernel. */
+export async function open(text, env, height, look) {
   mkdirSync(shots, { recursive: true });
   const name = `browser-${process.pid}.ipynb`;
   writeFileSync(path.join(root, "notebooks", name), text);
   const port = 18000 + (process.pid % 1000);
-  const runs = mkdtempSync(path.join(tmpdir(), "runs-"));
   const lab = spawn(
     path.join(root, ".lab/venv/bin/jupyter"),
     ["lab", "--no-browser", "--allow-root", `--port=${port}`, "--ServerApp.token=", "--ServerApp.password="],
-    { cwd: path.join(root, "notebooks"), stdio: "ignore", env: { ...process.env, LOWBIT_SMALL: "1", LOWBIT_RUNS: runs } },
+    { cwd: path.join(root, "notebooks"), stdio: "ignore", env: { ...process.env, ...env } },
   );
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
