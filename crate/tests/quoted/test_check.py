@@ -36,7 +36,7 @@ class Lies(unittest.TestCase):
                 (start, stop, [at for at in range(start, stop) if text.prose[at].isdigit()])
                 for start, stop in check.numbers_of(text.prose)
             ]
-            for turn in range(max(len(places) for _, _, places in digits)):
+            for turn in range(max((len(places) for _, _, places in digits), default=0)):
                 lies = [(start, stop, places[turn]) for start, stop, places in digits if turn < len(places)]
                 prose = list(text.prose)
                 for _, _, at in lies:
