@@ -26,6 +26,7 @@ pub use crate::train::Training;
 pub use crate::widget::{button, choice, slider, toggle};
 pub use candle_core::{DType, Device, Tensor};
 pub use polars::prelude::{
-    AnyValue, Column, DataFrame, DataType, Expr, IntoColumn, IntoLazy, IntoSeries, JoinArgs, JoinType,
-    LazyFrame, NamedFrom, Series, SortMultipleOptions, all, col, cols, concat, df, len, lit, when,
+    AnyValue, ChunkAgg, ChunkCompareEq, ChunkCompareIneq, ChunkUnique, Column, DataFrame, DataType, Expr,
+    IntoColumn, IntoLazy, IntoSeries, JoinArgs, JoinType, LazyFrame, NamedFrom, Series, SortMultipleOptions,
+    all, col, cols, concat, df, len, lit, when,
 };

@@ -1,7 +1,7 @@
 //! What to do about the mistakes that are made most, a line for each, under what the compiler says.
 
-/// The advice for an error with this code and message; `unkept` are variables that an earlier cell could not keep.
-pub fn advice(code: Option<&str>, message: &str, unkept: &[String]) -> Option<String> {
+/// The advice for an error with this code and message; `unkept` are variables that an earlier cell could not keep, and what they are.
+pub fn advice(code: Option<&str>, message: &str, unkept: &[(String, String)]) -> Option<String> {
     let quoted = message.split('`').nth(1).unwrap_or_default();
     let numbers = ["f32", "f64", "{float}"];
     let integers = ["usize", "i32", "i64", "u32", "u64", "{integer}"];
@@ -11,11 +11,11 @@ pub fn advice(code: Option<&str>, message: &str, unkept: &[String]) -> Option<St
         return Some(format!("`{quoted}` is not known here: {why}, and one of another crate needs a `use`"));
     }
     Some(match code? {
-        "E0425" if unkept.iter().any(|name| name == quoted) => format!(
-            "`{quoted}` was for its own cell alone: its type has no name, or it borrowed from another variable"
-        ),
+        "E0425" if let Some((_, what)) = unkept.iter().rev().find(|(name, _)| name == quoted) => {
+            format!("`{quoted}` was for its own cell alone, since it is {what}")
+        }
         "E0425" => format!(
-            "`{quoted}` is not known here: a variable of a cell that failed, was not run, or bound it in a macro is not there"
+            "`{quoted}` is not known here: a variable of a cell that failed, was not run, gave it away, or bound it in a macro is not there"
         ),
         "E0069" => "a cell ends early by `return Ok(());`".into(),
         "E0382" => format!(
@@ -42,6 +42,10 @@ pub fn advice(code: Option<&str>, message: &str, unkept: &[String]) -> Option<St
         }
         "E0061" => "the number of arguments is another: Shift-Tab inside the brackets shows what it takes".into(),
         "E0369" => "this operator is not there for these types: lend both (`&a + &b`), or convert one".into(),
+        "E0432" | "E0433" if ["polars", "candle_core"].contains(&quoted) || message.contains("`polars`") => {
+            "lowbit brings polars and candle: `use lowbit::polars::prelude::*;`, `use lowbit::candle_core::…`".into()
+        }
+        "E0277" if message.contains("`LazyFrame`") => "a lazy query shows when it is computed: `.collect()?`".into(),
         "E0432" | "E0433" => {
             "a name that is not known: a crate is brought by `:dep name = \"1\"`, what is in one by `use`".into()
         }
@@ -59,7 +63,9 @@ mod tests {
 
     #[test]
     fn frequent_mistakes_have_a_line() {
-        let of = |code: &str, message: &str| advice(Some(code), message, &["g".into()]).unwrap_or_default();
+        let of = |code: &str, message: &str| {
+            advice(Some(code), message, &[("g".into(), "a closure".into())]).unwrap_or_default()
+        };
         assert!(of("E0382", "use of moved value: `model`").contains("`&model`"));
         assert!(of("E0425", "cannot find function `g` in this scope").contains("its own cell"));
         assert!(of("E0277", "cannot add `f64` to `usize`").contains("as f64"));

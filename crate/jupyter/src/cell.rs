@@ -60,6 +60,38 @@ pub fn lets(code: &str) -> Vec<Let> {
     nodes(code).into_iter().filter_map(ast::LetStmt::cast).filter_map(|statement| one(&statement)).collect()
 }
 
+/// The code with its last expression shown by a statement of its own, if it has variables and ends in an expression that
+/// may use one up. evcxr borrows what it shows where that fails, and then shows only its plainest form.
+pub fn showing(code: &str) -> Option<String> {
+    let nodes = nodes(code);
+    let last = ast::Expr::cast(nodes.last()?.clone())?;
+    let block = matches!(
+        last,
+        ast::Expr::BlockExpr(_)
+            | ast::Expr::IfExpr(_)
+            | ast::Expr::MatchExpr(_)
+            | ast::Expr::ForExpr(_)
+            | ast::Expr::WhileExpr(_)
+            | ast::Expr::LoopExpr(_)
+            | ast::Expr::ReturnExpr(_)
+    );
+    if block || !nodes.iter().any(|node| node.kind() == SyntaxKind::LET_STMT) {
+        return None;
+    }
+    let range = last.syntax().text_range();
+    let (from, to) = (usize::from(range.start()) - BEFORE.len(), usize::from(range.end()) - BEFORE.len());
+    Some(edited(
+        code,
+        [(from, from, "(".to_string()), (to, to, ").evcxr_display();".to_string())].into_iter(),
+    ))
+}
+
+/// How often a name stands in the code, also in braces of a text.
+pub fn uses(code: &str, name: &str) -> usize {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    code.split(|c| !part(c)).filter(|word| *word == name).count()
+}
+
 /// Whether a cell holds more than commands and comments, so that something runs.
 pub fn runs(cell: &str) -> bool {
     nodes(&cell[code_begins(cell)..]).iter().any(|node| node.kind() != SyntaxKind::ATTR)
@@ -251,6 +283,16 @@ fn edited(text: &str, edits: impl IntoIterator<Item = (usize, usize, String)>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_cell_ends_in_is_shown_by_a_statement() {
+        let shown = |code: &str| showing(code);
+        assert_eq!(shown("let d = 1;\nd + 1").as_deref(), Some("let d = 1;\n(d + 1).evcxr_display();"));
+        assert_eq!(shown("d + 1"), None, "nothing of this cell can be used up");
+        assert_eq!(shown("let d = 1;"), None);
+        assert_eq!(shown("let d = 1;\nif d > 0 { d } else { 0 }"), None);
+        assert_eq!(uses("let f = 1; format!(\"{f} {ff}\")", "f"), 2);
+    }
 
     fn types(found: &[(&str, &str)]) -> BTreeMap<String, Type> {
         let of = |text: &str| match text.strip_prefix('!') {

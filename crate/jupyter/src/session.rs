@@ -42,8 +42,8 @@ pub struct Session {
     wire: Arc<Mutex<Wire>>,
     /// The cell that loads the crate.
     first: String,
-    /// Variables that a cell could not keep.
-    unkept: Vec<String>,
+    /// Variables that a cell could not keep, and what they are.
+    unkept: Vec<(String, String)>,
     folder: Folder,
 }
 
@@ -207,8 +207,14 @@ impl Session {
         unanswered: &RefCell<Option<Trouble>>,
     ) -> Result<EvalOutputs, evcxr::Error> {
         let (commands, rest) = code.split_at(cell::code_begins(code));
+        let fails = |result: &Result<_, _>| matches!(result, Err(evcxr::Error::CompilationErrors(_)));
         if cell::lets(rest).is_empty() {
-            return self.evaluate(code, unanswered);
+            let shown = cell::showing(rest).filter(|_| commands.trim().is_empty());
+            let shown = shown
+                .map(|shown| commands.to_string() + &shown)
+                .map(|shown| self.evaluate(&shown, unanswered));
+            let shown = shown.filter(|shown| !fails(shown));
+            return shown.unwrap_or_else(|| self.evaluate(code, unanswered));
         }
         // What commands bring has types too, so they are first; the lines stay where they are.
         let before = match commands.trim() {
@@ -218,8 +224,8 @@ impl Session {
         let code = commands.chars().filter(|c| *c == '\n').collect::<String>() + rest;
         let lets = cell::lets(&code);
         let mut types = self.types(&cell::asking(&code, &lets)).unwrap_or_default();
-        let mut result = self.evaluate(&cell::typed(&code, &lets, &types), unanswered);
-        let fails = |result: &Result<_, _>| matches!(result, Err(evcxr::Error::CompilationErrors(_)));
+        let typed = cell::typed(&code, &lets, &types);
+        let mut result = self.evaluate(&cell::showing(&typed).unwrap_or(typed), unanswered);
         if fails(&result) && cell::borrowed(&mut types) {
             result = self.evaluate(&cell::typed(&code, &lets, &types), unanswered);
         }
@@ -228,22 +234,22 @@ impl Session {
             types.clear();
         }
         let result = result?;
-        self.tell_unkept(cell::unkept(&lets, &types));
+        self.tell_unkept(&code, cell::unkept(&lets, &types));
         Ok(together(before, result))
     }
 
-    /// Says which variables later cells cannot have.
-    fn tell_unkept(&mut self, unkept: Vec<(String, String)>) {
-        if unkept.is_empty() {
-            return;
+    /// Says which variables later cells cannot have; of those that the cell itself uses, a later cell that asks is told.
+    fn tell_unkept(&mut self, code: &str, unkept: Vec<(String, String)>) {
+        let of_use = |name: &str| cell::uses(code, name) == 1;
+        if unkept.iter().any(|(name, _)| of_use(name)) {
+            let _ = self.done.recv_timeout(PATIENCE); // the cell's own end
+            for (name, what) in unkept.iter().filter(|(name, _)| of_use(name)) {
+                let line = format!("{name} is for this cell alone, since it is {what}\n");
+                let _ = self.events.send(Event::Stderr(line));
+            }
+            let _ = self.events.send(Event::Done);
         }
-        let _ = self.done.recv_timeout(PATIENCE); // the cell's own end
-        for (name, what) in unkept {
-            let line = format!("{name} is for this cell alone, since it is {what}\n");
-            let _ = self.events.send(Event::Stderr(line));
-            self.unkept.push(name);
-        }
-        let _ = self.events.send(Event::Done);
+        self.unkept.extend(unkept);
     }
 
     /// Has evcxr compile and run code.

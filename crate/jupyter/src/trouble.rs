@@ -58,7 +58,7 @@ pub fn ended(why: &str) -> Trouble {
 }
 
 /// What the compiler found, with the places marked in the cell.
-pub fn mistakes(code: &str, errors: &[CompilationError], unkept: &[String]) -> Trouble {
+pub fn mistakes(code: &str, errors: &[CompilationError], unkept: &[(String, String)]) -> Trouble {
     let drawn = |error: &CompilationError| {
         let report = error.build_report("cell".to_string(), code.to_string(), Theme::Light);
         let mut bytes = vec![];

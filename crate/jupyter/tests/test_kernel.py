@@ -58,8 +58,15 @@ class Kernel:
         raise TimeoutError
 
     def run(self, code, **options):
-        request = self.send(code, **options)
-        messages = list(self.published(request))
+        return self.end(self.send(code, **options))
+
+    def end(self, request):
+        """The reply to a request, and what was published; of outputs that were cleared a front end shows nothing."""
+        messages = []
+        for message in self.published(request):
+            if message["msg_type"] == "clear_output":
+                messages = [one for one in messages if one["msg_type"] not in {"stream", "display_data"}]
+            messages.append(message)
         return self.reply(request), messages
 
 

@@ -30,7 +30,7 @@ use crate::record::{Reading, Run};
 use crate::study::Study;
 use crate::train::Outcome;
 use candle_core::Tensor;
-use polars::prelude::DataFrame;
+use polars::prelude::{Column, DataFrame, Series};
 use std::any::Any;
 use std::fmt::Debug;
 use std::io::Write;
@@ -156,6 +156,8 @@ known_types!(
     Vec<Reading>,
     Error,
     DataFrame,
+    Column,
+    Series,
     Tensor,
     String,
     &'static str

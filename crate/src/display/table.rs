@@ -2,7 +2,7 @@
 
 use super::{Draw, Drawing, html};
 use crate::frame::{Comparison, Frame};
-use polars::prelude::{AnyValue, DataFrame};
+use polars::prelude::{AnyValue, Column, DataFrame, Series};
 
 /// Rows of a polars table that are shown from its head and from its tail.
 const HEAD: usize = 10;
@@ -49,6 +49,18 @@ impl Draw for Comparison {
             .collect();
         let html = html::lively(&columns, &rows, None, None, "") + &html::small(&self.note());
         Drawing { text: self.to_string(), html: Some(html), ..Drawing::default() }
+    }
+}
+
+impl Draw for Column {
+    fn draw(&self) -> Drawing {
+        self.clone().into_frame().draw()
+    }
+}
+
+impl Draw for Series {
+    fn draw(&self) -> Drawing {
+        self.clone().into_frame().draw()
     }
 }
 
@@ -110,7 +122,7 @@ pub(super) fn float(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use polars::prelude::{Column, NamedFrom, Series};
+    use polars::prelude::NamedFrom;
 
     #[test]
     fn a_long_table_shows_head_and_tail_with_types() {

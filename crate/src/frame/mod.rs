@@ -33,6 +33,13 @@ pub struct Frame {
     whole: Option<DataFrame>,
 }
 
+/// Any table of polars: for figures of what was computed from records.
+impl From<DataFrame> for Frame {
+    fn from(data: DataFrame) -> Self {
+        Self { data, ..Self::default() }
+    }
+}
+
 impl Frame {
     /// The table of these records.
     ///
