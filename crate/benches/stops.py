@@ -42,6 +42,9 @@ BEGIN = 'let kept = vec![1, 2, 3]; let tiny = Model::load("random:mamba2-tiny")?
 PATIENCE = 60  # seconds; a bound on hanging, not a target
 
 
+ENOUGH = threading.Event()  # Ctrl-C: what was found so far is told
+
+
 class Failure(Exception):
     pass
 
@@ -145,6 +148,8 @@ def session(numbers, seed, found, failures):
     for number in numbers:
         choice = random.Random(f"{seed} {number}")
         kind = choice.choice(list(KINDS))
+        if ENOUGH.is_set():
+            break
         if kernel is None:
             kernel = Kernel()
             kernel.run(BEGIN)
@@ -185,7 +190,12 @@ def main():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt:
+                ENOUGH.set()
+    stops = len(found) + len(failures)
     print(f"{stops} stops, seed {seed}, two kernels, {os.cpu_count()} threads, {(time.monotonic() - began) / 60:.0f} min;"
           " seconds as minimum / median / maximum\n")
     table(found, failures)

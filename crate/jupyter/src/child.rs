@@ -22,6 +22,8 @@ pub const STARTING: &str = "LOWBIT_STARTING";
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A cell that prints so long after it was asked to stop cannot print any more.
 const TIRED: Duration = Duration::from_millis(150);
+/// It prints on if it prints again so long after that; a `?` prints once, and the cell ends.
+const AGAIN: Duration = Duration::from_millis(50);
 /// So long it cannot.
 const MUTE: Duration = Duration::from_millis(500);
 
@@ -147,6 +149,7 @@ fn lay_pipes() -> std::io::Result<Reader> {
         held: vec![],
         held_since: None,
         interrupted: None,
+        tired: None,
         mute: None,
         state: Parser::default(),
     })
@@ -174,6 +177,8 @@ struct Reader {
     held_since: Option<Instant>,
     /// When the running cell was asked to stop.
     interrupted: Option<Instant>,
+    /// When it printed although it was asked long ago.
+    tired: Option<Instant>,
     /// Since when nothing can be printed.
     mute: Option<Instant>,
     state: Parser,
@@ -201,8 +206,11 @@ impl Reader {
                 if !read_into(self.outputs[0], &mut self.text) {
                     return; // the process ends
                 }
+                let before = self.output.printed();
                 self.take_lines();
-                self.silence();
+                if self.output.printed() > before {
+                    self.silence(); // text, and no events such as a bar's
+                }
             }
             if self.held_since.is_some_and(|since| since.elapsed() >= HOLD) {
                 self.release_errors();
@@ -291,7 +299,7 @@ impl Reader {
         if let Some(cut) = self.output.end() {
             self.tell(&Event::Stderr(cut));
         }
-        self.interrupted = None;
+        (self.interrupted, self.tired) = (None, None);
         self.tell(&Event::Done);
         self.word(COMPLETE);
     }
@@ -333,7 +341,10 @@ impl Reader {
         if self.mute.is_some() || self.interrupted.is_none_or(|since| since.elapsed() < TIRED) {
             return;
         }
-        self.interrupted = None;
+        if self.tired.get_or_insert_with(Instant::now).elapsed() < AGAIN {
+            return;
+        }
+        (self.interrupted, self.tired) = (None, None);
         self.mute = Some(Instant::now());
         for end in &mut self.outputs {
             // SAFETY: a descriptor that is not used again. Nothing is read in its place: poll ignores negative numbers.

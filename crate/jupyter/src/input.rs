@@ -22,6 +22,9 @@ const TYPED: &str = "typed ";
 /// How long a cell waits before that is seen.
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// How often, a millisecond apart, a line is tried to be written.
+const PATIENCE: u32 = 2000;
+
 /// Whether a cell runs.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 /// Whether the next cell is not to run: it was interrupted while it was being compiled.
@@ -61,9 +64,9 @@ pub fn serve() -> std::io::Result<std::convert::Infallible> {
     while let Ok(job) = queue.recv() {
         if GIVEN_UP.swap(false, Ordering::SeqCst) {
             eprintln!("interrupted");
-            println!("{}", crate::words::FAILED); // as after a `?`: no new variables, the old ones stay
+            say(crate::words::FAILED); // as after a `?`: no new variables, the old ones stay
         } else {
-            print!("{}", Event::Began.line());
+            say(Event::Began.line().trim_end());
             match run_cell(&job, variables) {
                 Ok(after) => variables = after,
                 Err(why) => {
@@ -73,9 +76,27 @@ pub fn serve() -> std::io::Result<std::convert::Infallible> {
             }
         }
         RUNNING.store(false, Ordering::SeqCst);
-        println!("{}", crate::words::COMPLETE);
+        say(crate::words::COMPLETE);
     }
     std::process::exit(0)
+}
+
+/// Writes a line to standard output, also where that is taken from the cells for a moment, since one of them prints on
+/// after it was asked to stop.
+fn say(line: &str) {
+    let line = format!("{line}\n");
+    let mut left = line.as_bytes();
+    for _ in 0..PATIENCE {
+        // SAFETY: writes from a slice that lives; past Rust's buffer, whose lock a thread may hold.
+        match unsafe { libc::write(1, left.as_ptr().cast(), left.len()) } {
+            written if written >= 0 => left = &left[written as usize..],
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+        if left.is_empty() {
+            return;
+        }
+    }
+    std::process::exit(101); // the kernel begins a new process; it would wait for that line for ever
 }
 
 /// Runs a compiled cell; the variables go in and come out. Its code stays loaded, since they may point into it.

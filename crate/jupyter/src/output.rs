@@ -57,6 +57,11 @@ impl Output {
         self.keep(text.as_bytes());
     }
 
+    /// Bytes that the cell has printed.
+    pub fn printed(&self) -> u64 {
+        self.printed
+    }
+
     /// Writes to the file as much as it may hold; a file that cannot be written ends there.
     fn keep(&mut self, text: &[u8]) {
         let Some((_, place)) = &mut self.file else { return };
