@@ -80,10 +80,7 @@ pub fn showing(code: &str) -> Option<String> {
     }
     let range = last.syntax().text_range();
     let (from, to) = (usize::from(range.start()) - BEFORE.len(), usize::from(range.end()) - BEFORE.len());
-    Some(edited(
-        code,
-        [(from, from, "(".to_string()), (to, to, ").evcxr_display();".to_string())].into_iter(),
-    ))
+    Some(edited(code, [(from, from, "(".to_string()), (to, to, ").evcxr_display();".to_string())]))
 }
 
 /// How often a name stands in the code, also in braces of a text.

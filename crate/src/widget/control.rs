@@ -50,10 +50,13 @@ impl fmt::Display for Part {
     }
 }
 
+/// A `T` of the numbers of controls.
+type Value<T> = Box<dyn Fn(&[f64]) -> T + Send>;
+
 /// Controls whose values together are a `T`.
 pub struct Control<T> {
     pub(super) parts: Vec<Part>,
-    pub(super) value: Box<dyn Fn(&[f64]) -> T + Send>,
+    pub(super) value: Value<T>,
 }
 
 /// A number that a slider can have.
@@ -165,7 +168,7 @@ mod tests {
     #[test]
     fn controls_are_told_as_text() {
         let text = |parts: &[Part]| parts.iter().map(|part| format!("{part}\n")).collect::<String>();
-        let all = slider("bits", 8..=2).start(4).and(choice("scheme", ["w8a8", "w4a8"]));
+        let all = slider("bits", 2..=8).start(4).and(choice("scheme", ["w8a8", "w4a8"]));
         let all = all.and(toggle("log", true)).and(button("again"));
         assert_eq!(
             text(&all.parts),

@@ -26,6 +26,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -43,14 +44,20 @@ pub struct Bound<'a> {
 /// Where controls are shown.
 pub type Sink = Box<dyn Fn(&Bound) + Send + Sync>;
 
+/// Draws what a closure makes of the values of its controls.
+type Call = Box<dyn FnMut(&[f64]) -> Drawing + Send>;
+
 /// What is called when a control is moved.
 struct Binding {
     parts: Vec<Part>,
-    call: Box<dyn FnMut(&[f64]) -> Drawing + Send>,
+    call: Call,
 }
 
+/// Every binding of this process, by its number.
+type Bindings = BTreeMap<u64, Arc<Mutex<Binding>>>;
+
 static SINK: OnceLock<Sink> = OnceLock::new();
-static BINDINGS: Mutex<BTreeMap<u64, Arc<Mutex<Binding>>>> = Mutex::new(BTreeMap::new());
+static BINDINGS: Mutex<Bindings> = Mutex::new(BTreeMap::new());
 
 thread_local! {
     static ANSWERING: Cell<bool> = const { Cell::new(false) };
@@ -76,9 +83,11 @@ impl<T: 'static> Control<T> {
         let mut call = move |numbers: &[f64]| drawing(&closure(value(numbers)));
         let first = call(&numbers(&parts));
         let Some(sink) = SINK.get() else {
+            let mut out = std::io::stdout().lock();
             for part in &parts {
-                println!("{part}");
+                let _ = writeln!(out, "{part}"); // a reader that is gone is no reason to fail
             }
+            drop(out);
             return first.send();
         };
         let mut bindings = lock(&BINDINGS);
