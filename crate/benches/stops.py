@@ -126,6 +126,8 @@ def stop(kernel, kind, choice):
             raise Failure("no end after a second stop")
     took = time.monotonic() - asked
     ended = (cell.reply.get("ename"), cell.reply.get("evalue"))
+    if stops == 2 and ended[1] == "interrupted":
+        stops = 1  # it heard the first while the second was on its way
     if stops == 1:
         if ended[1] != "interrupted":
             raise Failure(f"one stop, and {ended}")
