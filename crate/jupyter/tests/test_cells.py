@@ -30,10 +30,13 @@ class Cells(OneKernel):
 
     def test_a_closure_serves_its_cell_and_says_what_to_write(self):
         messages = self.good("let g = |x: i32| x + 1; println!(\"{}\", g(1));")
-        self.assertEqual(text(messages), "2\n")
-        self.assertIn("Box<dyn Fn(i32) -> i32>", text(messages, "stderr"))
+        self.assertEqual((text(messages), text(messages, "stderr")), ("2\n", ""))
         reply = self.bad("g(2)")
         self.assertIn("its own cell", "\n".join(reply["traceback"]))
+        self.assertIn("Box<dyn Fn(i32) -> i32>", "\n".join(reply["traceback"]))
+        # Nothing of its own cell uses it: it was meant for later ones.
+        messages = self.good("let h = |x: i32| x + 1;")
+        self.assertIn("Box<dyn Fn(i32) -> i32>", text(messages, "stderr"))
         self.good("let kept: Box<dyn Fn(i32) -> i32> = Box::new(|x| x + 1);")
         self.assertEqual(plain(self.good("kept(2)")), ["3"])
 
@@ -41,8 +44,16 @@ class Cells(OneKernel):
         self.good("let words = vec![String::from(\"a\"), String::from(\"b\")];")
         messages = self.good("let first = &words[0]; println!(\"{first}\");")
         self.assertEqual(text(messages), "a\n")
-        self.assertIn("first is for this cell alone", text(messages, "stderr"))
+        messages = self.good("let second = &words[1];")
+        self.assertIn("second is for this cell alone", text(messages, "stderr"))
         self.assertEqual(plain(self.good("words.len()")), ["2"])
+
+    def test_what_the_last_line_uses_up_is_drawn(self):
+        messages = self.good('let d = df!("a" => [1, 2])?;\nd.lazy().select([col("a").sum()]).collect()?')
+        self.assertIn("text/html", of(messages, "display_data")[-1]["data"])
+        messages = self.good('let table: Frame = df!("s" => ["a", "b"], "y" => [1.5, 2.5])?.into();\nFigure::bar(&table, "s", "y")')
+        self.assertIn("image/svg+xml", of(messages, "display_data")[-1]["data"])
+        self.assertEqual(plain(self.good("let v = vec![3, 1];\nv.iter().max()")), ["Some(3)"])
 
     def test_warnings_are_no_errors(self):
         self.good("macro_rules! twice { ($x:expr) => { $x * 2 } }")
