@@ -1,4 +1,4 @@
-//! What to do about the mistakes that are made most, a line for each, under what the compiler says.
+//! What to do about the mistakes that are made most, a line for each: under what the compiler says, or before it is asked.
 
 /// The advice for an error with this code and message; `unkept` are variables that an earlier cell could not keep, and what they are.
 pub fn advice(code: Option<&str>, message: &str, unkept: &[(String, String)]) -> Option<String> {
@@ -55,6 +55,26 @@ pub fn advice(code: Option<&str>, message: &str, unkept: &[(String, String)]) ->
         "E0728" | "E0752" => "`.await` stands in a cell itself or in an `async` block, not in a plain function".into(),
         _ => return None,
     })
+}
+
+/// For a `:dep` on a crate that lowbit re-exports: how to have that one.
+pub fn brought_already(dependency: &str) -> Option<String> {
+    let name = dependency.trim_start().split(['=', ' ']).next()?.trim_matches('"').replace('_', "-");
+    let path = match name.as_str() {
+        "candle-core" => "lowbit::candle_core",
+        "polars" => "lowbit::polars",
+        _ => return None,
+    };
+    Some(format!(
+        "lowbit brings {name}: `use {path};` is enough. The {name} of :dep is compiled anew, and its types are others.\n"
+    ))
+}
+
+/// Of a static whose value changes: that it does not last.
+pub fn begins_anew(name: &str) -> String {
+    format!(
+        "{name} begins anew in every cell, since a static is compiled with each: what is to last, keep by `let`\n"
+    )
 }
 
 #[cfg(test)]

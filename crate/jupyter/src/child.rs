@@ -7,11 +7,11 @@
 
 use crate::event::Event;
 use crate::input;
+use crate::last_words;
 use crate::output::Output;
 use crate::wire;
 use crate::words::{COMPLETE, FAILED, Parser, Step};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Text on standard error waits this long for an error that may claim it as its sentence.
@@ -33,13 +33,6 @@ const FLUSHED: u8 = b'f';
 const INTERRUPTED: u8 = b'i';
 const PANICKED: u8 = b'p';
 const THREAD_PANICKED: u8 = b't';
-/// The process is about to end.
-const ENDING: u8 = b'x';
-
-/// Where that is said.
-static REPLIES: AtomicI32 = AtomicI32::new(-1);
-/// Whether the last words of a process that ends are told.
-static TOLD: AtomicBool = AtomicBool::new(false);
 
 /// Becomes the process that runs the cells, if this is to be one; else returns.
 pub fn run_if_asked() {
@@ -61,43 +54,12 @@ pub fn run_if_asked() {
     match lay_pipes() {
         Ok(reader) => {
             std::thread::spawn(move || reader.run());
-            // SAFETY: both only write to a pipe and wait.
-            unsafe {
-                libc::atexit(tell_last_words);
-                let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_sigaction = on_abort as *const () as libc::sighandler_t;
-                action.sa_flags = libc::SA_ONSTACK; // a stack that has overflowed is aborted on the alternate one
-                libc::sigaction(libc::SIGABRT, &raw const action, std::ptr::null_mut());
-            }
         }
         Err(error) => eprintln!("output cannot be read live: {error}"),
     }
     let Err(error) = input::serve();
     eprintln!("cells cannot be run: {error}");
     std::process::exit(99);
-}
-
-/// Waits until what was printed before the process ends is told.
-extern "C" fn tell_last_words() {
-    // SAFETY: writes one byte from a place of one byte.
-    unsafe { libc::write(REPLIES.load(Ordering::SeqCst), [ENDING].as_ptr().cast(), 1) };
-    let pause = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    for _ in 0..PATIENCE.as_millis() {
-        if TOLD.load(Ordering::SeqCst) {
-            return;
-        }
-        // SAFETY: a valid duration; the rest of an interrupted pause is not wanted.
-        unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
-    }
-}
-
-extern "C" fn on_abort(signal: libc::c_int) {
-    tell_last_words();
-    // SAFETY: the process ends of the signal, as it would have.
-    unsafe {
-        libc::signal(signal, libc::SIG_DFL);
-        libc::raise(signal);
-    }
 }
 
 fn pipe() -> std::io::Result<(RawFd, RawFd)> {
@@ -133,7 +95,7 @@ fn lay_pipes() -> std::io::Result<Reader> {
     let (requests_end, requests) = pipe()?;
     let (replies, replies_end) = pipe()?;
     let (moves_end, moves) = pipe()?;
-    REPLIES.store(replies_end, Ordering::SeqCst);
+    last_words::wait_for_them(replies_end);
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("LOWBIT_CELLS", format!("{requests_end},{replies_end},{moves_end}")) };
     Ok(Reader {
@@ -285,14 +247,7 @@ impl Reader {
                 break; // or the library is not loaded, or something holds standard output
             }
         }
-        while wait_for(&self.outputs[..1], 0)[0] && read_into(self.outputs[0], &mut self.text) {}
-        // What is left are the cell's last words, without a line's end.
-        self.take_lines();
-        let rest = std::mem::take(&mut self.text);
-        self.output.print(&String::from_utf8_lossy(&rest));
-        while wait_for(&self.outputs[1..], 0)[0] && read_into(self.outputs[1], &mut self.held) {}
-        self.release_text(true);
-        self.release_errors();
+        self.tell_rest();
         if let Some(display) = self.state.end_display() {
             self.tell(&display);
         }
@@ -304,8 +259,8 @@ impl Reader {
         self.word(COMPLETE);
     }
 
-    /// Tells what is left; the process ends.
-    fn end(&mut self) {
+    /// Tells what was printed and not told yet, the cell's last words without a line's end among it.
+    fn tell_rest(&mut self) {
         while wait_for(&self.outputs[..1], 0)[0] && read_into(self.outputs[0], &mut self.text) {}
         self.take_lines();
         let rest = std::mem::take(&mut self.text);
@@ -313,7 +268,6 @@ impl Reader {
         while wait_for(&self.outputs[1..], 0)[0] && read_into(self.outputs[1], &mut self.held) {}
         self.release_text(true);
         self.release_errors();
-        TOLD.store(true, Ordering::SeqCst);
     }
 
     /// Reads what the library says; whether it has flushed.
@@ -329,7 +283,10 @@ impl Reader {
                     self.give_voice();
                     self.interrupted = Some(Instant::now());
                 }
-                ENDING => self.end(),
+                last_words::ENDING => {
+                    self.tell_rest();
+                    last_words::told();
+                }
                 _ => {}
             }
         }

@@ -96,10 +96,10 @@ impl Shared {
 
     /// A cell begins or ends: no interrupt has come for it.
     pub fn work(&self, busy: bool) {
-        self.forget_note();
         *lock(&self.interrupted) = None;
         self.running.store(false, Ordering::SeqCst);
         self.busy.store(busy, Ordering::SeqCst);
+        self.forget_note(); // last: a note that is on its way is either seen here, or sees that the cell has ended
     }
 
     /// Says what the cell of `request` waits for, if it is compiled for long; nothing else of it is shown until it runs.

@@ -13,6 +13,7 @@
 //! | `event` | what that process tells the kernel |
 //! | `wire` | the pipes between the two, past evcxr |
 //! | `input` | what comes into that process: cells to run, and what a person types |
+//! | `last_words` | what is printed just before that process ends |
 //! | `output` | text on its way: gathered, cut, kept in a file |
 //! | `words` | evcxr's words among what the cells print |
 //! | `cell`, `types` | the statements of a cell, and the types of its variables, asked of the compiler |
@@ -29,6 +30,7 @@ mod home;
 mod input;
 mod kernel;
 mod lab;
+mod last_words;
 mod output;
 mod session;
 mod trouble;

@@ -10,7 +10,7 @@ use crate::home::Home;
 use crate::input;
 use crate::trouble::{ENDED, FOREIGN, OTHER, Trouble, ended, mistakes, other};
 use crate::wire::{self, Wire};
-use crate::{cell, output, types};
+use crate::{advice, cell, output, types};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use evcxr::{CommandContext, EvalCallbacks, EvalContextOutputs, EvalOutputs};
 use std::cell::RefCell;
@@ -149,8 +149,8 @@ impl Session {
         let wanted: Vec<&str> =
             code.lines().filter_map(|line| line.trim_start().strip_prefix(":dep ")).collect();
         let mut hints: Vec<String> =
-            wanted.iter().filter_map(|dependency| brought_already(dependency)).collect();
-        hints.extend(cell::statics(code).iter().map(|name| begins_anew(name)));
+            wanted.iter().filter_map(|dependency| advice::brought_already(dependency)).collect();
+        hints.extend(cell::statics(code).iter().map(|name| advice::begins_anew(name)));
         if !hints.is_empty() {
             while self.done.try_recv().is_ok() {}
             let end = [Event::Done]; // told after the hints: the cell itself may fail before it tells anything
@@ -364,26 +364,6 @@ fn listen(
         }
     });
     sender
-}
-
-/// For a `:dep` on a crate that lowbit re-exports: how to have that one.
-fn brought_already(dependency: &str) -> Option<String> {
-    let name = dependency.trim_start().split(['=', ' ']).next()?.trim_matches('"').replace('_', "-");
-    let path = match name.as_str() {
-        "candle-core" => "lowbit::candle_core",
-        "polars" => "lowbit::polars",
-        _ => return None,
-    };
-    Some(format!(
-        "lowbit brings {name}: `use {path};` is enough. The {name} of :dep is compiled anew, and its types are others.\n"
-    ))
-}
-
-/// Of a static whose value changes: that it does not last.
-fn begins_anew(name: &str) -> String {
-    format!(
-        "{name} begins anew in every cell, since a static is compiled with each: what is to last, keep by `let`\n"
-    )
 }
 
 /// A folder that goes when its session goes.

@@ -65,11 +65,11 @@ await open(notebook(cells), {}, 3000, async (page) => {
     return canvas(0).screenshot();
   };
   const whole = await still();
-  const names = [await nameOf(page, canvas(0))];
-  await page.mouse.click(...at(...names[0]));
+  const name = await nameOf(canvas(0));
+  await page.mouse.click(...at(...name));
   const toggled = await still();
   check("a click on a name hides its series", !whole.equals(toggled));
-  await page.mouse.click(...at(...names[0]));
+  await page.mouse.click(...at(...name));
   await page.keyboard.down("Control");
   await page.mouse.move(...at(250, 120));
   await page.mouse.down();
@@ -145,6 +145,9 @@ await open(notebook(cells), {}, 3000, async (page) => {
   await stop.click();
   await ended(5);
   check("the button beside a bar stops the cell", /interrupted/.test(await text(5)), (await text(5)).slice(0, 300));
+  await run(6);
+  await ended(6);
+  check("and the variables are as before it", (await text(6)).trim() === "43", await text(6));
 
   await shot(page, "explore-light.png");
   await menu(page, "Settings", /^Theme$/, "JupyterLab Dark");
@@ -165,7 +168,7 @@ await open(notebook(cells), {}, 3000, async (page) => {
 });
 
 /** Where the first name of a series stands in a figure: the colour of its line, right of the plot. */
-async function nameOf(page, canvas) {
+async function nameOf(canvas) {
   return canvas.evaluate((node) => {
     const scale = node.width / node.getBoundingClientRect().width;
     const [left, top] = [Math.round(600 * scale), Math.round(100 * scale)];

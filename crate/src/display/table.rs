@@ -17,7 +17,7 @@ impl Draw for Frame {
             .columns
             .iter()
             .map(|column| {
-                let (name, unit) = column.heading.split_once('\n').unwrap_or((&column.heading, ""));
+                let (name, unit) = column.name_and_unit();
                 html::Column { name: name.into(), below: unit.into(), numeric: column.numeric }
             })
             .collect();

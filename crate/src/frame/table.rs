@@ -29,6 +29,13 @@ pub(crate) struct ShownColumn {
     pub(crate) cells: Vec<String>,
 }
 
+impl ShownColumn {
+    /// Its name, and the unit; empty where there is none.
+    pub(crate) fn name_and_unit(&self) -> (&str, &str) {
+        self.heading.split_once('\n').unwrap_or((&self.heading, ""))
+    }
+}
+
 impl Shown {
     /// The cells row by row.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Vec<String>> {

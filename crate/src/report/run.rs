@@ -6,11 +6,10 @@ use super::page::{Page, facts, table};
 use super::provenance::{self, distinct, text};
 use crate::display::html::escape;
 use crate::error::Result;
-use crate::figure::{Figure, ready_made};
+use crate::figure::ready_made;
 use crate::frame::{Comparison, Frame};
 use crate::record::{Row, read_lines, run_folder};
 use crate::study::Study;
-use serde_json::Value;
 use std::path::Path;
 
 pub(super) fn report(what: &Path) -> Result<Report> {
@@ -88,17 +87,13 @@ fn lead(name: &str, rows: &[Row], findings: &Findings) -> Result<String> {
 fn figures(frame: &Frame, page: &mut Page) -> String {
     let mut figures = String::new();
     for (name, figure) in ready_made(frame) {
-        match figure.and_then(|figure| Ok((figure.svg()?, figure.title.clone(), chart(&figure)))) {
+        // The picture stands by itself where Vega has no form of it.
+        match figure.and_then(|figure| Ok((figure.svg()?, figure.title.clone(), figure.vega().ok()))) {
             Ok((svg, about, chart)) => figures += &page.figure(&svg, &about, chart.as_ref()),
             Err(error) => page.warnings.push(format!("the figure {name} was not drawn: {error}")),
         }
     }
     figures
-}
-
-/// The figure for Vega, beside its picture.
-fn chart(figure: &Figure) -> Option<Value> {
-    figure.vega().ok()
 }
 
 /// A frame with all of its rows: a page has room.
@@ -108,7 +103,7 @@ fn frame_table(frame: &Frame) -> String {
         .columns
         .iter()
         .map(|column| {
-            let (name, unit) = column.heading.split_once('\n').unwrap_or((&column.heading, ""));
+            let (name, unit) = column.name_and_unit();
             (name.to_string(), unit.to_string(), column.numeric)
         })
         .collect();

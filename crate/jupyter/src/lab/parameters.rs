@@ -5,6 +5,7 @@
 //! `vec![…]`). What is set takes its place; the rest of the statement stays as it is written.
 
 use super::default::{Place, statements};
+use super::made::text;
 use ra_ap_syntax::AstNode;
 use ra_ap_syntax::ast::{self, HasName};
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub fn inject(notebook: &mut Value, set: &[(String, String)]) -> Result<(), Stri
         "no cell has the tag `parameters`: give it to the one whose `let` statements are to be set (in JupyterLab: \
          Property Inspector, Cell Tags)",
     )?;
-    let parameters = parameters(&source(&cells[place]));
+    let parameters = parameters(&text(&cells[place]["source"]));
     let mut lines = vec!["// Parameters".to_string()];
     for (name, value) in set {
         let known = || parameters.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -51,13 +52,6 @@ pub fn inject(notebook: &mut Value, set: &[(String, String)]) -> Result<(), Stri
 fn tagged(cell: &Value, tag: &str) -> bool {
     cell["cell_type"] == "code"
         && cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
-}
-
-fn source(cell: &Value) -> String {
-    match &cell["source"] {
-        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
-        source => source.as_str().unwrap_or_default().to_string(),
-    }
 }
 
 /// A `let` statement with its default.
@@ -126,7 +120,7 @@ mod tests {
         inject(&mut notebook, &[(name.into(), value.into())])?;
         let cell = &notebook["cells"][2];
         assert!(tagged(cell, INJECTED) && notebook["cells"][3]["source"] == "trials");
-        Ok(source(cell).strip_prefix("// Parameters\n").unwrap().to_string())
+        Ok(text(&cell["source"]).strip_prefix("// Parameters\n").unwrap().to_string())
     }
 
     #[test]
