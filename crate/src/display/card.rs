@@ -54,8 +54,11 @@ impl Draw for State {
             line("size", megabytes(self.bytes())),
         ];
         if let Some(layer) = self.layers.first() {
-            lines.push(line("convolution", format!("{:?}", layer.conv.dims())));
-            lines.push(line("recurrence", format!("{:?} (batch, head, P, N)", layer.recurrent.dims())));
+            let shape = |tensor: &candle_core::Tensor| format!("{:?}", tensor.dims());
+            lines.extend(layer.conv.as_ref().map(|conv| line("convolution", shape(conv))));
+            let recurrent = layer.recurrent.as_ref();
+            lines.extend(recurrent.map(|h| line("recurrence", format!("{} (batch, head, P, N)", shape(h)))));
+            lines.extend(layer.cache.as_ref().map(|cache| line("cache", format!("{} tokens", cache.len()))));
         }
         card("state", "", &lines)
     }

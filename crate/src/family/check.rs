@@ -19,7 +19,7 @@ pub fn shapes(tensors: &Tensors, matrices: &Matrices) -> Shapes {
 /// A tensor is missing or has a wrong shape, or a block has a tensor that the config does not call for: a network
 /// without it would compute something else.
 pub fn check(config: &Config, shapes: &Shapes) -> Result<Vec<String>> {
-    config.check()?;
+    config.recipe().check()?;
     let specs: Shapes = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     let missing: Vec<&str> =
         specs.keys().filter(|name| !shapes.contains_key(*name)).map(String::as_str).collect();

@@ -1,26 +1,42 @@
-//! Model families: each a folder with its config, its checkpoint's names, how to infer the one from the other, and
-//! the recipe of its blocks.
+//! Model families: each a file or folder with its config, its checkpoint's names, how to infer the one from the other, and the
+//! recipe that turns tensors into the one [`Stack`].
+//!
+//! To add a family: a module with a `Config` that is a [`Family`] and a constant [`About`] named `ABOUT`, and its line in
+//! `families!` below. What its blocks do beside the branches that are there is a [`Branch`](crate::layer::branch::Branch).
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`mamba2`], [`llama`] | a family each |
+//! | [`stack`] | the decoder that all share |
+//! | [`site`] | the matrices that can be quantized |
+//! | `names` | a network among the names of a checkpoint |
+//! | `check` | a checkpoint's shapes held to a config |
+//! | `spec` | the tensors that a config calls for |
+//! | `setting` | settings in a `config.json`, by all their spellings |
+//! | `source` | what of a model's own `config.json` still holds when it is saved |
 
 mod check;
+pub mod llama;
 pub mod mamba2;
 mod names;
-mod relay;
+mod setting;
 pub mod site;
+mod source;
+mod spec;
+pub mod stack;
 
 use crate::error::{Error, Result};
-use crate::layer::linear::Linear;
-use crate::layer::mamba2::Recurrence;
 use crate::layer::quantized::Quantized;
-use crate::layer::room::Room;
-use crate::layer::rotation::Rotation;
-use crate::layer::state::State;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 pub use check::{check, shapes, some_of};
 pub use names::Names;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 pub use site::Site;
+pub use spec::{Init, TensorSpec};
+pub use stack::{Parts, Stack};
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::fmt;
 
 /// The tensors of a checkpoint by name.
 pub type Tensors = BTreeMap<String, Tensor>;
@@ -34,7 +50,7 @@ pub struct Stated {
     /// The file's name.
     pub file: String,
     /// What it says.
-    pub json: serde_json::Value,
+    pub json: Value,
 }
 
 /// Matrices in few bits by the name that their tensor would have.
@@ -43,40 +59,148 @@ pub type Matrices = BTreeMap<String, Quantized>;
 /// The gradient of a loss with respect to every tensor of a checkpoint, by name, each in the order of its tensor.
 pub type Gradients = BTreeMap<String, Vec<f32>>;
 
-/// A tensor that a config calls for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorSpec {
-    /// Its name in a checkpoint.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// How training starts it.
-    pub init: Init,
-    /// Matrices of linears and embeddings may be stored in bf16 or f16; everything else stays f32.
-    pub matrix: bool,
+/// The config of a family: the shape of a model, and what follows from it.
+pub trait Family: fmt::Debug {
+    /// Refuses sizes that no network can have.
+    ///
+    /// # Errors
+    /// The first setting that is none of such a model's.
+    fn check(&self) -> Result<()>;
+
+    /// Every tensor of such a model.
+    fn tensors(&self) -> Vec<TensorSpec>;
+
+    /// Every matrix that can be quantized, in the order of [`Stack::linears`].
+    fn sites(&self) -> Vec<Site>;
+
+    /// The recipe: tensors that [`check()`] has passed → the layers.
+    ///
+    /// # Errors
+    /// If a tensor is not there.
+    fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack>;
+
+    /// What the ends of such a network are called in a checkpoint.
+    fn ends(&self) -> Ends;
+
+    /// Rows of the embedding, blocks, and the width of the residual stream.
+    fn sizes(&self) -> Sizes;
+
+    /// Tokens of the longest sequence that it reads; none if there is no limit.
+    fn longest(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether the head's matrix is the embedding too.
+    fn tied(&self) -> bool;
+
+    /// Gives the head a matrix of its own.
+    fn untie(&mut self);
+
+    /// Its `config.json` as transformers reads it; see [`Config::hugging_face`].
+    ///
+    /// # Errors
+    /// If a setting cannot be written.
+    fn hugging_face(&self, source: Option<&Value>) -> Result<serde_json::Map<String, Value>>;
+
+    /// Why transformers cannot read a model of this shape, if it cannot.
+    fn foreign_to_transformers(&self) -> Option<String> {
+        None
+    }
+
+    /// Its recurrence, if it has one that can be looked into.
+    fn recurrence(&self) -> Option<&mamba2::Config> {
+        None
+    }
 }
 
-/// How a tensor starts before training.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Init {
-    /// The same value everywhere.
-    Constant(f32),
-    /// Normal deviates with this standard deviation.
-    Normal(f32),
-    /// Uniform in ± this bound.
-    Uniform(f32),
-    /// ln of a uniform deviate between the two bounds.
-    LogUniform(f32, f32),
-    /// x with softplus(x) log-uniform between the two bounds: Mamba's dt_bias.
-    InverseSoftplus(f32, f32),
+/// What the ends of a network are called in a checkpoint, without `.weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The embedding.
+    pub embedding: &'static str,
+    /// What the names of the blocks begin with, the dot included.
+    pub blocks: &'static str,
+    /// The last norm.
+    pub norm: &'static str,
+    /// The head.
+    pub head: &'static str,
 }
 
-/// The config of a model of any family.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "model_type", rename_all = "lowercase")]
-pub enum Config {
+/// How large a network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+}
+
+/// What tells a family from others, and how its config is found.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its name, as records hold it.
+    pub name: &'static str,
+    /// Further values of `model_type` that checkpoints of it state.
+    pub aliases: &'static [&'static str],
+    /// The word for the body of the network that begins the names of its tensors, the dot included.
+    pub body: &'static str,
+    /// What stands before the body in the name of a tensor that every one of its layers has.
+    pub before_body: fn(&str) -> Option<&str>,
+    /// The family's own name of a tensor, from what follows the place of the body in a checkpoint's; none if it is not one of
+    /// the body's.
+    pub name_in_body: fn(&str) -> Option<String>,
+    /// Whether tensors of these names and shapes are such a network.
+    pub recognizes: fn(&Shapes) -> bool,
+    /// The config of a checkpoint; see [`Config::resolve`].
+    pub resolve: fn(Option<&Stated>, &Shapes) -> Result<(Config, Vec<String>)>,
+    /// Whether what is stated says that head and embedding are one matrix.
+    pub states_tied: fn(&Value) -> Option<bool>,
+    /// Published or customary shapes by name.
+    pub shapes: &'static [(&'static str, fn() -> Config)],
+}
+
+macro_rules! families {
+    ($($(#[$doc:meta])* $variant:ident = $module:ident),* $(,)?) => {
+        /// The config of a model of any family.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "model_type", rename_all = "lowercase")]
+        pub enum Config {
+            $($(#[$doc])* $variant($module::Config)),*
+        }
+
+        impl Config {
+            /// The config of its family.
+            pub fn recipe(&self) -> &dyn Family {
+                match self {
+                    $(Self::$variant(config) => config),*
+                }
+            }
+
+            fn recipe_mut(&mut self) -> &mut dyn Family {
+                match self {
+                    $(Self::$variant(config) => config),*
+                }
+            }
+
+            fn about(&self) -> &'static About {
+                match self {
+                    $(Self::$variant(_) => &$module::ABOUT),*
+                }
+            }
+        }
+
+        /// All families.
+        const FAMILIES: &[&About] = &[$(&$module::ABOUT),*];
+    };
+}
+
+families! {
     /// Mamba2.
-    Mamba2(mamba2::Config),
+    Mamba2 = mamba2,
+    /// Llama-type transformers.
+    Llama = llama,
 }
 
 impl Config {
@@ -85,33 +209,36 @@ impl Config {
     ///
     /// A head of the embedding's shape is taken to be the embedding, unless something says otherwise: whether it is,
     /// only its values tell.
+    ///
+    /// # Errors
+    /// The family is unknown, or config and shapes contradict each other.
     pub fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
         let named = Self::stated_family(stated)?;
-        // Original checkpoints name no type, and Mistral's call it mamba; the tensors tell.
-        if named != Some("mamba2") && !mamba2::Config::recognizes(shapes) {
-            return Err(match (named, stated) {
-                (Some(name), Some(stated)) => unknown(name).at(&stated.file),
-                _ => Error::input("no known model family has tensors of these names").hint(KNOWN),
-            });
-        }
-        let (config, assumed) = mamba2::Config::resolve(stated, shapes)?;
-        Ok((Self::Mamba2(config), assumed))
+        // Original checkpoints name no type, and some another's; the tensors tell.
+        let told = FAMILIES.iter().find(|about| (about.recognizes)(shapes));
+        let Some(about) = told.copied().or(named) else {
+            return Err(Error::input("no known model family has tensors of these names").hint(known()));
+        };
+        (about.resolve)(stated, shapes)
     }
 
     /// The family that is stated, if one is.
     ///
     /// # Errors
     /// It is not known, or is no name, or what is stated is no object of settings.
-    pub fn stated_family(stated: Option<&Stated>) -> Result<Option<&str>> {
+    pub fn stated_family(stated: Option<&Stated>) -> Result<Option<&'static About>> {
         let Some(Stated { file, json }) = stated else { return Ok(None) };
         if !json.is_object() {
             let start: String = json.to_string().chars().take(20).collect();
             return Err(Error::input(format!("expected an object of settings, found {start}")).at(file));
         }
         match json.get("model_type") {
-            None | Some(serde_json::Value::Null) => Ok(None),
-            Some(serde_json::Value::String(name)) if ["mamba2", "mamba"].contains(&&**name) => Ok(Some(name)),
-            Some(serde_json::Value::String(name)) => Err(unknown(name).at(file)),
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(name)) => {
+                let known = |about: &&&About| about.name == name || about.aliases.contains(&&**name);
+                let about = FAMILIES.iter().find(known).copied();
+                about.map(Some).ok_or_else(|| unknown(name).at(file))
+            }
             Some(named) => {
                 let what = format!("model_type must be a name such as \"mamba2\", found {named}");
                 Err(Error::input(what).at(file))
@@ -119,76 +246,71 @@ impl Config {
         }
     }
 
+    /// Whether what is stated says that head and embedding are one matrix; none if it does not say.
+    pub fn states_tied(&self, stated: Option<&Stated>) -> Option<bool> {
+        (self.about().states_tied)(&stated?.json)
+    }
+
     /// The `config.json` of such a model, as transformers reads it. `source` is the one that the model came with: what it
     /// says beside is kept where it still holds.
-    pub fn hugging_face(&self, source: Option<&serde_json::Value>) -> Result<serde_json::Value> {
-        match self {
-            Self::Mamba2(config) => Ok(serde_json::Value::Object(config.hugging_face(source)?)),
-        }
-    }
-
-    /// Why transformers cannot read a model of this shape, if it cannot.
-    pub fn foreign_to_transformers(&self) -> Option<String> {
-        match self {
-            Self::Mamba2(config) if config.expand().is_none() => Some(format!(
-                "num_heads × head_dim = {} is no multiple of hidden_size = {}",
-                config.num_heads * config.head_dim,
-                config.hidden_size
-            )),
-            Self::Mamba2(_) => None,
-        }
-    }
-
-    /// Whether what is stated says that head and embedding are one matrix; none if it does not say.
-    pub fn states_tied(stated: Option<&Stated>) -> Option<bool> {
-        mamba2::Config::states_tied(&stated?.json)
+    ///
+    /// # Errors
+    /// If a setting cannot be written.
+    pub fn hugging_face(&self, source: Option<&Value>) -> Result<Value> {
+        Ok(Value::Object(self.recipe().hugging_face(source)?))
     }
 
     /// The names of the head and of the embedding that is the head too, if it is.
-    pub fn tied(&self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::Mamba2(config) => {
-                config.tie_word_embeddings.then_some(("lm_head.weight", "backbone.embeddings.weight"))
-            }
-        }
+    pub fn tied(&self) -> Option<(String, String)> {
+        let Ends { embedding, head, .. } = self.recipe().ends();
+        self.recipe().tied().then(|| (format!("{head}.weight"), format!("{embedding}.weight")))
     }
 
     /// Gives the head a matrix of its own.
     pub fn untie(&mut self) {
-        match self {
-            Self::Mamba2(config) => config.tie_word_embeddings = false,
-        }
+        self.recipe_mut().untie();
     }
 
     /// A published or customary shape by name.
+    ///
+    /// # Errors
+    /// If there is none of that name.
     pub fn named(shape: &str) -> Result<Self> {
-        match shape {
-            "mamba2-130m" => Ok(Self::Mamba2(mamba2::Config::mamba2_130m())),
-            "mamba2-tiny" => Ok(Self::Mamba2(mamba2::Config::default())),
-            _ => Err(Error::input(format!("unknown shape {shape:?}"))
-                .hint("known are mamba2-130m and mamba2-tiny")),
+        let all = || FAMILIES.iter().flat_map(|about| about.shapes);
+        match all().find(|(name, _)| *name == shape) {
+            Some((_, config)) => Ok(config()),
+            None => {
+                let names: Vec<&str> = all().map(|(name, _)| *name).collect();
+                Err(Error::input(format!("unknown shape {shape:?}"))
+                    .hint(format!("known are {}", listed(&names))))
+            }
         }
     }
 
-    /// Refuses sizes that no network can have.
-    pub fn check(&self) -> Result<()> {
-        match self {
-            Self::Mamba2(config) => config.check(),
+    /// The layers of such a model, of tensors that [`check()`] has passed; of `matrices` those that are in few bits.
+    ///
+    /// # Errors
+    /// If a tensor is not there.
+    pub fn stack(&self, tensors: &Tensors, matrices: &Matrices) -> Result<Stack> {
+        let stack = self.recipe().stack(&Parts::new(tensors, matrices))?;
+        // Reports, inputs and schemes go through the two side by side.
+        let (linears, sites) = (stack.linears(), self.sites());
+        let alike = linears.len() == sites.len()
+            && linears.iter().zip(&sites).all(|((path, _), site)| *path == site.path);
+        match alike {
+            true => Ok(stack),
+            false => Err(Error::internal(format!("sites and linears of a {} differ", self.family()))),
         }
     }
 
     /// The family's name, as records hold it.
     pub fn family(&self) -> &'static str {
-        match self {
-            Self::Mamba2(_) => "mamba2",
-        }
+        self.about().name
     }
 
     /// Every tensor of such a model.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        match self {
-            Self::Mamba2(config) => config.tensors(),
-        }
+        self.recipe().tensors()
     }
 
     /// A place for the gradient of every tensor.
@@ -199,217 +321,61 @@ impl Config {
 
     /// Every matrix that can be quantized, in forward order. A tied head is listed once, as the head.
     pub fn sites(&self) -> Vec<Site> {
-        match self {
-            Self::Mamba2(config) => config.sites(),
-        }
+        self.recipe().sites()
     }
 
-    /// How fast the heads of every layer forget.
+    /// Its recurrence, for those who look into it.
     ///
     /// # Errors
-    /// If a tensor is not there.
-    pub fn steps(&self, tensors: &Tensors) -> Result<Vec<mamba2::Steps>> {
-        match self {
-            Self::Mamba2(config) => Ok(config.steps(tensors)?),
-        }
-    }
-
-    /// What the recurrence of a layer gets, by name and as rows of tokens, from what in_proj gave.
-    ///
-    /// # Errors
-    /// If a tensor is not there, or anything is not on the CPU.
-    pub fn recurrence_inputs(
-        &self,
-        tensors: &Tensors,
-        layer: usize,
-        rows: &Tensor,
-    ) -> Result<Vec<(&'static str, Tensor)>> {
-        match self {
-            Self::Mamba2(config) => Ok(config.recurrence_inputs(tensors, layer, rows)?),
-        }
+    /// If it has none.
+    pub fn recurrence(&self) -> Result<&mamba2::Config> {
+        self.recipe().recurrence().ok_or_else(|| {
+            Error::input(format!("a {} has no recurrence", self.family()))
+                .hint("this measurement is one of recurrent models, such as mamba2")
+        })
     }
 
     /// Whether a tensor of this name would be part of what a block or the head computes.
     fn is_of_block(&self, name: &str) -> bool {
-        match self {
-            Self::Mamba2(_) => name.starts_with("backbone.layers.") || name == "lm_head.bias",
-        }
+        let Ends { blocks, head, .. } = self.recipe().ends();
+        name.starts_with(blocks) || name.strip_prefix(head) == Some(".bias")
     }
 
     /// Vocabulary size, rows of the embedding.
     pub fn vocab_size(&self) -> usize {
-        match self {
-            Self::Mamba2(config) => config.vocab_size,
-        }
+        self.recipe().sizes().vocabulary
     }
 
     /// Blocks.
     pub fn layers(&self) -> usize {
-        match self {
-            Self::Mamba2(config) => config.num_hidden_layers,
-        }
+        self.recipe().sizes().layers
     }
 
     /// Width of the residual stream.
     pub fn hidden_size(&self) -> usize {
-        match self {
-            Self::Mamba2(config) => config.hidden_size,
-        }
+        self.recipe().sizes().hidden
+    }
+
+    /// Tokens of the longest sequence that it reads; none if there is no limit.
+    pub fn longest(&self) -> Option<usize> {
+        self.recipe().longest()
     }
 }
 
-/// The layers of a model of any family.
-#[derive(Clone, Debug)]
-pub enum Network {
-    /// Mamba2.
-    Mamba2(mamba2::Mamba2),
+/// The names of all families, as a hint.
+fn known() -> String {
+    let names: Vec<&str> = FAMILIES.iter().map(|about| about.name).collect();
+    format!("this version knows: {}", names.join(", "))
 }
 
-impl Network {
-    /// Builds the layers from tensors that [`check`] has passed; of `matrices` those that are in few bits.
-    pub fn new(config: &Config, tensors: &Tensors, matrices: &Matrices) -> Result<Self> {
-        match config {
-            Config::Mamba2(config) => Ok(Self::Mamba2(mamba2::Mamba2::new(config, tensors, matrices)?)),
-        }
-    }
-
-    /// Declares that the weights hold the residual stream rotated: what enters it is rotated, what leaves it rotated
-    /// back.
-    pub fn rotate(&mut self, residual: &Rotation) {
-        match self {
-            Self::Mamba2(network) => network.rotation = Some(residual.clone()),
-        }
-    }
-
-    /// tokens [B, T] (u32) → hidden states [B, T, hidden] after the last norm, moving `state` on by T tokens.
-    /// Without a state the sequence starts from nothing and nothing is kept.
-    pub fn hidden(&self, tokens: &Tensor, state: Option<&mut State>) -> Result<Tensor> {
-        self.close(&self.stream(tokens, state)?)
-    }
-
-    /// tokens [B, T] → the residual stream that leaves the last block, [B, T, hidden]; otherwise as
-    /// [`hidden`](Self::hidden).
-    pub fn stream(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
-        let x = self.through(self.embed(tokens)?, 0..self.blocks(), state.as_deref_mut())?;
-        if let Some(state) = state {
-            state.position += tokens.dim(1)?;
-        }
-        Ok(x)
-    }
-
-    /// Blocks.
-    fn blocks(&self) -> usize {
-        match self {
-            Self::Mamba2(network) => network.blocks(),
-        }
-    }
-
-    /// tokens [B, T] (u32) → the residual stream that enters the first block, [B, T, hidden] in f32.
-    pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Mamba2(network) => Ok(network.embed(tokens)?),
-        }
-    }
-
-    /// The residual stream [B, T, hidden] that enters the first of these blocks → the stream that leaves the last,
-    /// moving their part of `state` on by T tokens. A stream that another network of the same blocks before them gave
-    /// may enter: that is how one changed layer is measured without reading what comes before it again.
-    pub fn through(&self, stream: Tensor, blocks: Range<usize>, state: Option<&mut State>) -> Result<Tensor> {
-        match self {
-            Self::Mamba2(network) => Ok(network.through(stream, blocks, state)?),
-        }
-    }
-
-    /// The residual stream [B, T, hidden] that leaves the last block → hidden states after the last norm.
-    pub fn close(&self, stream: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Mamba2(network) => Ok(network.close(stream)?),
-        }
-    }
-
-    /// hidden states [.., hidden] → logits [.., vocabulary].
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Mamba2(network) => Ok(network.head.forward(hidden)?),
-        }
-    }
-
-    /// Reads at least one token of one sequence, on a CPU, moving `state` on; `logits` `[vocabulary]`, if given, are
-    /// overwritten with those after the last token. The steps of [`stream`](Self::stream) in buffers of the state: once
-    /// they are there, a step allocates none.
-    ///
-    /// # Errors
-    /// If a tensor is on another device.
-    pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
-        match self {
-            Self::Mamba2(network) => network.read(tokens, state, logits)?,
-        }
-        state.position += tokens.len();
-        Ok(())
-    }
-
-    /// Reads `tokens` from a state of zeros, on a CPU, and returns what `loss` gives for their logits [T, vocabulary] in f32.
-    /// `loss` also writes its gradient with respect to them; from it come those of all tensors: `grads` has a place for
-    /// each, see [`Config::zero_gradients`], and all are overwritten.
-    ///
-    /// Products are as exact as those of training: see [`kernel::linear::trained`](crate::kernel::linear::trained).
-    ///
-    /// # Errors
-    /// If the network is rotated or anything of it is quantized or stored in less than f32.
-    pub(crate) fn gradients(
-        &self,
-        tokens: &[u32],
-        loss: impl FnOnce(&[f32], &mut [f32]) -> f32,
-        grads: &mut Gradients,
-        room: &mut Room,
-    ) -> Result<f32> {
-        match self {
-            Self::Mamba2(network) => Ok(network.gradients(tokens, loss, grads, room)?),
-        }
-    }
-
-    /// A state before the first token, for `batch` sequences.
-    pub fn zero_state(&self, batch: usize, device: &Device) -> Result<State> {
-        match self {
-            Self::Mamba2(network) => Ok(network.zero_state(batch, device)?),
-        }
-    }
-
-    /// Bytes of the state of `batch` sequences in the widths that it is kept in, scales included. A [`State`] holds
-    /// integers, and the residual of their error feedback, in f32.
-    pub fn state_bytes(&self, batch: usize) -> usize {
-        match self {
-            Self::Mamba2(network) => network.state_bytes(batch),
-        }
-    }
-
-    /// Sets the bits of what goes through the recurrence: inputs and state of every layer.
-    ///
-    /// # Errors
-    /// If a width is not one of 2 … 8 bits, or the network is on a GPU.
-    pub fn set_recurrence(&mut self, recurrence: Recurrence) -> Result<()> {
-        match self {
-            Self::Mamba2(network) => network.set_recurrence(recurrence),
-        }
-    }
-
-    /// Every linear of the model with its path, in the order of [`Config::sites`].
-    pub fn linears(&self) -> Vec<(String, &Linear)> {
-        match self {
-            Self::Mamba2(network) => network.linears(),
-        }
-    }
-
-    /// As [`linears`](Self::linears), to be changed.
-    pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        match self {
-            Self::Mamba2(network) => network.linears_mut(),
-        }
+/// `a, b and c`.
+fn listed(names: &[&str]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        names => names.concat(),
     }
 }
-
-const KNOWN: &str = "this version knows: mamba2";
 
 fn unknown(family: &str) -> Error {
-    Error::input(format!("unknown model family {family:?}")).hint(KNOWN)
+    Error::input(format!("unknown model family {family:?}")).hint(known())
 }

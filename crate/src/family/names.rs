@@ -1,6 +1,6 @@
 //! Where a network's tensors are among a checkpoint's names: programs put words of their own in front and between.
 
-use super::mamba2;
+use super::{About, FAMILIES};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,18 +42,23 @@ impl Names {
     pub fn find<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let plain: Vec<(String, &str)> =
             names.into_iter().map(|name| (without_wrappers(name), name)).collect();
-        let places: BTreeSet<&str> =
-            plain.iter().filter_map(|(plain, _)| mamba2::before_body(plain)).collect();
-        let Some(place) = choose(&places)? else {
+        let places = |about: &About| -> BTreeSet<&str> {
+            plain.iter().filter_map(|(plain, _)| (about.before_body)(plain)).collect()
+        };
+        let found =
+            FAMILIES.iter().map(|about| (*about, places(about))).find(|(_, places)| !places.is_empty());
+        let Some((about, places)) = found else {
             let others = plain.into_iter().map(|(_, name)| name.to_string()).collect();
             return Ok(Self { others, ..Self::default() });
         };
+        let base = |place| base(place, about);
+        let place = choose(&places, about)?;
         // A head stands beside the body, or where the body's owner stands.
         let heads = plain.iter().filter_map(|(plain, _)| before_head(plain));
         let head = heads.filter(|before| base(place).starts_with(before)).max_by_key(|before| before.len());
         let mut found = Self::default();
         for (plain, name) in &plain {
-            let of_body = plain.strip_prefix(place).and_then(mamba2::name_in_body);
+            let of_body = plain.strip_prefix(place).and_then(about.name_in_body);
             let of_head =
                 || plain.strip_prefix(head?).filter(|rest| rest.starts_with(HEAD)).map(String::from);
             let Some(own) = of_body.or_else(of_head) else {
@@ -79,13 +84,13 @@ const HEAD: &str = "lm_head.";
 const ONE_ONLY: &str = "save the weights that you mean in a file of their own";
 
 /// Which of the places where bodies of networks are is meant.
-fn choose<'a>(places: &BTreeSet<&'a str>) -> Result<Option<&'a str>> {
-    let of_weights = |place: &&&str| base(place).split_terminator('.').all(|word| WEIGHTS.contains(&word));
+fn choose<'a>(places: &BTreeSet<&'a str>, about: &About) -> Result<&'a str> {
+    let of_weights =
+        |place: &&&str| base(place, about).split_terminator('.').all(|word| WEIGHTS.contains(&word));
     let likely: Vec<&str> = places.iter().filter(of_weights).copied().collect();
     let all: Vec<&str> = places.iter().copied().collect();
     match (&likely[..], &all[..]) {
-        ([one], _) | ([], [one]) => Ok(Some(one)),
-        ([], []) => Ok(None),
+        ([one], _) | ([], [one]) => Ok(one),
         ([], several) | (several, _) => {
             let shown: Vec<String> = several.iter().take(4).map(|place| shown(place)).collect();
             Err(Error::input(format!("there are weights {}", shown.join(" and "))).hint(ONE_ONLY))
@@ -94,8 +99,8 @@ fn choose<'a>(places: &BTreeSet<&'a str>) -> Result<Option<&'a str>> {
 }
 
 /// A place without the network's own word for its body.
-fn base(place: &str) -> &str {
-    place.strip_suffix("backbone.").unwrap_or(place)
+fn base<'a>(place: &'a str, about: &About) -> &'a str {
+    place.strip_suffix(about.body).unwrap_or(place)
 }
 
 /// What stands before a head in its name.

@@ -1,5 +1,7 @@
 //! The matrices of a model that can be quantized: what they are called and what they are for.
 
+use super::{Ends, Sizes};
+
 /// A matrix that can be quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
@@ -13,13 +15,14 @@ pub struct Site {
     pub rows: usize,
     /// Input channels.
     pub cols: usize,
-    /// What it is for: `in_proj`, `out_proj`, `head`, `embedding`; a tied head is both of the last two.
+    /// What it is for, in the words of its family: `in_proj`, `q_proj`, …; `head`, `embedding`, a tied head is both of these.
     pub roles: Vec<&'static str>,
     /// Parts of its rows with a meaning of their own, from the first row down; empty where there are none.
     pub segments: Vec<Segment>,
     /// Whether it is quantized unless a scheme says otherwise.
     pub by_default: bool,
-    /// Name of the tensor by which the norm before it scales its inputs; none where other layers see these too.
+    /// Name of the tensor by which the norm before it scales its inputs. Sites of one norm are all that read it; none where
+    /// inputs come from no norm, or from one that others than sites read too.
     pub norm: Option<String>,
     /// How it is tied to the residual stream.
     pub residual: Residual,
@@ -43,4 +46,35 @@ pub enum Residual {
     Writes,
     /// It begins or ends it.
     Ends,
+    /// It has to do with it by other matrices alone.
+    Apart,
+}
+
+impl Site {
+    /// The matrix `path`.weight of these sizes, quantized by default unless it is at an end; everything else is left open.
+    pub fn new(path: String, (rows, cols): (usize, usize), role: &'static str, residual: Residual) -> Self {
+        Self {
+            weight: format!("{path}.weight"),
+            path,
+            layer: None,
+            rows,
+            cols,
+            roles: vec![role],
+            segments: vec![],
+            by_default: residual != Residual::Ends,
+            norm: None,
+            residual,
+        }
+    }
+
+    /// An embedding and a head, or the one matrix that is both, which is listed as the head.
+    pub fn of_ends(ends: Ends, sizes: Sizes, tied: bool) -> Vec<Self> {
+        let size = (sizes.vocabulary, sizes.hidden);
+        let site = |path: &str, role| Self::new(path.to_string(), size, role, Residual::Ends);
+        let (head, embedding) = (site(ends.head, "head"), site(ends.embedding, "embedding"));
+        match tied {
+            true => vec![Self { weight: embedding.weight, roles: vec!["head", "embedding"], ..head }],
+            false => vec![embedding, head],
+        }
+    }
 }

@@ -11,6 +11,9 @@
 //! | [`packed`] | the same products, much faster, from a matrix in the order of the instructions |
 //! | [`conv`] | causal depthwise convolution with SiLU |
 //! | [`conv_grad`] | its gradients |
+//! | [`attention`] | causal attention in tiles, over a cache of keys and values |
+//! | [`rotary`] | positions as rotations of queries and keys |
+//! | [`gated`] | SiLU(a) · b, and its gradient |
 //! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
 //! | [`scan_grad`] | its gradient |
 //! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
@@ -26,11 +29,13 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod blocked;
 pub mod coded;
 pub mod conv;
 pub mod conv_grad;
+pub mod gated;
 pub mod hadamard;
 pub mod integer;
 pub(crate) mod kept;
@@ -39,6 +44,7 @@ pub mod linear;
 pub mod norm;
 pub mod packed;
 pub(crate) mod pages;
+pub mod rotary;
 pub mod round;
 pub mod scan;
 pub mod scan_grad;

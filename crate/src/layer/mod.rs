@@ -6,14 +6,20 @@
 //! | [`quantized`] | matrices in few bits |
 //! | [`rotation`] | orthonormal rotation of activations |
 //! | [`norm`] | RMSNorm |
+//! | [`branch`] | what a block can add to the residual stream |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
+//! | [`attention`] | causal attention with rotary positions and a cache |
+//! | [`mlp`] | the gated feed-forward layer |
 //! | `room` | buffers that inference and training use again and again |
-//! | [`state`] | what a recurrent model carries from token to token |
+//! | [`state`] | what a model carries from token to token |
 //!
 //! Activations are f32 throughout; a weight's dtype says how it is stored.
 
+pub mod attention;
+pub mod branch;
 pub mod linear;
 pub mod mamba2;
+pub mod mlp;
 pub mod norm;
 pub(crate) mod op;
 pub mod quantized;

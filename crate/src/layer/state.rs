@@ -1,48 +1,96 @@
-//! What a recurrent model carries from token to token.
+//! What a model carries from token to token.
 
+use super::attention::Cache;
 use super::op::{Values, in_place, values_in_place};
 use super::room::Room;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
-/// The state of one layer. Cloning copies the values: a clone and its origin go on independently.
-#[derive(Debug)]
+/// The state of one block: of what its branches can carry, what they do. Cloning copies the values: a clone and its
+/// origin go on independently.
+#[derive(Debug, Default)]
 pub struct LayerState {
     /// The last K inputs of the convolution, oldest first: [batch, channel, K].
-    pub conv: Tensor,
+    pub conv: Option<Tensor>,
     /// The recurrent state h: [batch, head, P, N], in f32 or bf16.
-    pub recurrent: Tensor,
+    pub recurrent: Option<Tensor>,
     /// The residual: what the last rounding took from a quantized state that is given it back, [batch, head, P, N] in
     /// f32 (or the values of integers with a scale for each head).
     pub feedback: Option<Tensor>,
+    /// The keys and values of the tokens read so far.
+    pub cache: Option<Cache>,
 }
 
 impl LayerState {
-    /// A state of zeros: nothing read yet.
+    /// The state of a recurrence and the convolution before it, of zeros: nothing read yet.
     pub fn zeros(
         conv: (usize, usize, usize),
         recurrent: (usize, usize, usize, usize),
         device: &Device,
     ) -> Result<Self> {
         Ok(Self {
-            conv: Tensor::zeros(conv, DType::F32, device)?,
-            recurrent: Tensor::zeros(recurrent, DType::F32, device)?,
-            feedback: None,
+            conv: Some(Tensor::zeros(conv, DType::F32, device)?),
+            recurrent: Some(Tensor::zeros(recurrent, DType::F32, device)?),
+            ..Self::default()
         })
+    }
+
+    /// Takes what another branch of the same block carries.
+    ///
+    /// # Errors
+    /// If both carry the same.
+    pub(crate) fn join(&mut self, other: Self) -> Result<()> {
+        let Self { conv, recurrent, feedback, cache } = other;
+        fn take<T>(to: &mut Option<T>, from: Option<T>) -> Result<()> {
+            match from {
+                Some(_) if to.is_some() => bail!("two branches of a block carry the same kind of state"),
+                Some(from) => *to = Some(from),
+                None => {}
+            }
+            Ok(())
+        }
+        take(&mut self.conv, conv)?;
+        take(&mut self.recurrent, recurrent)?;
+        take(&mut self.feedback, feedback)?;
+        take(&mut self.cache, cache)
+    }
+
+    /// The recurrent state.
+    ///
+    /// # Errors
+    /// If the block has no recurrence.
+    pub(crate) fn recurrence(&self) -> Result<&Tensor> {
+        self.recurrent.as_ref().ok_or_else(|| missing("recurrence"))
+    }
+
+    /// The last inputs of the convolution.
+    ///
+    /// # Errors
+    /// If the block has none.
+    pub(crate) fn convolution(&self) -> Result<&Tensor> {
+        self.conv.as_ref().ok_or_else(|| missing("convolution"))
+    }
+
+    /// The cache of keys and values.
+    ///
+    /// # Errors
+    /// If the block has none.
+    pub(crate) fn cache(&mut self) -> Result<&mut Cache> {
+        self.cache.as_mut().ok_or_else(|| missing("cache"))
     }
 
     /// From here on the state carries the error of its last rounding; zero where it did not yet.
     pub(crate) fn keep_feedback(&mut self) -> Result<()> {
         if self.feedback.is_none() {
-            self.feedback = Some(self.recurrent.zeros_like()?);
+            self.feedback = Some(self.recurrence()?.zeros_like()?);
         }
         Ok(())
     }
 
     /// From here on h is stored so.
     pub(crate) fn store_as(&mut self, dtype: DType) -> Result<()> {
-        if self.recurrent.dtype() != dtype {
-            self.recurrent = self.recurrent.to_dtype(dtype)?;
+        if self.recurrence()?.dtype() != dtype {
+            self.recurrent = Some(self.recurrence()?.to_dtype(dtype)?);
         }
         Ok(())
     }
@@ -52,23 +100,42 @@ impl LayerState {
         &mut self,
         f: impl FnOnce(&mut [f32], Values<'_>, Option<&mut [f32]>) -> R,
     ) -> Result<R> {
-        in_place(&self.conv, |conv| {
-            values_in_place(&self.recurrent, |recurrent| match &self.feedback {
+        in_place(self.convolution()?, |conv| {
+            values_in_place(self.recurrence()?, |recurrent| match &self.feedback {
                 Some(feedback) => in_place(feedback, |feedback| f(conv, recurrent, Some(feedback))),
                 None => Ok(f(conv, recurrent, None)),
             })
         })??
     }
+
+    fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.conv, &self.recurrent, &self.feedback].into_iter().flatten()
+    }
+
+    /// Bytes of all values as they are held.
+    fn bytes(&self) -> usize {
+        let tensors = self.tensors().map(|tensor| tensor.dtype().size_in_bytes() * tensor.elem_count());
+        tensors.sum::<usize>() + self.cache.as_ref().map_or(0, Cache::bytes)
+    }
+}
+
+fn missing(what: &str) -> Error {
+    Error::Msg(format!("the state of this block has no {what}: it is of another model"))
 }
 
 impl Clone for LayerState {
     fn clone(&self) -> Self {
         // `copy` of a CPU or GPU tensor fails only when memory does; sharing would let the clone change its origin.
-        let copy = |tensor: &Tensor| tensor.copy().unwrap_or_else(|error| panic!("copying a state: {error}"));
+        let copy = |tensor: &Option<Tensor>| {
+            let copy =
+                |tensor: &Tensor| tensor.copy().unwrap_or_else(|error| panic!("copying a state: {error}"));
+            tensor.as_ref().map(copy)
+        };
         Self {
             conv: copy(&self.conv),
             recurrent: copy(&self.recurrent),
-            feedback: self.feedback.as_ref().map(copy),
+            feedback: copy(&self.feedback),
+            cache: self.cache.clone(),
         }
     }
 }
@@ -76,9 +143,11 @@ impl Clone for LayerState {
 /// The state of a whole model.
 #[derive(Debug)]
 pub struct State {
-    /// One entry a layer.
+    /// One entry a block.
     pub layers: Vec<LayerState>,
-    /// Tokens read so far.
+    /// Sequences that it is of.
+    pub batch: usize,
+    /// Tokens read so far, of each sequence.
     pub position: usize,
     /// Working memory of those who move the state on, each with a room of its own.
     pub(crate) rooms: Vec<Room>,
@@ -86,7 +155,7 @@ pub struct State {
 
 impl Clone for State {
     fn clone(&self) -> Self {
-        Self::new(self.layers.clone(), self.position)
+        Self { position: self.position, ..Self::new(self.layers.clone(), self.batch) }
     }
 }
 
@@ -99,7 +168,7 @@ impl Spare {
     pub fn take(&self, batch: usize, fresh: impl FnOnce() -> Result<State>) -> Result<State> {
         let found = {
             let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            spare.iter().position(|state| state.batch() == batch).map(|at| spare.swap_remove(at))
+            spare.iter().position(|state| state.batch == batch).map(|at| spare.swap_remove(at))
         };
         let Some(mut state) = found else { return fresh() };
         state.clear()?;
@@ -120,14 +189,9 @@ impl Clone for Spare {
 }
 
 impl State {
-    /// The states of all layers after `position` tokens.
-    pub fn new(layers: Vec<LayerState>, position: usize) -> Self {
-        Self { layers, position, rooms: vec![] }
-    }
-
-    /// Sequences that it is of.
-    pub fn batch(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.conv.dims()[0])
+    /// The states of all blocks before the first token.
+    pub fn new(layers: Vec<LayerState>, batch: usize) -> Self {
+        Self { layers, batch, position: 0, rooms: vec![] }
     }
 
     /// Goes back to before the first token; what was allocated stays.
@@ -135,29 +199,28 @@ impl State {
     /// # Errors
     /// If a tensor cannot be written.
     pub fn clear(&mut self) -> Result<()> {
-        for LayerState { conv, recurrent, feedback } in &self.layers {
-            [Some(conv), Some(recurrent), feedback.as_ref()]
-                .into_iter()
-                .flatten()
-                .try_for_each(Tensor::zero_set)?;
+        for layer in &mut self.layers {
+            layer.tensors().try_for_each(Tensor::zero_set)?;
+            layer.cache.iter_mut().for_each(Cache::clear);
         }
         self.position = 0;
         Ok(())
     }
 
-    /// Bytes of all values as they are held. Integers are simulated in f32: what they would take packed, the network
-    /// says ([`Network::state_bytes`](crate::family::Network::state_bytes)).
+    /// Bytes of all values as they are held. Integers of a recurrence are simulated in f32: what they would take packed,
+    /// the stack says ([`Stack::state_bytes`](crate::family::Stack::state_bytes)).
     pub fn bytes(&self) -> usize {
-        let tensors =
-            self.layers.iter().flat_map(|l| [Some(&l.conv), Some(&l.recurrent), l.feedback.as_ref()]);
-        tensors.flatten().map(|tensor| tensor.dtype().size_in_bytes() * tensor.elem_count()).sum()
+        self.layers.iter().map(LayerState::bytes).sum()
     }
 
     /// ‖h − h'‖ / ‖h'‖ over the recurrent states of all layers: how far this state is from `reference`.
+    ///
+    /// # Errors
+    /// If a layer of either has no recurrence.
     pub fn distance(&self, reference: &Self) -> Result<f64> {
         let (mut difference, mut norm) = (0.0, 0.0);
         for (a, b) in self.layers.iter().zip(&reference.layers) {
-            let (a, b) = (a.recurrent.to_dtype(DType::F32)?, b.recurrent.to_dtype(DType::F32)?);
+            let (a, b) = (a.recurrence()?.to_dtype(DType::F32)?, b.recurrence()?.to_dtype(DType::F32)?);
             difference += f64::from((a - &b)?.sqr()?.sum_all()?.to_scalar::<f32>()?);
             norm += f64::from(b.sqr()?.sum_all()?.to_scalar::<f32>()?);
         }

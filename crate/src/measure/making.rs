@@ -40,7 +40,11 @@ impl Measure for Making {
                 .value("choosing_tokens", choosing.map(|effort| effort.tokens))
                 .value("budget_bytes", spent.map(|spent| spent.asked))
                 .value("budget_used_bytes", spent.map(|spent| spent.used))
-                .value("state_packed_bytes", model.state_bytes(1)),
+                .value("state_packed_bytes", model.state_bytes(1, 0))
+                .value(
+                    "cache_token_bytes",
+                    Some(model.state_bytes(1, 1) - model.state_bytes(1, 0)).filter(|b| *b > 0),
+                ),
         ])
     }
 }

@@ -20,12 +20,13 @@ const LOGIT_VALUES: usize = 1 << 24;
 impl Model {
     /// Token ids as a tensor [1, T], held to the vocabulary.
     pub fn tokens(&self, ids: &[u32]) -> Result<Tensor> {
-        self.check(ids)?;
+        self.check(ids, ids.len())?;
         Ok(Tensor::from_slice(ids, (1, ids.len()), self.device())?)
     }
 
-    /// The one place where tokens come in: none lies outside the vocabulary, and there is at least one.
-    fn check(&self, ids: &[u32]) -> Result<()> {
+    /// The one place where tokens come in: none lies outside the vocabulary, there is at least one, and they end no
+    /// sequence, of `length` tokens with those read before, that is longer than the model reads.
+    fn check(&self, ids: &[u32], length: usize) -> Result<()> {
         let vocab = self.config.vocab_size();
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::input(format!("token {id} lies outside the model's vocabulary of {vocab}"))
@@ -34,7 +35,20 @@ impl Model {
         if ids.is_empty() {
             return Err(Error::input("there are no tokens to read"));
         }
+        self.admit_length(length)?;
         Ok(())
+    }
+
+    /// Refuses a sequence longer than the model reads.
+    pub(crate) fn admit_length(&self, length: usize) -> Result<()> {
+        match self.config.longest().filter(|longest| length > *longest) {
+            None => Ok(()),
+            Some(longest) => Err(Error::input(format!(
+                "a sequence of {length} tokens is longer than {longest}, the longest that {} reads",
+                self.name
+            ))
+            .hint("choose a shorter length")),
+        }
     }
 
     /// As [`check`](Self::check), of tokens [B, T] that a caller made.
@@ -46,10 +60,11 @@ impl Model {
                 dtype.as_str()
             )));
         }
-        if let Some(held) = state.map(State::batch).filter(|held| *held != dims[0]) {
+        if let Some(held) = state.map(|state| state.batch).filter(|held| *held != dims[0]) {
             return Err(Error::input(format!("{} sequences cannot move a state of {held} on", dims[0])));
         }
-        self.check(&tokens.flatten_all()?.to_vec1()?)
+        let length = state.map_or(0, |state| state.position) + dims[1];
+        self.check(&tokens.flatten_all()?.to_vec1()?, length)
     }
 
     /// Reads a prompt, moving `state` on, and returns the logits after its last token.
@@ -71,9 +86,9 @@ impl Model {
     }
 
     fn read_into(&self, ids: &[u32], state: &mut State, logits: &mut Vec<f32>) -> Result<()> {
-        self.check(ids)?;
-        if state.batch() != 1 {
-            let found = state.batch();
+        self.check(ids, state.position + ids.len())?;
+        if state.batch != 1 {
+            let found = state.batch;
             return Err(Error::input(format!("a prompt moves the state of one sequence on, not of {found}")));
         }
         let cpu = self.device().is_cpu();
@@ -82,12 +97,12 @@ impl Model {
             let last = pieces.peek().is_none();
             if cpu {
                 logits.resize(self.config.vocab_size(), 0.0);
-                install(|| self.network.read(piece, state, last.then_some(&mut *logits)))?;
+                install(|| self.stack.read(piece, state, last.then_some(&mut *logits)))?;
             } else if last {
                 let found = self.forward_admitted(&self.tokens(piece)?, Some(state), Positions::Last)?;
                 *logits = found.flatten_all()?.to_vec1()?;
             } else {
-                self.network.stream(&self.tokens(piece)?, Some(state))?;
+                self.stack.stream(&self.tokens(piece)?, Some(state))?;
             }
             check_interrupt()?;
         }

@@ -38,7 +38,7 @@ pub mod tokenizer;
 mod weights;
 
 use crate::error::{Error, Result};
-use crate::family::{self, Config, Matrices, Network, Tensors};
+use crate::family::{self, Config, Matrices, Stack, Tensors};
 use crate::layer::linear::{Linear, Tap};
 use crate::layer::quantized::Quantized;
 use crate::layer::state::State;
@@ -98,7 +98,7 @@ pub struct Model {
     device: Device,
     tensors: Tensors,
     matrices: Matrices,
-    network: Network,
+    stack: Stack,
 }
 
 impl Model {
@@ -196,9 +196,9 @@ impl Model {
             let names: Vec<&str> = matrices.map(|spec| spec.name.as_str()).collect();
             side_by_side::place(&mut tensors, &names, dtype)?;
         }
-        let mut network = Network::new(&config, &tensors, &matrices)?;
+        let mut stack = config.stack(&tensors, &matrices)?;
         if let Some(quantization) = &quantization {
-            quantization.apply(&config, &mut network)?;
+            quantization.apply(&config, &mut stack)?;
         }
         Ok(Self {
             name: String::new(),
@@ -218,7 +218,7 @@ impl Model {
             device,
             tensors,
             matrices,
-            network,
+            stack,
         })
     }
 
@@ -239,8 +239,8 @@ impl Model {
             true => (format!("{}-{}", self.hash, self.dtype.as_str()), self.dtype),
             false => (self.hash.clone(), self.rounded),
         };
-        let Self { tensors, matrices, network, .. } = built;
-        Ok(Self { dtype, hash, rounded, tensors, matrices, network, ..self.clone() })
+        let Self { tensors, matrices, stack, .. } = built;
+        Ok(Self { dtype, hash, rounded, tensors, matrices, stack, ..self.clone() })
     }
 
     /// Where the weights are.
@@ -266,12 +266,12 @@ impl Model {
 
     /// Every linear with its path, in forward order.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
-        self.network.linears()
+        self.stack.linears()
     }
 
     /// As [`linears`](Self::linears), to be changed: taps, formats.
     pub(crate) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        self.network.linears_mut()
+        self.stack.linears_mut()
     }
 
     /// The same model, whose linears show their inputs to `tap` of their number when it [reads](Self::read).
@@ -288,12 +288,13 @@ impl Model {
 
     /// A state before the first token, for `batch` sequences.
     pub fn state(&self, batch: usize) -> Result<State> {
-        self.network.zero_state(batch, &self.device)
+        Ok(self.stack.zero_state(batch, &self.device)?)
     }
 
-    /// Bytes of the state of `batch` sequences in the widths that it is kept in; see [`Network::state_bytes`].
-    pub fn state_bytes(&self, batch: usize) -> usize {
-        self.network.state_bytes(batch)
+    /// Bytes of the state of `batch` sequences after `tokens` tokens in the widths that it is kept in; see
+    /// [`Stack::state_bytes`].
+    pub fn state_bytes(&self, batch: usize, tokens: usize) -> usize {
+        self.stack.state_bytes(batch, tokens)
     }
 
     /// tokens [B, T] → logits [B, T or 1, vocabulary] in f32, moving `state` on by T tokens. Without a state the
@@ -319,34 +320,34 @@ impl Model {
         positions: Positions,
     ) -> Result<Tensor> {
         install(|| {
-            let stream = self.network.stream(tokens, state)?; // [B, T, hidden]
+            let stream = self.stack.stream(tokens, state)?; // [B, T, hidden]
             let asked = match positions {
                 Positions::All => stream,
                 Positions::Last => stream.narrow(1, stream.dim(1)? - 1, 1)?,
             };
-            self.head(&self.network.close(&asked)?)
+            self.head(&self.stack.close(&asked)?)
         })
     }
 
     /// Hidden states before the head, for those who need logits of some positions only.
     pub(crate) fn hidden(&self, tokens: &Tensor, state: Option<&mut State>) -> Result<Tensor> {
-        install(|| self.network.hidden(tokens, state))
+        Ok(install(|| self.stack.hidden(tokens, state))?)
     }
 
-    /// tokens [B, T] → the residual stream that enters the first block; see [`Network::embed`].
+    /// tokens [B, T] → the residual stream that enters the first block; see [`Stack::embed`].
     pub(crate) fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        install(|| self.network.embed(tokens))
+        Ok(install(|| self.stack.embed(tokens))?)
     }
 
     /// The residual stream from the entry of one block to that of another, from a state of zeros; see
-    /// [`Network::through`].
+    /// [`Stack::through`].
     pub(crate) fn through(&self, stream: Tensor, blocks: Range<usize>) -> Result<Tensor> {
-        install(|| self.network.through(stream, blocks, None))
+        Ok(install(|| self.stack.through(stream, blocks, None))?)
     }
 
     /// The residual stream that leaves the last block → hidden states before the head.
     pub(crate) fn close(&self, stream: &Tensor) -> Result<Tensor> {
-        install(|| self.network.close(stream))
+        Ok(install(|| self.stack.close(stream))?)
     }
 
     /// Reads tokens for the sake of the taps on its linears; the head's sees what it would be given.
@@ -356,14 +357,14 @@ impl Model {
 
     /// Shows hidden states before the head to the tap on it, as if it were given them.
     pub(crate) fn show_head(&self, hidden: &Tensor) -> Result<()> {
-        match self.linears().last().and_then(|(_, head)| head.tap.as_ref()) {
+        match &self.stack.head().tap {
             Some(tap) => Ok((tap.0)(hidden)?),
             None => Ok(()),
         }
     }
 
     pub(crate) fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        install(|| self.network.logits(hidden))
+        Ok(install(|| self.stack.logits(hidden))?)
     }
 }
 

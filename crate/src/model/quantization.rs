@@ -4,7 +4,7 @@ use super::Model;
 use super::init::stream;
 use crate::error::Result;
 use crate::family::site::Residual;
-use crate::family::{Config, Matrices, Network, Tensors};
+use crate::family::{Config, Matrices, Stack, Tensors};
 use crate::format::Coding;
 use crate::layer::linear::Activation;
 use crate::layer::mamba2::Recurrence;
@@ -12,6 +12,7 @@ use crate::layer::rotation::Rotation;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The version of the layout in which quantized models are saved.
@@ -223,17 +224,19 @@ impl Quantization {
     }
 
     /// Tells a network what its matrices expect of their inputs.
-    pub(super) fn apply(&self, config: &Config, network: &mut Network) -> Result<()> {
-        for ((_, linear), layer) in network.linears_mut().into_iter().zip(&self.layers) {
-            linear.activation = layer.activation;
+    pub(super) fn apply(&self, config: &Config, stack: &mut Stack) -> Result<()> {
+        let layers: BTreeMap<&str, &LayerReport> =
+            self.layers.iter().map(|layer| (layer.path.as_str(), layer)).collect();
+        for (path, linear) in stack.linears_mut() {
+            linear.activation = layers.get(path.as_str()).and_then(|layer| layer.activation);
         }
-        network.set_recurrence(self.recurrence)?;
+        stack.set_recurrence(self.recurrence)?;
         let Some(seed) = self.rotation else { return Ok(()) };
-        network.rotate(&rotation(seed, config.hidden_size()));
-        for ((_, linear), site) in network.linears_mut().into_iter().zip(config.sites()) {
-            if site.residual == Residual::Writes {
-                linear.rotation = Some(rotation(seed, site.cols));
-            }
+        stack.rotate(&rotation(seed, config.hidden_size()));
+        let writers = config.sites().into_iter().filter(|site| site.residual == Residual::Writes);
+        let writers: BTreeMap<String, usize> = writers.map(|site| (site.path, site.cols)).collect();
+        for (path, linear) in stack.linears_mut() {
+            linear.rotation = writers.get(&path).map(|cols| rotation(seed, *cols));
         }
         Ok(())
     }
@@ -257,9 +260,9 @@ impl Model {
             matrix.lay_out();
         }
         tensors.retain(|name, _| !matrices.contains_key(name));
-        let mut network = Network::new(&self.config, &tensors, &matrices)?;
-        quantization.apply(&self.config, &mut network)?;
-        Ok(Self { tensors, matrices, network, quantization: Some(quantization), ..self.clone() })
+        let mut stack = self.config.stack(&tensors, &matrices)?;
+        quantization.apply(&self.config, &mut stack)?;
+        Ok(Self { tensors, matrices, stack, quantization: Some(quantization), ..self.clone() })
     }
 }
 

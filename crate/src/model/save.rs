@@ -99,7 +99,7 @@ impl Model {
         }
         save_safetensors(&destination.draft(WEIGHTS), &tensors, &self.metadata(&files)?)?;
         destination.commit()?;
-        if let Some(why) = self.config.foreign_to_transformers() {
+        if let Some(why) = self.config.recipe().foreign_to_transformers() {
             warn(format!("{}: transformers cannot read a model of this shape: {why}", folder.display()));
         }
         Ok(())

@@ -43,8 +43,8 @@ impl Weights {
                 "no known model family has tensors of these names: {}",
                 family::some_of(&names.others)
             );
-            let hint =
-                "this version knows mamba2, whose tensors are called backbone.layers.0.mixer.A_log and so on";
+            let hint = "this version knows mamba2, whose tensors are called backbone.layers.0.mixer.A_log and so on, and llama, \
+                        whose are called model.layers.0.self_attn.q_proj.weight";
             return Err(at(Error::input(what).hint(hint)));
         }
         let coded = |own: &str| {
@@ -74,7 +74,7 @@ impl Weights {
         let no_weight = |own: &str| names.network.get(own).is_some_and(|name| !floats.contains(&**name));
         let (mut unused, head) = (names.others, config.tied().map(|(head, _)| head));
         shapes.retain(|own, _| {
-            let keep = called.contains(own) || head == Some(own) || !no_weight(own);
+            let keep = called.contains(own) || head.as_ref() == Some(own) || !no_weight(own);
             if !keep {
                 unused.push(names.network[own].clone());
             }
@@ -86,7 +86,7 @@ impl Weights {
             names.network.iter().map(|(own, name)| (name.as_str(), own.as_str())).collect();
         let (tensors, hash) = found.read(|name| match own.get(name) {
             Some(own) if coded(own) => Some(Wanted::Part),
-            Some(own) if called.contains(*own) || head == Some(own) => Some(Wanted::Weights),
+            Some(own) if called.contains(*own) || head.as_deref() == Some(own) => Some(Wanted::Weights),
             _ => None,
         })?;
         let mut tensors: Tensors =
@@ -95,25 +95,25 @@ impl Weights {
             Some(report) => saved::read_matrices(report, &mut tensors).map_err(at)?,
             None => Matrices::new(),
         };
-        if let Some((head, embedding)) = config.tied().filter(|(head, _)| shapes.contains_key(*head)) {
-            if tensors.get(head).zip(tensors.get(embedding)).is_none_or(|(a, b)| !equal(a, b)) {
+        if let Some((head, embedding)) = config.tied().filter(|(head, _)| shapes.contains_key(head)) {
+            if tensors.get(&head).zip(tensors.get(&embedding)).is_none_or(|(a, b)| !equal(a, b)) {
                 config.untie();
                 family::check(&config, &shapes).map_err(at)?;
                 quantization
                     .iter()
                     .try_for_each(|report| saved::check_report(report, &config))
                     .map_err(at)?;
-                if Config::states_tied(stated) == Some(true) {
+                if config.states_tied(stated) == Some(true) {
                     assumed.push(format!(
                         "the head is {head}, which differs from the embedding it is said to be"
                     ));
                 }
             } else {
-                tensors.remove(head);
+                tensors.remove(&head);
             }
         }
         let tied = config.tied().is_some();
-        let beside = beside.into_iter().filter(|own| tied || head != Some(own));
+        let beside = beside.into_iter().filter(|own| tied || head.as_ref() != Some(own));
         unused.extend(beside.map(|own| names.network.get(&own).cloned().unwrap_or(own)));
         unused.sort();
         Ok(Self { config, assumed, unused, quantization, tensors, matrices, hash })

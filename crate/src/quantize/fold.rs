@@ -14,17 +14,20 @@ use candle_core::{DType, Tensor};
 /// embedding stay tied.
 pub fn rotate(tensors: &mut Tensors, sites: &[Site], hidden: usize, seed: u64) -> Result<()> {
     let residual = rotation(seed, hidden);
-    for site in sites.iter().filter(|site| site.residual != Residual::Ends) {
+    // A norm may have several readers: it is one only after the last has taken it in.
+    let mut norms = Tensors::new();
+    for site in sites {
         let mut weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?; // [out, in]
         match site.residual {
+            Residual::Ends | Residual::Apart => continue,
             Residual::Reads => {
                 let name =
                     site.norm.as_ref().ok_or_else(|| Error::internal("a stream is read without a norm"))?;
-                let norm = tensor(tensors, name)?.clone();
-                weight = residual.forward(&weight.broadcast_mul(&norm)?)?;
-                tensors.insert(name.clone(), norm.ones_like()?);
+                let norm = tensor(tensors, name)?;
+                weight = residual.forward(&weight.broadcast_mul(norm)?)?;
+                norms.insert(name.clone(), norm.ones_like()?);
             }
-            _ => {
+            Residual::Writes => {
                 weight = columns(&rotation(seed, site.cols).forward(&weight)?, &residual)?;
                 let name = format!("{}.bias", site.path);
                 if let Some(bias) = tensors.get(&name) {
@@ -35,6 +38,7 @@ pub fn rotate(tensors: &mut Tensors, sites: &[Site], hidden: usize, seed: u64) -
         }
         tensors.insert(site.weight.clone(), weight);
     }
+    tensors.extend(norms);
     Ok(())
 }
 
@@ -43,17 +47,18 @@ fn columns(weight: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     Ok(rotation.forward(&weight.t()?.contiguous()?)?.t()?.contiguous()?)
 }
 
-/// Divides the inputs of a matrix by `by`, one number for each, by way of the norm before it, and multiplies its columns.
+/// Divides what a norm gives by `by`, one number for each channel, and multiplies the columns of all matrices that read it.
 ///
 /// # Errors
-/// If other layers see these inputs too.
-pub fn divide(tensors: &mut Tensors, site: &Site, by: &[f32]) -> Result<()> {
-    let norm = norm(site)?;
-    let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
-    let by = Tensor::from_slice(by, by.len(), weight.device())?;
-    tensors.insert(site.weight.clone(), weight.broadcast_mul(&by)?);
-    let scaled = tensor(tensors, norm)?.div(&by)?;
-    tensors.insert(norm.clone(), scaled);
+/// If a tensor is not there.
+pub fn divide(tensors: &mut Tensors, norm: &str, readers: &[&Site], by: &[f32]) -> Result<()> {
+    let scaled = tensor(tensors, norm)?.clone();
+    let by = Tensor::from_slice(by, by.len(), scaled.device())?;
+    for site in readers {
+        let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
+        tensors.insert(site.weight.clone(), weight.broadcast_mul(&by)?);
+    }
+    tensors.insert(norm.to_string(), scaled.div(&by)?);
     Ok(())
 }
 
@@ -66,10 +71,19 @@ pub(super) fn norm(site: &Site) -> Result<&String> {
     })
 }
 
-/// SmoothQuant's divisors (Xiao et al. 2023): max|X_j|^α / max|W_j|^(1−α) for every input channel j.
-pub fn smoothing(tensors: &Tensors, site: &Site, inputs: &Inputs, exponent: f32) -> Result<Vec<f32>> {
-    let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
-    let columns = weight.abs()?.max(0)?.to_vec1::<f32>()?;
+/// SmoothQuant's divisors (Xiao et al. 2023): max|X_j|^α / max|W_j|^(1−α) for every input channel j, over all matrices that
+/// read the norm.
+///
+/// # Errors
+/// If a tensor is not there.
+pub fn smoothing(tensors: &Tensors, readers: &[&Site], inputs: &Inputs, exponent: f32) -> Result<Vec<f32>> {
+    let mut columns: Vec<f32> = vec![];
+    for site in readers {
+        let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
+        let own = weight.abs()?.max(0)?.to_vec1::<f32>()?;
+        columns.resize(own.len(), 0.0);
+        columns.iter_mut().zip(own).for_each(|(top, w)| *top = top.max(w));
+    }
     let divisor = |(x, w): (&f32, f32)| {
         let by = x.powf(exponent) / w.powf(1.0 - exponent);
         if by.is_finite() && by > 0.0 { by } else { 1.0 }

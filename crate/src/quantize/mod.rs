@@ -50,6 +50,7 @@ use candle_core::DType;
 pub use scheme::{Budget, Hessians, Rule, Scheme};
 use select::Part;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// How a model is quantized, beside the scheme.
@@ -241,18 +242,26 @@ impl<'a> Job<'a> {
         };
         let inputs = observe(&self.current()?, sample, Wanted::default())?;
         self.made.whole.tokens += sample.tokens();
+        let mut done = BTreeSet::new();
         for (i, mut absmax) in inputs.into_iter().enumerate() {
             if !self.is_in(i) && !self.is_rounded(i) {
                 continue;
             }
+            // All readers of a norm see the same inputs, and are rescaled together.
+            let norm = fold::norm(&self.sites[i])?;
+            if !done.insert(norm) {
+                continue;
+            }
+            let readers: Vec<&Site> =
+                self.sites.iter().filter(|site| site.norm.as_ref() == Some(norm)).collect();
             if let Some(exponent) = self.scheme.smooth {
-                let by = fold::smoothing(&self.tensors, &self.sites[i], &absmax, exponent)?;
-                fold::divide(&mut self.tensors, &self.sites[i], &by)?;
+                let by = fold::smoothing(&self.tensors, &readers, &absmax, exponent)?;
+                fold::divide(&mut self.tensors, norm, &readers, &by)?;
                 absmax.absmax.iter_mut().zip(by).for_each(|(top, by)| *top /= by);
             }
             if let Some(bits) = self.scheme.activations.filter(|_| by_channel) {
                 let by = absmax.absmax.iter().map(|top| if *top > 0.0 { top / top_of(bits) } else { 1.0 });
-                fold::divide(&mut self.tensors, &self.sites[i], &by.collect::<Vec<_>>())?;
+                fold::divide(&mut self.tensors, norm, &readers, &by.collect::<Vec<_>>())?;
             }
         }
         Ok(())

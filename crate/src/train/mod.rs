@@ -16,7 +16,7 @@ mod validation;
 
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::family::{Config, Gradients, Network, Tensors};
+use crate::family::{Config, Gradients, Stack, Tensors};
 use crate::kernel::norm::add;
 use crate::layer::room::Room;
 use crate::model::checkpoint::{Checkpoint, Wanted};
@@ -133,7 +133,7 @@ impl Training {
         while optimizer.steps < self.steps {
             let (step, clock) = (optimizer.steps, Instant::now());
             let rate = self.schedule.rate(step, self.steps);
-            let network = Network::new(&self.model, &optimizer.tensors(), &Default::default())?;
+            let network = self.model.stack(&optimizer.tensors(), &Default::default())?;
             let (loss, grads) = self.gradients(&network, &data.batch(step)?, &mut work)?;
             let norm = optimizer.update(grads, rate)?;
             let done = optimizer.steps;
@@ -145,7 +145,7 @@ impl Training {
             }))?;
             let last = done == self.steps;
             if done % self.validate_every == 0 || last {
-                let network = Network::new(&self.model, &optimizer.tensors(), &Default::default())?;
+                let network = self.model.stack(&optimizer.tensors(), &Default::default())?;
                 let found = valid.bits_per_byte(&network)?;
                 let mut event =
                     json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found});
@@ -170,7 +170,7 @@ impl Training {
             .save(&model)?;
         let bits = match bits {
             Some(bits) => bits,
-            None => valid.bits_per_byte(&Network::new(&self.model, &tensors, &Default::default())?)?,
+            None => valid.bits_per_byte(&self.model.stack(&tensors, &Default::default())?)?,
         };
         let tokens =
             (optimizer.steps - started.1) as f64 * (self.mixture.batch_size * self.mixture.seq_len) as f64;
@@ -180,7 +180,7 @@ impl Training {
 
     /// Refuses settings that no run can follow.
     fn check(&self) -> Result<()> {
-        self.model.check().map_err(|error| error.at("model"))?;
+        self.model.recipe().check().map_err(|error| error.at("model"))?;
         Tokenizer::Bytes.check(self.model.vocab_size()).map_err(|error| error.at("model: vocab_size"))?;
         for (name, value) in [
             ("mixture.batch_size", self.mixture.batch_size as u64),
@@ -239,7 +239,7 @@ impl Training {
     /// same time; they are added up in their order, whatever the number of threads.
     fn gradients<'a>(
         &self,
-        network: &Network,
+        network: &Stack,
         batch: &data::Batch,
         work: &'a mut Work,
     ) -> Result<(f32, &'a Gradients)> {
@@ -260,7 +260,7 @@ impl Training {
             let free = || rooms.lock().unwrap_or_else(PoisonError::into_inner);
             let mut room = free().pop().unwrap_or_default();
             let loss = |logits: &[f32], grad: &mut [f32]| loss::cross_entropy(logits, targets, weights, grad);
-            let loss = network.gradients(inputs, loss, sums, &mut room);
+            let loss = network.gradients(inputs, loss, sums, &mut room).map_err(Error::from);
             free().push(room);
             loss
         });
@@ -365,11 +365,8 @@ mod tests {
             ..Default::default()
         };
         let training = Training { mixture, model: Config::Mamba2(model), ..Training::default() };
-        let network = Network::new(
-            &training.model,
-            &init::initialize(&training.model, 0).unwrap(),
-            &Default::default(),
-        );
+        let network =
+            training.model.stack(&init::initialize(&training.model, 0).unwrap(), &Default::default());
         let network = network.unwrap();
         let of = |weights: &[f32]| {
             let ids = |first: usize| (first..first + weights.len()).map(|i| (i * 7 % 251) as u32).collect();

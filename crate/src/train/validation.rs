@@ -3,7 +3,7 @@
 use super::Training;
 use crate::corpus::{Corpus, passkey};
 use crate::error::{Error, Result};
-use crate::family::Network;
+use crate::family::Stack;
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
 use crate::model::generate::argmax;
@@ -39,7 +39,7 @@ impl Text {
         Ok(Self { inputs: Tensor::from_vec(inputs, (windows, len), &Device::Cpu)?, targets, bytes })
     }
 
-    pub(super) fn bits_per_byte(&self, network: &Network) -> Result<f64> {
+    pub(super) fn bits_per_byte(&self, network: &Stack) -> Result<f64> {
         let (windows, len) = self.inputs.dims2()?;
         let mut sum = 0.0;
         for first in (0..windows).step_by(8) {
@@ -79,7 +79,7 @@ impl Recall {
     }
 
     /// The share of keys that greedy continuation says right, and the mean log-probability of a key in nats.
-    pub(super) fn of(&self, network: &Network) -> Result<Option<(f64, f64)>> {
+    pub(super) fn of(&self, network: &Stack) -> Result<Option<(f64, f64)>> {
         let (mut right, mut logprob) = (0, 0.0);
         for (tokens, answer) in &self.prompts {
             let inputs =

@@ -131,7 +131,7 @@ fn infinity_is_read_in_every_spelling() {
         "null",
     ] {
         let model = with(limit);
-        let Config::Mamba2(config) = &model.config;
+        let Config::Mamba2(config) = &model.config else { panic!("{:?}", model.config) };
         assert_eq!(config.time_step_limit, (0.0, f64::INFINITY), "{limit}");
         assert!(logits(&model) == expected, "{limit}");
     }

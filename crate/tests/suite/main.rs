@@ -12,6 +12,7 @@ mod identity;
 mod layouts;
 mod left_by_training;
 mod limits;
+mod llama;
 mod nonfinite;
 mod parity;
 mod pickled;

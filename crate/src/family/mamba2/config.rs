@@ -1,12 +1,13 @@
 //! The shape of a Mamba2, and the tensors that it calls for.
 
+use super::super::setting::check_sizes;
 use super::super::site::{Residual, Segment, Site};
-use super::super::{Init, TensorSpec};
+use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::json;
-use crate::layer::mamba2::Sizes;
+use crate::layer::mamba2 as mixer;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The shape of a Mamba2 model. Field names are those of a Hugging Face `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,9 +91,6 @@ pub(super) fn time_step_limit(value: &Value) -> Option<(f64, f64)> {
     }
 }
 
-/// No size of a network is larger.
-const LARGEST: usize = 1 << 28;
-
 impl Config {
     /// The published 130M shape.
     pub fn mamba2_130m() -> Self {
@@ -107,9 +105,23 @@ impl Config {
         }
     }
 
-    /// Refuses sizes that no Mamba2 can have.
-    pub fn check(&self) -> Result<()> {
-        for (name, size) in [
+    /// The sizes of a mixer.
+    pub(super) fn mixer(&self) -> mixer::Sizes {
+        mixer::Sizes {
+            heads: self.num_heads,
+            head_dim: self.head_dim,
+            groups: self.n_groups,
+            state: self.state_size,
+            conv_width: self.conv_kernel,
+            eps: self.layer_norm_epsilon as f32,
+            dt_limit: (self.time_step_limit.0 as f32, self.time_step_limit.1 as f32),
+        }
+    }
+}
+
+impl Family for Config {
+    fn check(&self) -> Result<()> {
+        check_sizes(&[
             ("hidden_size", self.hidden_size),
             ("num_hidden_layers", self.num_hidden_layers),
             ("vocab_size", self.vocab_size),
@@ -118,15 +130,7 @@ impl Config {
             ("num_heads", self.num_heads),
             ("n_groups", self.n_groups),
             ("conv_kernel", self.conv_kernel),
-        ] {
-            if size == 0 {
-                return Err(Error::input(format!("{name} must be a positive integer, found 0")));
-            }
-            // Products of two of them must be numbers too.
-            if size > LARGEST {
-                return Err(Error::input(format!("{name} must be at most {LARGEST}, found {size}")));
-            }
-        }
+        ])?;
         if !self.num_heads.is_multiple_of(self.n_groups) {
             let (groups, heads) = (self.n_groups, self.num_heads);
             return Err(Error::input(format!("n_groups = {groups} does not divide num_heads = {heads}")));
@@ -138,35 +142,10 @@ impl Config {
         Ok(())
     }
 
-    pub(super) fn sizes(&self) -> Sizes {
-        Sizes {
-            heads: self.num_heads,
-            head_dim: self.head_dim,
-            groups: self.n_groups,
-            state: self.state_size,
-            conv_width: self.conv_kernel,
-            eps: self.layer_norm_epsilon as f32,
-            dt_limit: (self.time_step_limit.0 as f32, self.time_step_limit.1 as f32),
-        }
-    }
-
-    /// The matrices that can be quantized: in_proj and out_proj of every block, the head, and an embedding of its own.
-    pub fn sites(&self) -> Vec<Site> {
-        let (s, hidden) = (self.sizes(), self.hidden_size);
+    fn sites(&self) -> Vec<Site> {
+        let (s, hidden) = (self.mixer(), self.hidden_size);
         let shared = s.groups * s.state;
         let parts = [("z", s.inner()), ("x", s.inner()), ("B", shared), ("C", shared), ("dt", s.heads)];
-        let site = |path: String, rows, cols, role, residual| Site {
-            weight: format!("{path}.weight"),
-            path,
-            layer: None,
-            rows,
-            cols,
-            roles: vec![role],
-            segments: vec![],
-            by_default: residual != Residual::Ends,
-            norm: None,
-            residual,
-        };
         let mut sites = vec![];
         for i in 0..self.num_hidden_layers {
             let at = |name: &str| format!("backbone.layers.{i}.{name}");
@@ -174,31 +153,21 @@ impl Config {
                 layer: Some(i),
                 segments: parts.map(|(name, rows)| Segment { name, rows }).to_vec(),
                 norm: Some(at("norm.weight")),
-                ..site(at("mixer.in_proj"), s.rows(), hidden, "in_proj", Residual::Reads)
+                ..Site::new(at("mixer.in_proj"), (s.rows(), hidden), "in_proj", Residual::Reads)
             });
             sites.push(Site {
                 layer: Some(i),
                 norm: Some(at("mixer.norm.weight")),
-                ..site(at("mixer.out_proj"), hidden, s.inner(), "out_proj", Residual::Writes)
+                ..Site::new(at("mixer.out_proj"), (hidden, s.inner()), "out_proj", Residual::Writes)
             });
         }
-        let (head, embedding) = ("lm_head".to_string(), "backbone.embeddings".to_string());
-        if self.tie_word_embeddings {
-            sites.push(Site {
-                weight: format!("{embedding}.weight"),
-                roles: vec!["head", "embedding"],
-                ..site(head, self.vocab_size, hidden, "head", Residual::Ends)
-            });
-        } else {
-            sites.push(site(embedding, self.vocab_size, hidden, "embedding", Residual::Ends));
-            sites.push(site(head, self.vocab_size, hidden, "head", Residual::Ends));
-        }
+        sites.extend(Site::of_ends(self.ends(), Family::sizes(self), self.tie_word_embeddings));
         sites
     }
 
-    /// Every tensor of such a model, with the initialization of the reference implementation.
-    pub fn tensors(&self) -> Vec<TensorSpec> {
-        let s = self.sizes();
+    /// With the initialization of the reference implementation.
+    fn tensors(&self) -> Vec<TensorSpec> {
+        let s = self.mixer();
         let (hidden, heads, inner, channels) = (self.hidden_size, s.heads, s.inner(), s.channels());
         let mut specs = vec![];
         let mut add = |name: String, shape: &[usize], init: Init, matrix: bool| {
@@ -234,5 +203,44 @@ impl Config {
             add("lm_head.weight".into(), &[self.vocab_size, hidden], Init::Normal(0.02), true);
         }
         specs
+    }
+
+    fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack> {
+        super::stack(self, parts)
+    }
+
+    fn ends(&self) -> Ends {
+        Ends {
+            embedding: "backbone.embeddings",
+            blocks: "backbone.layers.",
+            norm: "backbone.norm_f",
+            head: "lm_head",
+        }
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { vocabulary: self.vocab_size, layers: self.num_hidden_layers, hidden: self.hidden_size }
+    }
+
+    fn tied(&self) -> bool {
+        self.tie_word_embeddings
+    }
+
+    fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+    }
+
+    fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
+        self.written(source)
+    }
+
+    fn foreign_to_transformers(&self) -> Option<String> {
+        let (inner, hidden) = (self.num_heads * self.head_dim, self.hidden_size);
+        let fits = inner.is_multiple_of(hidden);
+        (!fits).then(|| format!("num_heads × head_dim = {inner} is no multiple of hidden_size = {hidden}"))
+    }
+
+    fn recurrence(&self) -> Option<&Self> {
+        Some(self)
     }
 }

@@ -1,15 +1,10 @@
 //! The `config.json` that transformers reads, and the one of a model that was saved here.
 
+use super::super::source::{kept, tokens_unknown};
 use super::config::Config;
 use crate::error::{Error, Result};
 use crate::json;
 use serde_json::{Map, Value, json};
-
-/// Keys of a source's `config.json` that speak of its files or its quantization, and no longer of what is saved.
-const OUTDATED: [&str; 4] = ["_name_or_path", "auto_map", "quantization_config", "transformers_version"];
-
-/// Numbers of tokens, which a vocabulary may be too small for.
-const TOKENS: [&str; 3] = ["bos_token_id", "eos_token_id", "pad_token_id"];
 
 impl Config {
     /// The settings as transformers reads them. What a `source` in the same spelling says beside them is kept: numbers of
@@ -17,8 +12,8 @@ impl Config {
     ///
     /// The dtype is f32, whatever the matrices are stored in: the other tensors are f32, and a reader that took the
     /// matrices' dtype for all would round them.
-    pub fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
-        let mut all = self.kept(source);
+    pub(super) fn written(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
+        let mut all = kept(source, "mamba2", self.vocab_size);
         let Value::Object(own) = serde_json::to_value(self).map_err(Error::internal)? else {
             return Err(Error::internal("a config is an object"));
         };
@@ -44,10 +39,7 @@ impl Config {
         for (key, value) in usual.as_object().into_iter().flatten() {
             all.entry(key.clone()).or_insert_with(|| value.clone());
         }
-        // Said to be none where nothing is known: the reader's defaults are those of another vocabulary.
-        for key in TOKENS {
-            all.entry(key).or_insert(Value::Null);
-        }
+        tokens_unknown(&mut all);
         Ok(all)
     }
 
@@ -60,34 +52,11 @@ impl Config {
     fn inner(&self) -> usize {
         self.num_heads * self.head_dim
     }
-
-    fn kept(&self, source: Option<&Value>) -> Map<String, Value> {
-        let is_token = |id: &Value| id.as_u64().is_some_and(|id| id < self.vocab_size as u64);
-        let holds = |key: &str, value: &Value| match value {
-            Value::Null => false,
-            value if TOKENS.contains(&key) => match value.as_array() {
-                Some(ids) => ids.iter().all(is_token),
-                None => is_token(value),
-            },
-            _ => !OUTDATED.contains(&key),
-        };
-        match source {
-            Some(Value::Object(fields)) if fields.get("model_type").is_some_and(|name| name == "mamba2") => {
-                fields
-                    .iter()
-                    .filter(|(key, value)| holds(key, value))
-                    .map(|(key, value)| (key.clone(), value.clone()))
-                    .collect()
-            }
-            // The original spelling shares no names with this one.
-            _ => Map::new(),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Stated;
+    use super::super::super::{Family, Stated};
     use super::*;
 
     #[test]
@@ -97,7 +66,7 @@ mod tests {
             "model_type": "mamba2", "eos_token_id": [3, 7], "bos_token_id": 50_256, "chunk_size": 64, "mine": {"a": 1},
             "torch_dtype": "bfloat16", "hidden_size": 1, "initializer_range": null,
         });
-        let written = Value::Object(config.hugging_face(Some(&source)).unwrap());
+        let written = Value::Object(config.written(Some(&source)).unwrap());
         let read = json::parse(&json::text(&written)).unwrap();
         let shapes = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
         let stated = Stated { file: "config.json".to_string(), json: read.clone() };
@@ -118,6 +87,6 @@ mod tests {
     #[test]
     fn a_width_that_is_no_multiple_is_told() {
         let config = Config { hidden_size: 80, head_dim: 8, num_heads: 1, ..Config::default() };
-        assert_eq!((config.expand(), &config.hugging_face(None).unwrap()["expand"]), (None, &json!(0.1)));
+        assert_eq!((config.expand(), &config.written(None).unwrap()["expand"]), (None, &json!(0.1)));
     }
 }

@@ -18,7 +18,7 @@ impl Config {
         layer: usize,
         rows: &Tensor,
     ) -> Result<Vec<(&'static str, Tensor)>> {
-        let s = self.sizes();
+        let s = self.mixer();
         let small = |name: &str| -> Result<Option<Tensor>> {
             let found = tensors.get(&format!("backbone.layers.{layer}.mixer.conv1d.{name}"));
             found.map(|tensor| tensor.to_dtype(DType::F32)?.flatten_all()).transpose()

@@ -1,22 +1,20 @@
 //! What a checkpoint tells of its config: in `config.json`, in any spelling, and by the names and shapes of its tensors.
 
-use super::super::{Shapes, Stated};
+use super::super::setting::{before_layers, dims, find, flag, known, layers, number, size};
+use super::super::{Family, Shapes, Stated};
 use super::config::{Config, time_step_limit};
 use crate::error::{Error, Result};
 use serde_json::Value;
 
 /// What stands before the body of a Mamba2 in the name of a tensor that every one of its layers has: `backbone.` or
 /// nothing, with whatever a program put in front.
-pub fn before_body(name: &str) -> Option<&str> {
-    let (before, layer) = name.strip_suffix(".mixer.A_log")?.rsplit_once('.')?;
-    let place = before.strip_suffix("layers")?;
-    let is_number = !layer.is_empty() && layer.bytes().all(|byte| byte.is_ascii_digit());
-    Some(place).filter(|place| is_number && (place.is_empty() || place.ends_with('.')))
+pub(super) fn before_body(name: &str) -> Option<&str> {
+    before_layers(name, ".mixer.A_log")
 }
 
 /// The Hugging Face name of a tensor, from what follows the place of the body in a checkpoint's; none if it is not one of
 /// the body's.
-pub fn name_in_body(name: &str) -> Option<String> {
+pub(super) fn name_in_body(name: &str) -> Option<String> {
     match name {
         "embedding.weight" => Some("backbone.embeddings.weight".to_string()), // in original checkpoints
         name => {
@@ -44,11 +42,6 @@ const KNOWN: [(&str, &[&str]); 8] = [
     ("/ssm_cfg/rmsnorm", &["true"]),
     ("/ssm_cfg/norm_before_gate", &["false"]),
 ];
-
-/// The first of several places in a `config.json` that holds something.
-fn find<'a>(json: &'a Value, places: &[&str]) -> Option<&'a Value> {
-    places.iter().filter_map(|place| json.pointer(place)).find(|value| !value.is_null())
-}
 
 impl Config {
     /// Whether tensors of these names are a Mamba2.
@@ -106,21 +99,9 @@ impl Config {
 
     /// Everything that shapes tell, with one group.
     fn infer(shapes: &Shapes) -> Result<Self> {
-        let dims = |name: &str, rank: usize| -> Result<Vec<usize>> {
-            let name = if name.starts_with("backbone") {
-                name.to_string()
-            } else {
-                format!("backbone.layers.0.{name}")
-            };
-            let found = shapes
-                .get(&name)
-                .ok_or_else(|| Error::input("missing: a Mamba2's sizes are read from it").at(&name))?;
-            if found.len() != rank {
-                return Err(
-                    Error::input(format!("expected {rank} dimensions, found shape {found:?}")).at(&name)
-                );
-            }
-            Ok(found.clone())
+        let dims = |name: &str, rank: usize| match name.starts_with("backbone") {
+            true => dims(shapes, name, rank, "Mamba2"),
+            false => dims(shapes, &format!("backbone.layers.0.{name}"), rank, "Mamba2"),
         };
         let embedding = dims("backbone.embeddings.weight", 2)?;
         let heads = dims("mixer.A_log", 1)?[0];
@@ -132,13 +113,7 @@ impl Config {
                 conv[0]
             )));
         }
-        // The highest number counts: a tensor that is missing below it is told by its name later.
-        let number = |name: &String| name.strip_prefix("backbone.layers.")?.split('.').next()?.parse().ok();
-        let layers = shapes.keys().filter_map(number).max().map_or(0, |last: usize| last.saturating_add(1));
-        if layers > shapes.len() {
-            let what = format!("layer {} is there, and most of those before it are missing", layers - 1);
-            return Err(Error::input(what).hint("copy or download the checkpoint again"));
-        }
+        let layers = layers(shapes.keys(), "backbone.layers.")?;
         // Original checkpoints store a shared matrix under both names; whether it is one, its values tell.
         let untied = shapes.get("lm_head.weight").is_some_and(|head| *head != embedding);
         Ok(Self {
@@ -159,28 +134,8 @@ impl Config {
 
     /// Takes what a `config.json` states, in the Hugging Face or the original spelling, or a `params.json`.
     fn read(&mut self, json: &Value) -> Result<()> {
-        for (place, known) in KNOWN {
-            if let Some(value) =
-                find(json, &[place]).filter(|value| !known.contains(&value.to_string().as_str()))
-            {
-                let key = &place[1..].replace('/', ".");
-                return Err(Error::input(format!(
-                    "{key} = {value} calls for an architecture that this version does not have"
-                )));
-            }
-        }
-        let size = |names: &[&str], to: &mut usize| -> Result<()> {
-            match find(json, names) {
-                None => Ok(()),
-                Some(value) => {
-                    let wrong = || {
-                        Error::input(format!("{} must be a positive integer, found {value}", &names[0][1..]))
-                    };
-                    *to = value.as_u64().filter(|n| *n > 0).ok_or_else(wrong)? as usize;
-                    Ok(())
-                }
-            }
-        };
+        known(json, &KNOWN)?;
+        let size = |names: &[&str], to: &mut usize| size(json, names, to);
         size(&["/hidden_size", "/d_model", "/dim"], &mut self.hidden_size)?;
         size(&["/num_hidden_layers", "/n_layer", "/n_layers"], &mut self.num_hidden_layers)?;
         size(STATE_SIZE, &mut self.state_size)?;
@@ -197,16 +152,9 @@ impl Config {
             (&["/use_conv_bias", "/ssm_cfg/conv_bias"], &mut self.use_conv_bias),
             (TIED, &mut self.tie_word_embeddings),
         ] {
-            if let Some(value) = find(json, names) {
-                let wrong =
-                    || Error::input(format!("{} must be true or false, found {value}", &names[0][1..]));
-                *to = value.as_bool().ok_or_else(wrong)?;
-            }
+            flag(json, names, to)?;
         }
-        if let Some(value) = find(json, EPSILON) {
-            let wrong = || Error::input(format!("layer_norm_epsilon must be a number, found {value}"));
-            self.layer_norm_epsilon = value.as_f64().ok_or_else(wrong)?;
-        }
+        number(json, EPSILON, &mut self.layer_norm_epsilon)?;
         if let Some(value) = find(json, TIME_STEP_LIMIT) {
             self.time_step_limit = time_step_limit(value).ok_or_else(|| {
                 Error::input(format!("time_step_limit must be a pair of numbers, found {value}"))

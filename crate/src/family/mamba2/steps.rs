@@ -29,7 +29,7 @@ impl Config {
             };
         let each = (0..self.num_hidden_layers).map(|layer| {
             let rates = small(layer, "A_log")?.into_iter().map(|a| -a.exp()).collect();
-            Ok(Steps { rates, dt_bias: small(layer, "dt_bias")?, limit: self.sizes().dt_limit })
+            Ok(Steps { rates, dt_bias: small(layer, "dt_bias")?, limit: self.mixer().dt_limit })
         });
         each.collect()
     }

@@ -22,7 +22,7 @@ impl Core {
         let xbc = zxbcdt.narrow(D::Minus1, inner, channels)?; // [B, T, C]
         let dt = zxbcdt.narrow(D::Minus1, inner + channels, heads)?; // [B, T, H]
 
-        let padded = Tensor::cat(&[state.conv.transpose(1, 2)?, xbc], 1)?; // [B, K + T, C]
+        let padded = Tensor::cat(&[state.convolution()?.transpose(1, 2)?, xbc], 1)?; // [B, K + T, C]
         let mut sum = p.conv_bias?.broadcast_as((batch, time, channels))?;
         for j in 0..taps {
             let tap = conv_weight.narrow(1, j, 1)?.flatten_all()?; // [C]
@@ -41,7 +41,7 @@ impl Core {
         let u = x.broadcast_mul(&dt.unsqueeze(D::Minus1)?)?.transpose(1, 2)?.contiguous()?; // [B, H, T, P]
         let log_decay = log_decay.transpose(1, 2)?.contiguous()?; // [B, H, T]
 
-        let mut h = state.recurrent.clone(); // [B, H, P, N]
+        let mut h = state.recurrence()?.clone(); // [B, H, P, N]
         let mut chunks = vec![];
         for first in (0..time).step_by(CHUNK) {
             let len = CHUNK.min(time - first);
@@ -56,7 +56,7 @@ impl Core {
         let gated = (y * z.silu()?)?.reshape((batch, time, s.groups, inner / s.groups))?;
         let norm = p.norm?.reshape((s.groups, inner / s.groups))?;
         let y = rms_norm_slow(&gated, &norm, s.eps)?.reshape((batch, time, inner))?;
-        Ok((y, LayerState { conv, recurrent: h, feedback: None }))
+        Ok((y, LayerState { conv: Some(conv), recurrent: Some(h), ..LayerState::default() }))
     }
 }
 

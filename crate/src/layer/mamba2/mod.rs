@@ -18,6 +18,7 @@ mod precision;
 #[cfg(test)]
 mod tests;
 
+use super::branch::{Back, Branch};
 use super::linear::{Linear, Weight};
 use super::op::with_floats;
 use super::room::{Buffer, Room};
@@ -41,16 +42,41 @@ impl Mamba2 {
         Ok(Self { in_proj, out_proj, core: Core::new(sizes, parts)? })
     }
 
-    /// u [B, T, hidden] → [B, T, hidden], moving `state` on by T tokens. Without a state the sequence starts from
-    /// zero and nothing is kept: the form for training and for scoring whole windows.
-    pub fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
+    /// Products of the scan are as exact as those with the weights.
+    fn fine(&self) -> bool {
+        matches!(&self.in_proj.weight, Weight::Dense(weight) if weight.dtype() == DType::F32)
+    }
+
+    /// The way back: the gradients where the [`Branch::trace`] that kept `kept` read `u` and that of its output is `dy`: `du`
+    /// [T, hidden] and all of `grads` are overwritten.
+    fn backward(
+        &self,
+        u: &[f32],
+        Kept { zxbcdt, core, out, time }: Kept,
+        dy: &[f32],
+        du: &mut [f32],
+        grads: Gradients<'_>,
+        room: &mut Room,
+    ) -> Result<()> {
+        let [mut dout, mut dzxbcdt] = [&out, &zxbcdt].map(|like| room.take(like.len()));
+        self.out_proj.backward(&out, dy, &mut dout, grads.out_proj, grads.out_bias)?;
+        self.core.backward(&zxbcdt, core, (1, time), &dout, &mut dzxbcdt, grads.parts, room)?;
+        self.in_proj.backward(u, &dzxbcdt, du, grads.in_proj, grads.in_bias)?;
+        for buffer in [zxbcdt, out, dout, dzxbcdt] {
+            room.give(buffer);
+        }
+        Ok(())
+    }
+}
+
+impl Branch for Mamba2 {
+    fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
         let zxbcdt = self.in_proj.forward(u)?; // [B, T, R]
         let y = self.core.forward(&zxbcdt, state, self.fine())?; // [B, T, I]
         self.out_proj.forward(&y)
     }
 
-    /// The same by the kernels on a CPU, in the place of u [B, T, hidden].
-    pub(crate) fn apply(
+    fn apply(
         &self,
         u: &mut [f32],
         (batch, time): (usize, usize),
@@ -67,53 +93,63 @@ impl Mamba2 {
         Ok(())
     }
 
-    /// [`apply`](Self::apply) from a zero state, keeping what [`backward`](Self::backward) needs: u and y [T, hidden] of one
-    /// sequence, y overwritten.
-    pub(crate) fn trace(&self, u: &[f32], y: &mut [f32], room: &mut Room) -> Result<Trace> {
+    fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
+        self.core.zero_state(batch, device)
+    }
+
+    fn state_bytes(&self, batch: usize, _tokens: usize) -> usize {
+        self.core.state_bytes(batch)
+    }
+
+    fn linears(&self) -> Vec<(&'static str, &Linear)> {
+        vec![("in_proj", &self.in_proj), ("out_proj", &self.out_proj)]
+    }
+
+    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        vec![("in_proj", &mut self.in_proj), ("out_proj", &mut self.out_proj)]
+    }
+
+    fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<bool> {
+        self.core.set_recurrence(recurrence)?;
+        Ok(true)
+    }
+
+    fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {
         let sizes = self.core.sizes;
-        let time = u.len() / self.in_proj.weight.shape()?.1;
         let mut zxbcdt = room.take(time * sizes.rows());
         self.in_proj.trace(u, &mut zxbcdt)?;
         let mut out = room.take(time * sizes.inner());
         let core = self.core.trace(&zxbcdt, (1, time), &mut out, room)?;
         self.out_proj.trace(&out, y)?;
-        Ok(Trace { zxbcdt, core, out, time })
+        let kept = Kept { zxbcdt, core, out, time };
+        Ok(Box::new(move |u, dy, du, places, room| {
+            let (in_bias, out_bias) = (places.optional("in_proj.bias"), places.optional("out_proj.bias"));
+            let mut unused = vec![];
+            let grads = Gradients {
+                in_proj: places.take("in_proj.weight")?,
+                in_bias,
+                out_proj: places.take("out_proj.weight")?,
+                out_bias,
+                parts: Parts {
+                    conv_weight: places.take("conv1d.weight")?,
+                    conv_bias: places.optional("conv1d.bias").unwrap_or(&mut unused),
+                    dt_bias: places.take("dt_bias")?,
+                    a_log: places.take("A_log")?,
+                    d: places.take("D")?,
+                    norm: places.take("norm.weight")?,
+                },
+            };
+            self.backward(u, kept, dy, du, grads, room)
+        }))
     }
 
-    /// The gradients where `trace` is from reading `u` and that of its output is `dy`: `du` [T, hidden] and all of `grads`
-    /// are overwritten.
-    pub(crate) fn backward(
-        &self,
-        u: &[f32],
-        Trace { zxbcdt, core, out, time }: Trace,
-        dy: &[f32],
-        du: &mut [f32],
-        grads: Gradients<'_>,
-        room: &mut Room,
-    ) -> Result<()> {
-        let [mut dout, mut dzxbcdt] = [&out, &zxbcdt].map(|like| room.take(like.len()));
-        self.out_proj.backward(&out, dy, &mut dout, grads.out_proj, grads.out_bias)?;
-        self.core.backward(&zxbcdt, core, (1, time), &dout, &mut dzxbcdt, grads.parts, room)?;
-        self.in_proj.backward(u, &dzxbcdt, du, grads.in_proj, grads.in_bias)?;
-        for buffer in [zxbcdt, out, dout, dzxbcdt] {
-            room.give(buffer);
-        }
-        Ok(())
-    }
-
-    /// Products of the scan are as exact as those with the weights.
-    fn fine(&self) -> bool {
-        matches!(&self.in_proj.weight, Weight::Dense(weight) if weight.dtype() == DType::F32)
-    }
-
-    /// A state of zeros for `batch` sequences.
-    pub fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
-        self.core.zero_state(batch, device)
+    fn copied(&self) -> Box<dyn Branch> {
+        Box::new(self.clone())
     }
 }
 
 /// What the way back through a mixer needs of the way there.
-pub(crate) struct Trace {
+struct Kept {
     /// [T, R].
     zxbcdt: Buffer,
     core: fused::Trace,
@@ -123,12 +159,12 @@ pub(crate) struct Trace {
 }
 
 /// Where [`Mamba2::backward`] leaves the gradients of the parameters, each as long as its parameter.
-pub(crate) struct Gradients<'a> {
-    pub in_proj: &'a mut [f32],
-    pub in_bias: Option<&'a mut [f32]>,
-    pub parts: Parts<&'a mut [f32]>,
-    pub out_proj: &'a mut [f32],
-    pub out_bias: Option<&'a mut [f32]>,
+struct Gradients<'a> {
+    in_proj: &'a mut [f32],
+    in_bias: Option<&'a mut [f32]>,
+    parts: Parts<&'a mut [f32]>,
+    out_proj: &'a mut [f32],
+    out_bias: Option<&'a mut [f32]>,
 }
 
 /// Everything between the projections: z|x|B|C|dt [B, T, R] → y [B, T, I].

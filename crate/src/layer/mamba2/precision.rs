@@ -10,7 +10,7 @@
 //! | state | the P × N values of a head | after every token |
 //! | its residual | the same | after the state, where errors are fed back in few bits |
 
-use super::{Core, Mamba2, Sizes};
+use super::{Core, Sizes};
 use crate::error::{Error, Result};
 use crate::kernel::round::fake_int;
 use crate::layer::state::LayerState;
@@ -127,32 +127,30 @@ impl Recurrence {
     }
 }
 
-impl Mamba2 {
+impl Core {
     /// Sets the bits of the recurrence; states made before go on being valid.
     ///
     /// # Errors
     /// As [`Recurrence::check`], or if the mixer is on a GPU.
-    pub fn set_recurrence(&mut self, recurrence: Recurrence) -> Result<()> {
+    pub(super) fn set_recurrence(&mut self, recurrence: Recurrence) -> Result<()> {
         recurrence.check()?;
-        if recurrence != Recurrence::default() && !self.core.packed.device().is_cpu() {
+        if recurrence != Recurrence::default() && !self.packed.device().is_cpu() {
             return Err(Error::input("a quantized recurrence runs on the CPU only")
                 .hint("load the model with the device cpu"));
         }
-        self.core.recurrence = recurrence;
+        self.recurrence = recurrence;
         Ok(())
     }
 
     /// Bytes of the state of `batch` sequences in the widths that it is kept in. Integers are simulated: a
     /// [`LayerState`] holds them, and their residual, in f32.
-    pub fn state_bytes(&self, batch: usize) -> usize {
-        let s = self.core.sizes;
+    pub(super) fn state_bytes(&self, batch: usize) -> usize {
+        let s = self.sizes;
         let values = s.head_dim * s.state;
-        let head = self.core.recurrence.state.map_or(size_of::<f32>() * values, |state| state.bytes(values));
+        let head = self.recurrence.state.map_or(size_of::<f32>() * values, |state| state.bytes(values));
         batch * (s.heads * head + size_of::<f32>() * s.channels() * s.conv_width)
     }
-}
 
-impl Core {
     /// Whether anything in the recurrence is rounded: then there is no definition in tensor operations beside it.
     pub(super) fn rounds(&self) -> bool {
         self.recurrence != Recurrence::default()
@@ -161,8 +159,10 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Mamba2;
     use super::super::tests::{cases, far, in_pieces, noise, parts};
     use super::*;
+    use crate::layer::branch::Branch;
     use crate::layer::linear::{Linear, Weight};
     use crate::layer::state::State;
     use candle_core::{Device, Tensor, Var};
@@ -245,7 +245,7 @@ mod tests {
             assert_eq!(far(&core.forward(&x, None, true).unwrap(), &whole), 0.0);
             for (joined, state) in in_pieces(&core, &x) {
                 assert_eq!(far(&joined, &whole), 0.0, "{s:?} {recurrence:?}");
-                assert_eq!(far(&state.recurrent, &end.recurrent), 0.0);
+                assert_eq!(far(state.recurrence().unwrap(), end.recurrence().unwrap()), 0.0);
             }
         }
     }
@@ -275,18 +275,18 @@ mod tests {
         let core = Core { recurrence: switches(8)[4], ..Core::new(s, &quiet).unwrap() };
         let mut state = core.zero_state(batch, CPU).unwrap();
         assert_eq!(size(&core.forward(&silent, Some(&mut state), true).unwrap()), 0.0);
-        assert_eq!(size(&state.recurrent) + size(state.feedback.as_ref().unwrap()), 0.0);
+        assert_eq!(size(state.recurrence().unwrap()) + size(state.feedback.as_ref().unwrap()), 0.0);
     }
 
     #[test]
     fn feedback_is_a_tensor_of_the_state_where_it_is_on() {
         let (s, batch, time) = cases()[0];
         let x = noise(&[batch, time, s.rows()], 24, 1.0);
-        let bytes = |layer: &LayerState| State::new(vec![layer.clone()], 0).bytes();
+        let bytes = |layer: &LayerState| State::new(vec![layer.clone()], 1).bytes();
         let (with, without) = (core(s, state(8, true)), core(s, state(8, false)));
         let (mut fed, mut plain) =
             (with.zero_state(batch, CPU).unwrap(), without.zero_state(batch, CPU).unwrap());
-        assert_eq!(bytes(&fed) - bytes(&plain), 4 * plain.recurrent.elem_count());
+        assert_eq!(bytes(&fed) - bytes(&plain), 4 * plain.recurrence().unwrap().elem_count());
         let copy = fed.clone();
         with.forward(&x, Some(&mut fed), true).unwrap();
         assert!(size(fed.feedback.as_ref().unwrap()) > 0.0 && size(copy.feedback.as_ref().unwrap()) == 0.0);
@@ -333,14 +333,14 @@ mod tests {
             assert_eq!(recurrence.state.unwrap().to_string(), name);
             let mut mixer = mixer.clone();
             mixer.set_recurrence(recurrence).unwrap();
-            assert_eq!(mixer.state_bytes(3), 3 * (2 * head + conv), "{name}");
+            assert_eq!(mixer.state_bytes(3, 0), 3 * (2 * head + conv), "{name}");
         }
         // What is not simulated is held as it is counted.
         for recurrence in [Recurrence::default(), state(16, false)] {
             let mut mixer = mixer.clone();
             mixer.set_recurrence(recurrence).unwrap();
-            let held = State::new(vec![mixer.zero_state(3, CPU).unwrap()], 0).bytes();
-            assert_eq!(mixer.state_bytes(3), held);
+            let held = State::new(vec![mixer.zero_state(3, CPU).unwrap()], 3).bytes();
+            assert_eq!(mixer.state_bytes(3, 0), held);
         }
         for name in ["16ef", "16ef8", "9", "8ef9", "8ef1", "ef8", "8e", "8ef8ef"] {
             assert_eq!(StateBits::named(name), None, "{name}");

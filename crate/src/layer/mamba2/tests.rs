@@ -55,8 +55,8 @@ fn fused_is_the_definition() {
         let mut state = s.zero_state(batch, &Device::Cpu).unwrap();
         let y = core.forward(&x, Some(&mut state), true).unwrap();
         assert!(far(&y, &expected) < 2e-5, "{s:?} {time}: {}", far(&y, &expected));
-        assert!(far(&state.recurrent, &end.recurrent) < 2e-5);
-        assert_eq!(far(&state.conv, &end.conv), 0.0);
+        assert!(far(state.recurrence().unwrap(), end.recurrence().unwrap()) < 2e-5);
+        assert_eq!(far(state.convolution().unwrap(), end.convolution().unwrap()), 0.0);
         assert!(far(&core.forward(&x, None, true).unwrap(), &expected) < 2e-5);
     }
 }

@@ -53,7 +53,7 @@ pub(super) struct Seen {
 
 impl Seen {
     pub fn new(reference: &Model, positions: Vec<usize>) -> Result<Self> {
-        let steps = reference.config.steps(reference.tensors())?;
+        let steps = reference.config.recurrence()?.steps(reference.tensors())?;
         let heads = steps.iter().enumerate().flat_map(|(layer, steps)| {
             let drift = vec![Power::default(); positions.len()];
             let rest = steps.at_rest().into_iter().enumerate();
@@ -99,7 +99,7 @@ impl Seen {
     fn compare(&mut self, exact: &State, found: &State, at: usize, bits: Option<u8>) -> Result<()> {
         for (layer, (exact, found)) in exact.layers.iter().zip(&found.layers).enumerate() {
             let host = |state: &Tensor| state.to_device(&Device::Cpu)?.to_dtype(DType::F32);
-            let (exact, found) = (host(&exact.recurrent)?, host(&found.recurrent)?); // [1, H, P, N]
+            let (exact, found) = (host(exact.recurrence()?)?, host(found.recurrence()?)?); // [1, H, P, N]
             let size = exact.elem_count() / exact.dim(1)?;
             let heads = self.heads.iter_mut().filter(|head| head.layer == layer);
             with_floats([&exact, &found], |[exact, found]| {
@@ -118,7 +118,7 @@ impl Seen {
 
     /// Measures the mean decays on a piece of text.
     pub fn forget(&mut self, reference: &Model, ids: &[u32]) -> Result<()> {
-        let steps = reference.config.steps(reference.tensors())?;
+        let steps = reference.config.recurrence()?.steps(reference.tensors())?;
         let inputs = Watched::new(reference).inputs(ids)?;
         let sites = reference.config.sites();
         let read = reference.linears().into_iter().zip(inputs).zip(&sites);

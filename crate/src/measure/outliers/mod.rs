@@ -160,18 +160,17 @@ fn inputs(
     watched: &Watched,
     ids: &[u32],
 ) -> Result<Vec<(&'static str, Option<usize>, Tensor)>> {
-    let (sites, mut all, mut layer) = (model.config.sites(), vec![], 0);
+    let (sites, mut all) = (model.config.sites(), vec![]);
+    let recurrent = model.config.recipe().recurrence();
     for (((_, linear), input), site) in model.linears().into_iter().zip(watched.inputs(ids)?).zip(&sites) {
         let Some(input) = input else { continue };
         let role = site.roles[0];
-        let of_block = ["in_proj", "out_proj"].contains(&role);
-        all.push((role, of_block.then_some(layer), input.to_device(&Device::Cpu)?.squeeze(0)?.contiguous()?));
-        if role == "in_proj" {
+        all.push((role, site.layer, input.to_device(&Device::Cpu)?.squeeze(0)?.contiguous()?));
+        if let (Some(config), Some(layer), "in_proj") = (recurrent, site.layer, role) {
             let rows = install(|| linear.forward(&input))?; // [1, T, R]
-            let parts = model.config.recurrence_inputs(model.tensors(), layer, &rows)?;
+            let parts = config.recurrence_inputs(model.tensors(), layer, &rows)?;
             all.extend(parts.into_iter().map(|(name, part)| (name, Some(layer), part)));
         }
-        layer += usize::from(role == "out_proj");
     }
     Ok(all)
 }

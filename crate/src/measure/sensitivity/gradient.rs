@@ -1,7 +1,7 @@
 //! What the gradient says of a change of weights before anything is evaluated.
 
 use crate::error::Result;
-use crate::family::{Gradients as Sums, Matrices, Network, Tensors};
+use crate::family::{Gradients as Sums, Matrices, Tensors};
 use crate::layer::room::Room;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -30,7 +30,7 @@ impl Gradients {
         }
         let wide = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.to_dtype(DType::F32)?));
         let tensors = model.tensors().iter().map(wide).collect::<Result<Tensors>>()?;
-        let network = Network::new(&model.config, &tensors, &Matrices::new())?;
+        let network = model.config.stack(&tensors, &Matrices::new())?;
         let [mut mean, mut fisher, mut grads] = [(); 3].map(|()| model.config.zero_gradients());
         let (share, length) = (1.0 / sample.windows.len() as f32, sample.about.length);
         let progress = Progress::new("gradients", (sample.windows.len() * length) as u64, "tokens");

@@ -1,4 +1,4 @@
-//! Pieces of a text on their way through the layers of a recurrent model, side by side.
+//! Pieces of a text on their way through the layers of a model, side by side.
 //!
 //! A piece may enter a layer as soon as the piece before it has left its state there. So every thread takes a piece of its
 //! own and follows the one before it, a layer behind: threads wait for one another once a layer at most, and not at every
@@ -113,7 +113,10 @@ mod tests {
             .map_err(Into::into)
         })
         .map_err(candle_core::Error::wrap)?;
-        Ok(layers.iter().map(|layer| layer.recurrent.flatten_all().unwrap().to_vec1().unwrap()[0]).collect())
+        Ok(layers
+            .iter()
+            .map(|layer| layer.recurrence().unwrap().flatten_all().unwrap().to_vec1().unwrap()[0])
+            .collect())
     }
 
     #[test]

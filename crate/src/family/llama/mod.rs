@@ -1,0 +1,60 @@
+//! Llama-type transformers (Touvron et al. 2023): RMSNorm, grouped attention with rotary positions, gated feed-forward layers;
+//! in the layout of Hugging Face.
+
+mod config;
+mod resolve;
+mod rope;
+
+use super::{About, Family, Parts, Stack};
+use crate::layer::attention::{Attention, Rotary};
+use crate::layer::mlp::Mlp;
+use candle_core::Result;
+pub use config::Config;
+pub use rope::{Rope, Scaling};
+use std::sync::Arc;
+
+/// The family.
+pub const ABOUT: About = About {
+    name: "llama",
+    aliases: &[],
+    body: "model.",
+    before_body: resolve::before_body,
+    name_in_body: resolve::name_in_body,
+    recognizes: Config::recognizes,
+    resolve: |stated, shapes| {
+        let (config, assumed) = Config::resolve(stated, shapes)?;
+        Ok((super::Config::Llama(config), assumed))
+    },
+    states_tied: Config::states_tied,
+    shapes: &[
+        ("llama-tiny", || super::Config::Llama(Config::default())),
+        ("smollm2-135m", || super::Config::Llama(Config::smollm2_135m())),
+    ],
+};
+
+/// The recipe: attention, then a feed-forward layer.
+fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
+    let (sizes, eps) = (config.attention(), config.rms_norm_eps);
+    let frequencies = config.rope.frequencies(sizes.dim);
+    let rotary = Arc::new(Rotary::new(frequencies, config.max_position_embeddings));
+    let block = |i: usize| {
+        let at = |name: &str| format!("model.layers.{i}.{name}");
+        let (bias, out_bias) = (config.attention_bias, config.attention_out_bias);
+        let attention = [("q_proj", bias), ("k_proj", bias), ("v_proj", bias), ("o_proj", out_bias)];
+        let [q, k, v, o] =
+            attention.map(|(name, bias)| parts.linear(&at(&format!("self_attn.{name}")), bias));
+        let linear = |name: &str| parts.linear(&at(&format!("mlp.{name}")), config.mlp_bias);
+        let mlp = Mlp {
+            gate_proj: linear("gate_proj")?,
+            up_proj: linear("up_proj")?,
+            down_proj: linear("down_proj")?,
+        };
+        let attention = Attention::new(sizes, [q?, k?, v?, o?], rotary.clone());
+        Ok(vec![
+            parts.step(at("input_layernorm"), eps, at("self_attn"), attention)?,
+            parts.step(at("post_attention_layernorm"), eps, at("mlp"), mlp)?,
+        ])
+    };
+    let blocks = (0..config.num_hidden_layers).map(block).collect::<Result<_>>()?;
+    Stack::new(parts, config.ends(), config.tie_word_embeddings, blocks, eps)
+}

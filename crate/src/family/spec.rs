@@ -1,0 +1,29 @@
+//! The tensors that a config calls for.
+
+/// A tensor that a config calls for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorSpec {
+    /// Its name in a checkpoint.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// How training starts it.
+    pub init: Init,
+    /// Matrices of linears and embeddings may be stored in bf16 or f16; everything else stays f32.
+    pub matrix: bool,
+}
+
+/// How a tensor starts before training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// The same value everywhere.
+    Constant(f32),
+    /// Normal deviates with this standard deviation.
+    Normal(f32),
+    /// Uniform in ± this bound.
+    Uniform(f32),
+    /// ln of a uniform deviate between the two bounds.
+    LogUniform(f32, f32),
+    /// x with softplus(x) log-uniform between the two bounds: Mamba's dt_bias.
+    InverseSoftplus(f32, f32),
+}

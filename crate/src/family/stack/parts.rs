@@ -1,0 +1,74 @@
+//! The tensors and matrices of a checkpoint, as a family's recipe asks for them.
+
+use super::Step;
+use crate::family::{Matrices, Tensors};
+use crate::layer::branch::Branch;
+use crate::layer::linear::{Linear, Weight};
+use crate::layer::norm::RmsNorm;
+use candle_core::{DType, Result, Tensor, bail};
+
+/// Tensors, and the matrices that are in few bits, by their names in a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    tensors: &'a Tensors,
+    matrices: &'a Matrices,
+}
+
+impl<'a> Parts<'a> {
+    /// Of tensors that [`check`](crate::family::check) has passed.
+    pub fn new(tensors: &'a Tensors, matrices: &'a Matrices) -> Self {
+        Self { tensors, matrices }
+    }
+
+    fn get(&self, name: &str) -> Result<Tensor> {
+        match self.tensors.get(name) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => bail!("missing tensor {name}"),
+        }
+    }
+
+    /// A small parameter, in f32.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn small(&self, name: &str) -> Result<Tensor> {
+        self.get(name)?.to_dtype(DType::F32)
+    }
+
+    /// The matrix `path`.weight as it is stored, and `path`.bias if there is to be one.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn linear(&self, path: &str, bias: bool) -> Result<Linear> {
+        let name = format!("{path}.weight");
+        let bias = bias.then(|| self.small(&format!("{path}.bias"))).transpose()?;
+        let weight = match self.matrices.get(&name) {
+            Some(matrix) => Weight::Quantized(matrix.clone()),
+            None => Weight::Dense(self.get(&name)?),
+        };
+        Ok(Linear::new(weight, bias))
+    }
+
+    /// The norm whose weight is `path`.weight.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn norm(&self, path: &str, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm::new(self.small(&format!("{path}.weight"))?, eps))
+    }
+
+    /// A branch behind the norm `norm_path`.
+    ///
+    /// # Errors
+    /// If the norm's weight is not there.
+    pub fn step(
+        &self,
+        norm_path: String,
+        eps: f64,
+        path: String,
+        branch: impl Branch + 'static,
+    ) -> Result<Step> {
+        let norm = self.norm(&norm_path, eps)?;
+        Ok(Step { path, norm_path, norm, branch: Box::new(branch) })
+    }
+}

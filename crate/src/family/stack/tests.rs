@@ -1,0 +1,97 @@
+use crate::family::{Config, Init, TensorSpec, Tensors, llama, mamba2};
+use crate::layer::room::Room;
+use candle_core::{D, Device, Tensor, Var};
+use std::collections::BTreeMap;
+
+/// Nothing that training starts from: every parameter is to matter.
+fn tensors(config: &Config) -> Tensors {
+    let specs = config.tensors().into_iter().enumerate();
+    let one = |(seed, spec): (usize, TensorSpec)| {
+        let middle = if let Init::Constant(value) = spec.init { value } else { 0.0 };
+        let wave = |i: usize| middle + ((i * 7919 + seed * 31 + 13) % 1009) as f32 / 1009.0 - 0.5;
+        let values = (0..spec.shape.iter().product()).map(wave).collect::<Vec<f32>>();
+        (spec.name, Tensor::from_vec(values, spec.shape, &Device::Cpu).unwrap())
+    };
+    specs.map(one).collect()
+}
+
+#[test]
+fn gradients_are_those_of_the_definition() {
+    let plain = mamba2::Config {
+        hidden_size: 24,
+        num_hidden_layers: 2,
+        vocab_size: 50,
+        num_heads: 4,
+        head_dim: 16,
+        state_size: 8,
+        ..Default::default()
+    };
+    let other = mamba2::Config {
+        use_bias: true,
+        use_conv_bias: false,
+        tie_word_embeddings: false,
+        n_groups: 2,
+        conv_kernel: 3,
+        ..plain.clone()
+    };
+    let grouped = llama::Config {
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        num_key_value_heads: 1,
+        head_dim: 10,
+        vocab_size: 50,
+        attention_bias: true,
+        ..Default::default()
+    };
+    let untied = llama::Config {
+        num_key_value_heads: 3,
+        attention_bias: false,
+        mlp_bias: true,
+        tie_word_embeddings: false,
+        ..grouped.clone()
+    };
+    for (config, time) in [
+        (Config::Mamba2(plain.clone()), 130),
+        (Config::Mamba2(plain), 5),
+        (Config::Mamba2(other), 70),
+        (Config::Llama(grouped), 70),
+        (Config::Llama(untied), 9),
+    ] {
+        let tensors = tensors(&config);
+        let ids: Vec<u32> = (0..=time as u32).map(|i| i * i % 50).collect();
+        let vars: BTreeMap<String, Var> =
+            tensors.iter().map(|(name, tensor)| (name.clone(), Var::from_tensor(tensor).unwrap())).collect();
+        let tracked = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+        let network = config.stack(&tracked, &Default::default()).unwrap();
+        let tokens = Tensor::from_slice(&ids[..time], (1, time), &Device::Cpu).unwrap();
+        let logits = network.logits(&network.hidden(&tokens, None).unwrap()).unwrap();
+        // A loss with a different slope at every logit.
+        let pull: Vec<f32> = (0..time * 50).map(|i| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0).collect();
+        let pulled = Tensor::from_slice(&pull, logits.shape(), &Device::Cpu).unwrap();
+        let loss = (logits * pulled).unwrap().sum_all().unwrap();
+        let defined = loss.backward().unwrap();
+
+        let network = config.stack(&tensors, &Default::default()).unwrap();
+        let mut grads = config.zero_gradients();
+        grads.values_mut().for_each(|grad| grad.fill(f32::NAN));
+        let by_pull = |logits: &[f32], dlogits: &mut [f32]| {
+            dlogits.copy_from_slice(&pull);
+            logits.iter().zip(&pull).map(|(a, b)| a * b).sum()
+        };
+        let mut room = Room::default();
+        let value = network.gradients(&ids[..time], by_pull, &mut grads, &mut room).unwrap();
+        let expected = loss.to_scalar::<f32>().unwrap();
+        assert!((value - expected).abs() < 1e-3 * expected.abs().max(1.0), "{value} {expected}");
+        assert_eq!(grads.len(), vars.len());
+        for (name, var) in vars {
+            let expected = defined.get(&var).unwrap().flatten_all().unwrap();
+            let found = Tensor::new(grads[&name].as_slice(), &Device::Cpu).unwrap();
+            let size: f32 = expected.abs().unwrap().max(D::Minus1).unwrap().to_scalar().unwrap();
+            let far = (found - expected).unwrap().abs().unwrap().max(0).unwrap();
+            let far = far.to_scalar::<f32>().unwrap();
+            assert!(far < 1e-3 * size, "{name} of {time} tokens: {far} of {size}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Attention in tensor operations: the definition, differentiable on any device.
+
+use super::{Attention, Cache, LayerState, Sizes};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_nn::ops::softmax;
+
+impl Attention {
+    /// u [B, T, hidden] → [B, T, hidden]. A state that is given is moved on, keys and values as tensors.
+    pub fn definition(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
+        let Sizes { heads, shared, dim, .. } = self.sizes;
+        let (batch, time, _) = u.dims3()?;
+        let cache = state.map(LayerState::cache).transpose()?;
+        let first = cache.as_ref().map_or(0, |cache| cache.len());
+        self.admit(first, time)?;
+        let split = |rows: Tensor, heads: usize| rows.reshape((batch, time, heads, dim))?.transpose(1, 2);
+        let q = self.turned(&split(self.q_proj.forward(u)?, heads)?, first)?; // [B, H, T, D]
+        let mut k = self.turned(&split(self.k_proj.forward(u)?, shared)?, first)?; // [B, KV, T, D]
+        let mut v = split(self.v_proj.forward(u)?, shared)?;
+        if let Some(cache) = cache {
+            let Cache::Tensors(held) = cache else {
+                bail!("the state of this block is of the kernels: tensor operations need one of their own")
+            };
+            if let Some([before_k, before_v]) = held {
+                (k, v) = (Tensor::cat(&[&*before_k, &k], 2)?, Tensor::cat(&[&*before_v, &v], 2)?);
+            }
+            *held = Some([k.detach(), v.detach()]);
+        }
+        let (k, v) = (self.for_queries(&k)?, self.for_queries(&v)?); // [B, H, all, D]
+        let scale = (dim as f64).sqrt().recip();
+        let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?; // [B, H, T, all]
+        let scores = scores.broadcast_add(&causal(time, first, u.device())?)?;
+        let y = softmax(&scores, D::Minus1)?.matmul(&v)?; // [B, H, T, D]
+        self.o_proj.forward(&y.transpose(1, 2)?.reshape((batch, time, heads * dim))?)
+    }
+
+    /// Heads [B, H, T, D] turned by their positions, from `first` on.
+    fn turned(&self, x: &Tensor, first: usize) -> Result<Tensor> {
+        let (half, time) = (self.sizes.dim / 2, x.dim(2)?);
+        let angles: Vec<f32> = (first..first + time).flat_map(|t| self.rotary.of(t).to_vec()).collect();
+        let angles = Tensor::from_vec(angles, (time, 2 * half), x.device())?; // [T, D]
+        let (cos, sin) = (angles.narrow(1, 0, half)?, angles.narrow(1, half, half)?);
+        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+        let low = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let high = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Tensor::cat(&[low, high], D::Minus1)
+    }
+
+    /// [B, KV, T, D] → [B, H, T, D]: each key head for all query heads that read it.
+    fn for_queries(&self, x: &Tensor) -> Result<Tensor> {
+        let Sizes { heads, shared, dim, .. } = self.sizes;
+        let (batch, _, time, _) = x.dims4()?;
+        let group = heads / shared;
+        let all = x.unsqueeze(2)?.broadcast_as((batch, shared, group, time, dim))?;
+        all.contiguous()?.reshape((batch, heads, time, dim))
+    }
+}
+
+/// 0 where a token sees a position, −∞ where that comes after it: [T, first + T].
+fn causal(time: usize, first: usize, device: &Device) -> Result<Tensor> {
+    let all = first + time;
+    let mask = |i: usize| if i % all > first + i / all { f32::NEG_INFINITY } else { 0.0 };
+    Tensor::from_vec((0..time * all).map(mask).collect(), (time, all), device)?.to_dtype(DType::F32)
+}

@@ -1,0 +1,140 @@
+use super::*;
+use crate::kernel::attention as kernel;
+use crate::layer::branch::{Places, by_autograd};
+use crate::layer::linear::Weight;
+use std::collections::BTreeMap;
+
+pub(in crate::layer) fn noise(shape: &[usize], seed: usize, scale: f32) -> Tensor {
+    let wave = |i: usize| ((i * 7919 + seed * 104_729 + 13) % 10_007) as f32 / 5003.0 - 1.0;
+    let values: Vec<f32> = (0..shape.iter().product()).map(|i| scale * wave(i)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn layer(sizes: Sizes, hidden: usize, bias: bool) -> Attention {
+    let Sizes { heads, shared, dim, longest } = sizes;
+    let linear = |out: usize, inner: usize, seed: usize| {
+        let bias = bias.then(|| noise(&[out], seed + 10, 0.5));
+        Linear::new(Weight::Dense(noise(&[out, inner], seed, 0.6)), bias)
+    };
+    let all = [
+        linear(heads * dim, hidden, 1),
+        linear(shared * dim, hidden, 2),
+        linear(shared * dim, hidden, 3),
+        linear(hidden, heads * dim, 4),
+    ];
+    let frequencies = (0..dim / 2).map(|c| 100f32.powf(-2.0 * c as f32 / dim as f32)).collect();
+    Attention::new(sizes, all, Arc::new(Rotary::new(frequencies, longest)))
+}
+
+fn cases() -> [(Attention, usize, usize); 3] {
+    let sizes = |heads, shared, dim| Sizes { heads, shared, dim, longest: 300 };
+    [
+        (layer(sizes(4, 2, 6), 16, true), 2, 37),
+        (layer(sizes(3, 1, 20), 12, false), 1, 130),
+        (layer(sizes(2, 2, 8), 16, true), 3, 5),
+    ]
+}
+
+fn far(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn kernels_are_the_definition_in_any_split() {
+    for (layer, batch, time) in cases() {
+        let hidden = layer.q_proj.weight.shape().unwrap().1;
+        let u = noise(&[batch, time, hidden], 5, 1.0);
+        let whole = layer.definition(&u, None).unwrap();
+        assert!(far(&layer.forward(&u, None).unwrap(), &whole) < 1e-5);
+        for cuts in [vec![1], vec![3, 20], vec![time / 2], (1..time).collect()] {
+            let mut state = layer.zero_state(batch, &Device::Cpu).unwrap();
+            let mut by_tensors = LayerState { cache: Some(Cache::Tensors(None)), ..LayerState::default() };
+            let (mut first, mut pieces, mut defined) = (0, vec![], vec![]);
+            for cut in cuts.into_iter().filter(|cut| *cut < time).chain([time]) {
+                let piece = u.narrow(1, first, cut - first).unwrap();
+                pieces.push(layer.forward(&piece, Some(&mut state)).unwrap());
+                defined.push(layer.definition(&piece, Some(&mut by_tensors)).unwrap());
+                first = cut;
+            }
+            assert!(far(&Tensor::cat(&pieces, 1).unwrap(), &whole) < 1e-5);
+            assert!(far(&Tensor::cat(&defined, 1).unwrap(), &whole) < 1e-5);
+            let bytes = layer.state_bytes(batch, time);
+            let caches = [state.cache().unwrap().bytes(), by_tensors.cache().unwrap().bytes()];
+            assert_eq!(caches, [bytes, bytes]);
+        }
+    }
+}
+
+#[test]
+fn a_cache_in_eight_bits_is_close_and_one_in_four_less() {
+    let (layer, batch, time) = cases()[1].clone();
+    let u = noise(&[batch, time, 12], 5, 1.0);
+    let whole = layer.definition(&u, None).unwrap();
+    let error = |width| far(&Attention { width, ..layer.clone() }.forward(&u, None).unwrap(), &whole);
+    let errors = [Width::F32, Width::Bf16, Width::Int(8), Width::Int(4)].map(error);
+    assert!(errors[0] < 1e-5 && errors[1] > errors[0] && errors[3] > 3.0 * errors[2], "{errors:?}");
+    assert!(errors[2] < 0.1, "{errors:?}");
+}
+
+#[test]
+fn more_tokens_than_a_sequence_has_are_refused() {
+    let (layer, ..) = cases()[2].clone();
+    let u = noise(&[1, 301, 16], 6, 1.0);
+    for found in [layer.forward(&u, None), layer.definition(&u, None)] {
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains("301 tokens are more than 300"), "{error}");
+    }
+    let mut state = LayerState::default();
+    let error = layer.apply(&mut [0.0; 16], (1, 1), &mut state, &mut Room::default()).unwrap_err();
+    assert!(error.to_string().contains("has no cache"), "{error}");
+}
+
+/// The way back of a branch, and that of autograd over its definition.
+pub(in crate::layer) fn hold_gradients(branch: &dyn Branch, hidden: usize, time: usize) {
+    let names: Vec<(String, usize)> = branch
+        .linears()
+        .into_iter()
+        .flat_map(|(name, linear)| {
+            let (out, inner) = linear.weight.shape().unwrap();
+            let bias = linear.bias.iter().map(move |_| (format!("{name}.bias"), out));
+            std::iter::once((format!("{name}.weight"), out * inner)).chain(bias)
+        })
+        .collect();
+    let [u, dy] = [7, 8].map(|seed| noise(&[time * hidden], seed, 1.0).to_vec1::<f32>().unwrap());
+    let mut room = Room::default();
+    let mut run = |fused: bool| {
+        let mut grads: BTreeMap<String, Vec<f32>> =
+            names.iter().map(|(name, len)| (name.clone(), vec![f32::NAN; *len])).collect();
+        let (mut y, mut du) = (vec![f32::NAN; u.len()], vec![f32::NAN; u.len()]);
+        let back = match fused {
+            true => branch.trace(&u, &mut y, time, &mut room).unwrap(),
+            false => by_autograd(branch.copied(), &u, &mut y, time).unwrap(),
+        };
+        let all = grads.iter_mut().map(|(name, values)| (name.as_str(), values.as_mut_slice())).collect();
+        let mut places = Places { path: String::new(), all };
+        back(&u, &dy, &mut du, &mut places, &mut room).unwrap();
+        assert!(places.all.is_empty());
+        drop(places);
+        grads.insert("y".into(), y);
+        grads.insert("u".into(), du);
+        grads
+    };
+    let (found, expected) = (run(true), run(false));
+    for (name, expected) in expected {
+        let size = expected.iter().fold(0.0_f32, |top, x| top.max(x.abs()));
+        let far = found[&name].iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(size > 0.0 && far < 1e-4 * size.max(1.0), "{name} of {time} tokens: {far} of {size}");
+    }
+}
+
+#[test]
+fn gradients_are_those_of_the_definition() {
+    for (layer, _, time) in cases() {
+        let hidden = layer.q_proj.weight.shape().unwrap().1;
+        hold_gradients(&layer, hidden, time);
+    }
+    let mut rounded = cases()[0].0.clone();
+    rounded.width = kernel::Width::Int(8);
+    let error = rounded.trace(&[0.0; 16], &mut [0.0; 16], 1, &mut Room::default()).err().unwrap();
+    assert!(error.to_string().contains("has no gradients"), "{error}");
+}

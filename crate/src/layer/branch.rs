@@ -1,0 +1,150 @@
+//! What a block can add to the residual stream: the trait that mixers, attention and feed-forward layers share.
+//!
+//! A branch has one definition, in differentiable tensor operations on any device, and one form in kernels on a CPU. Its
+//! way back is autograd over the definition unless a fused one was worth it; either is held to the other by tests.
+
+use super::linear::{Linear, Weight};
+use super::mamba2::Recurrence;
+use super::op::with_floats;
+use super::room::Room;
+use super::state::LayerState;
+use candle_core::{Device, Error, Result, Tensor, Var, bail};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A branch of a block, added to the residual stream: x ← x + branch(norm(x)).
+pub trait Branch: fmt::Debug + Send + Sync {
+    /// u [B, T, hidden] → [B, T, hidden], moving `state` on by T tokens. Without a state the sequences start from nothing
+    /// and nothing is kept: the form for training and for scoring whole windows. By the definition where gradients are
+    /// tracked or the device is no CPU.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or what is quantized is asked for gradients.
+    fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor>;
+
+    /// The same by the kernels on a CPU, in the place of `u`, of `size` = (B, T).
+    ///
+    /// # Errors
+    /// If shapes do not fit, or the state is of another branch.
+    fn apply(
+        &self,
+        u: &mut [f32],
+        size: (usize, usize),
+        state: &mut LayerState,
+        room: &mut Room,
+    ) -> Result<()>;
+
+    /// What it carries for `batch` sequences, before the first token.
+    ///
+    /// # Errors
+    /// If the device has no memory left.
+    fn zero_state(&self, _batch: usize, _device: &Device) -> Result<LayerState> {
+        Ok(LayerState::default())
+    }
+
+    /// Bytes of its state for `batch` sequences after `tokens` tokens, in the widths that it is kept in.
+    fn state_bytes(&self, _batch: usize, _tokens: usize) -> usize {
+        0
+    }
+
+    /// Its matrices by their names within it, in the order in which they are used.
+    fn linears(&self) -> Vec<(&'static str, &Linear)>;
+
+    /// As [`linears`](Self::linears), to be changed.
+    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)>;
+
+    /// Sets the bits of its recurrence; false if it has none.
+    ///
+    /// # Errors
+    /// If there are no such widths, or it is on a GPU.
+    fn set_recurrence(&mut self, _recurrence: Recurrence) -> crate::error::Result<bool> {
+        Ok(false)
+    }
+
+    /// [`apply`](Self::apply) from nothing read, of one sequence, keeping what the way back needs: `u` and `y` [T, hidden],
+    /// `y` overwritten. Autograd over the definition, for a branch whose parameters are all in its linears.
+    ///
+    /// # Errors
+    /// If anything of it is rounded.
+    fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, _room: &mut Room) -> Result<Back<'a>> {
+        by_autograd(self.copied(), u, y, time)
+    }
+
+    /// A copy that shares the weights.
+    fn copied(&self) -> Box<dyn Branch>;
+}
+
+impl Clone for Box<dyn Branch> {
+    fn clone(&self) -> Self {
+        self.copied()
+    }
+}
+
+/// The way back through a branch: `u` that it read, the gradient `dy` of what it gave → `du` [T, hidden] and the gradients
+/// of its parameters, all overwritten.
+pub type Back<'a> =
+    Box<dyn FnOnce(&[f32], &[f32], &mut [f32], &mut Places<'_>, &mut Room) -> Result<()> + 'a>;
+
+/// Where the gradients of a branch's parameters go, by their names within it, each as long as its parameter.
+pub struct Places<'a> {
+    /// What the names begin with in a checkpoint, for messages.
+    pub path: String,
+    /// The places that nobody took yet.
+    pub all: BTreeMap<&'a str, &'a mut [f32]>,
+}
+
+impl<'a> Places<'a> {
+    /// The place of a parameter.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn take(&mut self, name: &str) -> Result<&'a mut [f32]> {
+        let missing = || Error::Msg(format!("no place for the gradient of {}.{name}", self.path));
+        self.all.remove(name).ok_or_else(missing)
+    }
+
+    /// The place of a parameter that may not be there.
+    pub fn optional(&mut self, name: &str) -> Option<&'a mut [f32]> {
+        self.all.remove(name)
+    }
+}
+
+/// The definition forward and back by candle's autograd, whatever the branch: the oracle of every fused way back.
+pub(crate) fn by_autograd<'a>(
+    mut branch: Box<dyn Branch>,
+    u: &[f32],
+    y: &mut [f32],
+    time: usize,
+) -> Result<Back<'a>> {
+    let mut vars = vec![];
+    let mut track = |name: String, tensor: &mut Tensor| -> Result<()> {
+        let var = Var::from_tensor(tensor)?;
+        *tensor = var.as_tensor().clone();
+        vars.push((name, var));
+        Ok(())
+    };
+    for (name, linear) in branch.linears_mut() {
+        let Linear { weight: Weight::Dense(weight), bias, rotation: None, activation: None, .. } = linear
+        else {
+            bail!("a quantized layer has no gradient")
+        };
+        track(format!("{name}.weight"), weight)?;
+        if let Some(bias) = bias {
+            track(format!("{name}.bias"), bias)?;
+        }
+    }
+    let shape = (1, time, u.len() / time.max(1));
+    let input = Var::from_slice(u, shape, &Device::Cpu)?;
+    let out = branch.forward(input.as_tensor(), None)?; // [1, T, hidden]
+    with_floats([&out.contiguous()?], |[out]| y.copy_from_slice(out))?;
+    Ok(Box::new(move |_, dy, du, places, _| {
+        let pulled = (out * Tensor::from_slice(dy, shape, &Device::Cpu)?)?.sum_all()?;
+        let grads = pulled.backward()?;
+        let copy = |var: &Var, to: &mut [f32]| match grads.get(var.as_tensor()) {
+            Some(grad) => with_floats([&grad.contiguous()?], |[grad]| to.copy_from_slice(grad)),
+            None => Ok(to.fill(0.0)),
+        };
+        copy(&input, du)?;
+        vars.iter().try_for_each(|(name, var)| copy(var, places.take(name)?))
+    }))
+}
