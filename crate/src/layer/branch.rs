@@ -3,6 +3,7 @@
 //! A branch has one definition, in differentiable tensor operations on any device, and one form in kernels on a CPU. Its
 //! way back is autograd over the definition unless a fused one was worth it; either is held to the other by tests.
 
+use super::attention::Width;
 use super::linear::{Linear, Weight};
 use super::mamba2::Recurrence;
 use super::op::with_floats;
@@ -59,6 +60,11 @@ pub trait Branch: fmt::Debug + Send + Sync {
     /// If there are no such widths, or it is on a GPU.
     fn set_recurrence(&mut self, _recurrence: Recurrence) -> crate::error::Result<bool> {
         Ok(false)
+    }
+
+    /// Sets how it keeps keys and values; false if it keeps none. (What is quantized runs on a CPU: a model says so.)
+    fn set_cache(&mut self, _width: Width) -> bool {
+        false
     }
 
     /// [`apply`](Self::apply) from nothing read, of one sequence, keeping what the way back needs: `u` and `y` [T, hidden],

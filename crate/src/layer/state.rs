@@ -207,6 +207,25 @@ impl State {
         Ok(())
     }
 
+    /// Goes back to where `position` tokens were read, if everything that it carries is a cache of them that knows more; false
+    /// and unchanged if not.
+    ///
+    /// # Errors
+    /// If a tensor cannot be cut.
+    pub fn rewind(&mut self, position: usize) -> Result<bool> {
+        let only_cache = |layer: &LayerState| {
+            layer.tensors().next().is_none()
+                && layer.cache.as_ref().is_some_and(|cache| cache.len() >= position)
+        };
+        let can = self.layers.iter().all(only_cache);
+        if can {
+            let mut caches = self.layers.iter_mut().flat_map(|layer| &mut layer.cache);
+            caches.try_for_each(|cache| cache.truncate(position))?;
+            self.position = position;
+        }
+        Ok(can)
+    }
+
     /// Bytes of all values as they are held. Integers of a recurrence are simulated in f32: what they would take packed,
     /// the stack says ([`Stack::state_bytes`](crate::family::Stack::state_bytes)).
     pub fn bytes(&self) -> usize {

@@ -119,8 +119,7 @@ impl Cost {
         let progress =
             Progress::new(&format!("cost {length}"), (self.repetitions as u64).saturating_add(2), "calls");
         let mut state = model.state(1)?;
-        let state_bytes = state.bytes();
-        let (timed, tokens) = match phase {
+        let (timed, tokens, state_bytes) = match phase {
             Phase::Prefill => {
                 let timed = self.time(model.device(), &progress, || {
                     state.clear()?;
@@ -128,19 +127,22 @@ impl Cost {
                     model.prefill(&ids, &mut state)?;
                     Ok(clock.elapsed().as_secs_f64())
                 });
-                (timed?, length)
+                (timed?, length, state.bytes())
             }
             Phase::Decode => {
                 let mut logits = model.prefill(&ids, &mut state)?;
-                // Every call goes on where the last one ended: a step costs the same everywhere.
+                let state_bytes = state.bytes();
                 let timed = self.time(model.device(), &progress, || {
+                    // A call goes on behind the prompt where there is a way back to it; a recurrence has none, and its steps
+                    // cost the same everywhere.
+                    state.rewind(length)?;
                     let clock = Instant::now();
                     for i in 0..self.gen_len {
                         model.step_into(ids[i % length], &mut state, &mut logits)?;
                     }
                     Ok(clock.elapsed().as_secs_f64())
                 });
-                (timed?, self.gen_len)
+                (timed?, self.gen_len, state_bytes)
             }
         };
         let conditions = Conditions {

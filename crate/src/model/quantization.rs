@@ -2,10 +2,11 @@
 
 use super::Model;
 use super::init::stream;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::family::site::Residual;
 use crate::family::{Config, Matrices, Stack, Tensors};
 use crate::format::Coding;
+use crate::layer::attention::Width;
 use crate::layer::linear::Activation;
 use crate::layer::mamba2::Recurrence;
 use crate::layer::rotation::Rotation;
@@ -59,6 +60,9 @@ pub struct Quantization {
     pub rotation: Option<u64>,
     /// Bits of what goes through the recurrence.
     pub recurrence: Recurrence,
+    /// Bits of the keys and values that attention keeps, if they are not f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<u8>,
     /// The text that was read for it.
     pub calibration: Option<Calibrated>,
     /// What a budget for widths asked for, and what they take.
@@ -231,6 +235,8 @@ impl Quantization {
             linear.activation = layers.get(path.as_str()).and_then(|layer| layer.activation);
         }
         stack.set_recurrence(self.recurrence)?;
+        let width = self.cache.map_or(Some(Width::F32), Width::of_bits);
+        stack.set_cache(width.ok_or_else(|| Error::input("a cache has 16, 8 or 4 bits"))?)?;
         let Some(seed) = self.rotation else { return Ok(()) };
         stack.rotate(&rotation(seed, config.hidden_size()));
         let writers = config.sites().into_iter().filter(|site| site.residual == Residual::Writes);

@@ -196,6 +196,7 @@ impl<'a> Job<'a> {
             backend: how.backend,
             rotation: scheme.rotation,
             recurrence: scheme.recurrence,
+            cache: scheme.cache.bits(),
             calibration: None,
             budget: None,
             layers: layers.collect(),

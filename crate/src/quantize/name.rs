@@ -4,6 +4,7 @@ use super::calibrate::Observer;
 use super::scheme::{Budget, Hessians, Rule, Scheme};
 use crate::error::{Error, Result};
 use crate::format::{Clip, Coding, Format};
+use crate::layer::attention::Width;
 use crate::layer::mamba2::{Recurrence, StateBits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,6 +33,7 @@ x8, bc8          the recurrence's input; its B and C
 h8, h16          the recurrence's state in 8 bits; in bf16
 h8ef8, h8ef4     with error feedback, its residual in 8 or 4 bits: 16 or 12 bits a value in all
 h8ef             with a residual in f32: 40 bits a value, more than a state in f32 that needs none
+kv8, kv4, kv16   the keys and values that attention keeps: integers by head and token; bf16
 f32, bf16, f16   the dtype of all that is not quantized; stored: as the model is
 lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also alone: as stored)
 +dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
@@ -104,6 +106,7 @@ impl fmt::Display for Scheme {
         parts.extend(x.map(|bits| format!("x{bits}")));
         parts.extend(bc.map(|bits| format!("bc{bits}")));
         parts.extend(state.map(|state| format!("h{state}")));
+        parts.extend(self.cache.bits().map(|bits| format!("kv{bits}")));
         parts.extend(dtype);
         parts.extend(self.lossless.then(|| "lossless".to_string()));
         f.write_str(&parts.join("-"))?;
@@ -206,6 +209,8 @@ impl Scheme {
                 Some(bytes) => Budget::Bytes(bytes.parse().ok().filter(|bytes| *bytes > 0)?),
                 None => Budget::Bits(budget.parse().ok().filter(|b: &f64| *b > 0.0 && b.is_finite())?),
             });
+        } else if let Some(width) = part.strip_prefix("kv") {
+            self.cache = Width::of_bits(width.parse().ok()?)?;
         } else if let Some(width) = part.strip_prefix("bc") {
             self.recurrence.bc = Some(bits(width)?);
         } else if let Some(width) = part.strip_prefix('x') {

@@ -10,6 +10,7 @@ use super::{Job, Quantizing, mixed};
 use crate::error::{Error, Result};
 use crate::family::{Matrices, Site};
 use crate::format::Coding;
+use crate::layer::attention::Width;
 use crate::layer::linear::Weight;
 use crate::layer::op::with_floats;
 use crate::layer::quantized::{Block, Quantized};
@@ -133,6 +134,9 @@ impl Probe {
         }
         if scheme.recurrence != Default::default() {
             return refused("the recurrence is no part of a matrix", "leave x8, bc8 and h8 out");
+        }
+        if scheme.cache != Width::F32 {
+            return refused("the cache is no part of a matrix", "leave kv8 out");
         }
         if scheme.weights.is_none() && scheme.rules.iter().all(|rule| rule.coding.is_none()) {
             return refused("it rounds no weights", "such as w3a16, w4a8-g64 or w3a16+head=w3");
@@ -348,6 +352,7 @@ mod tests {
         for (scheme, part) in [
             ("w4a16-mix4.5", "chooses widths by itself"),
             ("w4a16-h8", "the recurrence is no part"),
+            ("w4a16-kv8", "the cache is no part"),
             ("w16a8", "rounds no weights"),
         ] {
             let error = Probe::check(&scheme.parse().unwrap()).unwrap_err().to_string();

@@ -2,6 +2,7 @@
 
 use super::calibrate::Observer;
 use crate::format::{Clip, Coding, Format, Granularity};
+use crate::layer::attention::Width;
 use crate::layer::mamba2::Recurrence;
 use std::fmt;
 
@@ -31,6 +32,7 @@ use std::fmt;
 /// | `mix4.25`, `mix1460608B` | each matrix in the width that it earns, so many bits a weight, or bytes, in all |
 /// | `x8`, `bc8`, `h8`, `h16` | the recurrence's input, its B and C, its state; its state in bf16 |
 /// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |
+/// | `kv8`, `kv4`, `kv16` | the keys and values that attention keeps: integers by head and token; bf16 |
 /// | `bf16` | the dtype of all that is not quantized |
 /// | `lossless` | what is not quantized keeps every bit in fewer: 12 for bf16, 28 for f32 ([`Coded`](crate::kernel::coded::Coded)) |
 /// | `+dt=w8`, `+head=nf4`, `+*.3.*=keep` | other formats, or none, for roles, segments or paths; the last that fits holds |
@@ -52,6 +54,8 @@ pub struct Scheme {
     pub budget: Option<Budget>,
     /// Bits of what goes through the recurrence.
     pub recurrence: Recurrence,
+    /// How attention keeps keys and values.
+    pub cache: Width,
     /// Dtype of all that is not quantized: f32, bf16, f16; none: the model's.
     pub dtype: Option<String>,
     /// Whether the exponents of all that is not quantized are coded: the same values, in fewer bits.
@@ -262,6 +266,13 @@ impl Scheme {
     #[must_use]
     pub fn recurrence(mut self, recurrence: Recurrence) -> Self {
         self.recurrence = recurrence;
+        self
+    }
+
+    /// Quantizes the keys and values that attention keeps.
+    #[must_use]
+    pub fn cache(mut self, width: Width) -> Self {
+        self.cache = width;
         self
     }
 

@@ -224,11 +224,41 @@ fn schemes_keep_the_function_and_come_back_from_a_file() {
 }
 
 #[test]
+fn a_cache_in_few_bits_is_a_scheme_of_its_own() {
+    let model = larger();
+    let tokens: Vec<u32> = (0..60).map(|i| i * 31 % 256).collect();
+    let exact = model.nll(&tokens, 50).unwrap();
+    let mut before = 0.0;
+    for (scheme, bytes) in [("w16a16-kv16", 2 * 16), ("w16a16-kv8", 16 + 4), ("w16a16-kv4", 8 + 4)] {
+        let made = model.quantized(&scheme.parse().unwrap()).unwrap();
+        // Keys and values of two heads in each of three layers.
+        assert_eq!(made.state_bytes(5, 60), 5 * 60 * 3 * 2 * 2 * bytes, "{scheme}");
+        let found = made.nll(&tokens, 50).unwrap();
+        let error = exact.iter().zip(&found).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>();
+        assert!(error > before, "{scheme}: {error} beside {before}");
+        before = error;
+        // Token by token it is the same.
+        let (mut state, mut last) = (made.state(1).unwrap(), vec![]);
+        tokens.iter().for_each(|id| last = made.step(*id, &mut state).unwrap());
+        let whole = made.prefill(&tokens, &mut made.state(1).unwrap()).unwrap();
+        assert!(last.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-4), "{scheme}");
+        assert_eq!(state.bytes(), made.state_bytes(1, 60));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("saved");
+        made.save(&path).unwrap();
+        assert_eq!(Model::load(path.to_str().unwrap()).unwrap().nll(&tokens, 50).unwrap(), found, "{scheme}");
+    }
+}
+
+#[test]
 fn what_has_no_recurrence_and_no_norm_of_its_own_is_told() {
     let model = larger();
     let error = |scheme: &str| model.quantized(&scheme.parse().unwrap()).unwrap_err().to_string();
     let sentence = error("w16a16-h8");
     assert!(sentence.contains("no recurrence whose inputs or state could be rounded"), "{sentence}");
+    let mamba2 = Model::load("random:mamba2-tiny").unwrap();
+    let sentence = mamba2.quantized(&"w16a16-kv8".parse().unwrap()).unwrap_err().to_string();
+    assert!(sentence.contains("keeps no keys and values"), "{sentence}");
     let sentence = error("w8a8-smooth0.5");
     assert!(sentence.contains("o_proj: its input does not come from a norm"), "{sentence}");
 }

@@ -15,6 +15,7 @@ mod tests;
 use super::Ends;
 use crate::kernel::norm::add;
 use crate::kernel::scan::CHUNK;
+use crate::layer::attention::Width;
 use crate::layer::branch::Branch;
 use crate::layer::linear::Linear;
 use crate::layer::mamba2::Recurrence;
@@ -298,6 +299,24 @@ impl Stack {
                 "the model has no recurrence whose inputs or state could be rounded",
             )
             .hint("leave x, bc and h out of the scheme")),
+        }
+    }
+
+    /// Sets how attention keeps keys and values.
+    ///
+    /// # Errors
+    /// If no layer keeps any.
+    pub fn set_cache(&mut self, width: Width) -> crate::error::Result<()> {
+        let mut any = false;
+        for step in self.blocks.iter_mut().flatten() {
+            any |= step.branch.set_cache(width);
+        }
+        match any || width == Width::F32 {
+            true => Ok(()),
+            false => {
+                Err(crate::error::Error::input("the model keeps no keys and values that could be rounded")
+                    .hint("leave kv out of the scheme"))
+            }
         }
     }
 

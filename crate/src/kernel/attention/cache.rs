@@ -45,9 +45,9 @@ impl Cache {
         self.len == 0
     }
 
-    /// Forgets all tokens; the memory stays.
-    pub fn clear(&mut self) {
-        self.len = 0;
+    /// Forgets the tokens from the `len`-th on, if there are so many; the memory stays.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 
     /// Bytes of what is in it, scales included.
@@ -128,6 +128,24 @@ impl fmt::Debug for Cache {
 }
 
 impl Width {
+    /// The width of so many bits, if it is one.
+    pub fn of_bits(bits: u8) -> Option<Self> {
+        match bits {
+            16 => Some(Self::Bf16),
+            8 | 4 => Some(Self::Int(bits)),
+            _ => None,
+        }
+    }
+
+    /// Bits of a value, without scales; none for f32.
+    pub fn bits(self) -> Option<u8> {
+        match self {
+            Self::F32 => None,
+            Self::Bf16 => Some(16),
+            Self::Int(bits) => Some(bits),
+        }
+    }
+
     /// Bytes of the values of a head and token, the scale included.
     pub fn bytes(self, dim: usize) -> usize {
         match self {

@@ -5,6 +5,7 @@
 //! Query heads that share a key head are rows of one tile: its keys are read, and widened, once for all of them.
 
 mod cache;
+mod grad;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use super::Scatter;
 use super::simd::{Lanes, dispatch};
 use super::tile::{View, matmul_add, transpose};
 pub use cache::{Cache, Width};
+pub use grad::{Traced, attend_grad};
 use rayon::prelude::*;
 
 /// Keys of a tile.
@@ -36,17 +38,19 @@ pub struct Shape {
     pub dim: usize,
 }
 
-/// Attention of the last T tokens in `cache`: `q` [B, T, H, D], by its place overwritten with y.
+/// Attention of the last T tokens in `cache`: `q` [B, T, H, D], by its place overwritten with y. `logs` [B, T, H], if given,
+/// are overwritten with ln Σ e^score, which the gradient needs.
 ///
 /// # Panics
-/// If `q` is of another size, or the cache holds fewer tokens or other heads.
-pub fn attend(shape: Shape, q: &mut [f32], cache: &Cache) {
+/// If `q` or `logs` are of another size, or the cache holds fewer tokens or other heads.
+pub fn attend(shape: Shape, q: &mut [f32], cache: &Cache, logs: Option<&mut [f32]>) {
     let Shape { batch, time, heads, shared, dim } = shape;
     assert!(q.len() == batch * time * heads * dim && cache.fits(batch * shared, dim) && cache.len() >= time);
     let (group, first) = (heads / shared, cache.len() - time);
     let tokens = (ROWS / group).clamp(1, time.max(1));
     let tiles = time.div_ceil(tokens);
-    let all = Scatter::new(q);
+    assert!(logs.as_ref().is_none_or(|logs| logs.len() * dim == q.len()));
+    let (all, logs) = (Scatter::new(q), logs.map(Scatter::new));
     let task = |work: &mut Work, task: usize| {
         // The last tiles take longest: they begin first.
         let (tile, head) = (tiles - 1 - task / (batch * shared), task % (batch * shared));
@@ -80,6 +84,10 @@ pub fn attend(shape: Shape, q: &mut [f32], cache: &Cache) {
             let to = unsafe { all.slice(place(r), dim) };
             let share = work.sums[r].recip();
             to.iter_mut().zip(&work.y[r * dim..]).for_each(|(to, y)| *to = y * share);
+            if let Some(logs) = logs {
+                // SAFETY: as above.
+                unsafe { logs.slice(place(r) / dim, 1)[0] = work.tops[r] + work.sums[r].ln() };
+            }
         }
     };
     let count = tiles * batch * shared;

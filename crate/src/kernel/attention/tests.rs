@@ -61,7 +61,7 @@ fn tiles_are_the_definition_in_any_split() {
                 };
                 cache.push((batch, cut - first), &part(&k, shared), &part(&v, shared));
                 let mut y = part(&q, heads);
-                attend(Shape { time: cut - first, ..s }, &mut y, &cache);
+                attend(Shape { time: cut - first, ..s }, &mut y, &cache, None);
                 for (b, y) in y.chunks((cut - first) * heads * dim).enumerate() {
                     found[(b * time + first) * heads * dim..][..y.len()].copy_from_slice(y);
                 }
@@ -111,7 +111,7 @@ fn threads_change_nothing() {
             let mut cache = Cache::new(2, 16, Width::Int(8));
             cache.push((1, 150), &wave(150 * 32, 6), &wave(150 * 32, 7));
             let mut q = wave(150 * 96, 8);
-            attend(s, &mut q, &cache);
+            attend(s, &mut q, &cache, None);
             Ok(q)
         })
         .unwrap()

@@ -14,13 +14,14 @@ mod definition;
 #[cfg(test)]
 pub(in crate::layer) mod tests;
 
-use super::branch::Branch;
+use super::branch::{Back, Branch};
 use super::linear::Linear;
 use super::op::with_floats;
 use super::room::Room;
 use super::state::LayerState;
 pub use crate::kernel::attention::Width;
-use crate::kernel::attention::{self as kernel, Shape, attend};
+use crate::kernel::attention::{self as kernel, Shape, Traced, attend, attend_grad};
+use crate::kernel::norm::add;
 pub use crate::kernel::rotary::Rotary;
 use candle_core::{Device, Result, Tensor, bail};
 use std::sync::Arc;
@@ -92,9 +93,26 @@ impl Cache {
     /// Forgets all tokens; what was allocated stays where the kernels read.
     pub(crate) fn clear(&mut self) {
         match self {
-            Self::Kernel(cache) => cache.clear(),
+            Self::Kernel(cache) => cache.truncate(0),
             Self::Tensors(tensors) => *tensors = None,
         }
+    }
+
+    /// Forgets the tokens from the `len`-th on.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub(crate) fn truncate(&mut self, len: usize) -> Result<()> {
+        match self {
+            Self::Kernel(cache) => cache.truncate(len),
+            Self::Tensors(None) => {}
+            Self::Tensors(Some(tensors)) => {
+                for tensor in tensors {
+                    *tensor = tensor.narrow(2, 0, len)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -162,7 +180,7 @@ impl Branch for Attention {
         cache.push(size, &k, &v);
         room.give(k);
         room.give(v);
-        attend(Shape { batch, time, heads, shared, dim }, &mut q, cache);
+        attend(Shape { batch, time, heads, shared, dim }, &mut q, cache, None);
         self.o_proj.apply(&q, u, room)?;
         room.give(q);
         Ok(())
@@ -188,6 +206,56 @@ impl Branch for Attention {
     fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
         let Self { q_proj, k_proj, v_proj, o_proj, .. } = self;
         vec![("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)]
+    }
+
+    fn set_cache(&mut self, width: Width) -> bool {
+        self.width = width;
+        true
+    }
+
+    fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {
+        if self.width != Width::F32 {
+            bail!("a cache in few bits has no gradients")
+        }
+        self.admit(0, time)?;
+        let Sizes { heads, shared, dim, .. } = self.sizes;
+        let shape = Shape { batch: 1, time, heads, shared, dim };
+        let (mut q, mut out) = (room.take(time * heads * dim), room.take(time * heads * dim));
+        let [mut k, mut v] = [(); 2].map(|()| room.take(time * shared * dim));
+        let mut logs = room.take(time * heads);
+        self.q_proj.trace(u, &mut q)?;
+        self.k_proj.trace(u, &mut k)?;
+        self.v_proj.trace(u, &mut v)?;
+        self.rotary.turn((1, time), 0, &mut q, false);
+        self.rotary.turn((1, time), 0, &mut k, false);
+        let mut cache = kernel::Cache::new(shared, dim, Width::F32);
+        cache.push((1, time), &k, &v);
+        out.copy_from_slice(&q);
+        attend(shape, &mut out, &cache, Some(&mut logs));
+        self.o_proj.trace(&out, y)?;
+        Ok(Box::new(move |u, dy, du, places, room| {
+            let [mut dout, mut dq] = [(); 2].map(|()| room.take(out.len()));
+            let [mut dk, mut dv] = [(); 2].map(|()| room.take(k.len()));
+            let bias = places.optional("o_proj.bias");
+            self.o_proj.backward(&out, dy, &mut dout, places.take("o_proj.weight")?, bias)?;
+            let traced = Traced { q: &q, k: &k, v: &v, y: &out, logs: &logs, dy: &dout };
+            attend_grad(shape, traced, &mut dq, &mut dk, &mut dv);
+            self.rotary.turn((1, time), 0, &mut dq, true);
+            self.rotary.turn((1, time), 0, &mut dk, true);
+            let bias = places.optional("q_proj.bias");
+            self.q_proj.backward(u, &dq, du, places.take("q_proj.weight")?, bias)?;
+            let mut part = room.take(du.len());
+            let bias = places.optional("k_proj.bias");
+            self.k_proj.backward(u, &dk, &mut part, places.take("k_proj.weight")?, bias)?;
+            add(&part, du);
+            let bias = places.optional("v_proj.bias");
+            self.v_proj.backward(u, &dv, &mut part, places.take("v_proj.weight")?, bias)?;
+            add(&part, du);
+            for buffer in [q, k, v, out, logs, dout, dq, dk, dv, part] {
+                room.give(buffer);
+            }
+            Ok(())
+        }))
     }
 
     fn copied(&self) -> Box<dyn Branch> {
