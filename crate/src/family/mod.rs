@@ -3,6 +3,7 @@
 //!
 //! To add a family: a module with a `Config` that is a [`Family`] and a constant [`About`] named `ABOUT`, and its line in
 //! `families!` below. What its blocks do beside the branches that are there is a [`Branch`](crate::layer::branch::Branch).
+//! `toy.rs` does it in one file, as a test.
 //!
 //! | file | holds |
 //! |---|---|
@@ -24,6 +25,8 @@ pub mod site;
 mod source;
 mod spec;
 pub mod stack;
+#[cfg(test)]
+mod toy;
 
 use crate::error::{Error, Result};
 use crate::layer::quantized::Quantized;

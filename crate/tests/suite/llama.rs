@@ -174,6 +174,32 @@ fn a_saved_model_is_itself_again() {
     }
 }
 
+/// A real model, where `LOWBIT_STORIES260K` names its folder (stories260K in Hugging Face layout, with golden.safetensors).
+#[test]
+fn a_real_model_tells_its_story() {
+    let Some(folder) = std::env::var_os("LOWBIT_STORIES260K") else {
+        println!("skipped: LOWBIT_STORIES260K names no folder with stories260K");
+        return;
+    };
+    let folder = Path::new(&folder);
+    let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+    let model = Model::load(folder.to_str().unwrap()).unwrap();
+    let logits = model.forward(&ids(&golden["input_ids"]), None, Positions::All).unwrap();
+    let error = far(&logits, &golden["logits"]);
+    println!("stories260k: logits within {error:.1e}");
+    assert!(error < 1e-4, "{error}");
+    let greedy: Vec<u32> = ids(&golden["greedy"]).to_vec1().unwrap();
+    let (prompt, rest) = greedy.split_at(5);
+    assert_eq!(model.continue_greedily(prompt, rest.len()).unwrap(), rest);
+    assert!(
+        model
+            .tokenizer
+            .decode(&greedy)
+            .unwrap()
+            .starts_with("Once upon a time, there was a little girl named Lily.")
+    );
+}
+
 /// Weights of a size at which schemes have something to round, and norms whose readers must share what is folded.
 fn larger() -> Model {
     let config = llama::Config {
