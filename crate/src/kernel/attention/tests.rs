@@ -68,7 +68,8 @@ fn tiles_are_the_definition_in_any_split() {
                 first = cut;
             }
             let far = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-            assert!(far < 3e-6, "{s:?}: {far}");
+            // Scores reach 70, whose last bit in f32 is 8e-6 of a weight.
+            assert!(far < 3e-5, "{s:?}: {far}");
         }
     }
 }
