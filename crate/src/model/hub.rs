@@ -87,7 +87,13 @@ impl Hub {
         };
         let folder = repository.join("snapshots").join(&commit);
         let config = ["config.json", "params.json"].iter().any(|name| folder.join(name).is_file());
-        let complete = config && files::weight_files(&folder).is_ok();
+        // A GGUF file is its own configuration.
+        let complete = match files::weight_files(&folder) {
+            Ok(found) => {
+                config || found.files.iter().all(|file| files::ending(&file.to_string_lossy()) == "gguf")
+            }
+            Err(_) => false,
+        };
         complete.then_some(Snapshot { folder, commit })
     }
 
