@@ -114,43 +114,25 @@ impl Checkpoint {
                 .at(path.display())
                 .hint("copy or download the checkpoint again"));
         }
-        if let Some(Own { stated, tokens, stored_as }) = own {
-            // A tokenizer.json beside a file without a tokenizer is better than none.
-            let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };
-            return Ok(Self {
-                name: name(path),
-                source: path.to_path_buf(),
-                revision: None,
-                stated: Some(stated),
-                tokenizer,
-                metadata,
-                layers,
-                stored_as: Some(stored_as),
-                tokens,
-                alone: true,
-                files,
-            });
-        }
-        let [config, params] = ["config.json", "params.json"].map(|name| -> Result<Option<Stated>> {
-            let Some(path) = files::beside(folder, name) else { return Ok(None) };
-            Ok(Some(Stated { file: name.to_string(), json: json::read(path)? }))
-        });
-        let (config, params) = (config?, params?);
-        if let Some(Stated { file, json }) = config.as_ref().and(params.as_ref()) {
-            let told = json::LAYERS.iter().filter_map(|key| Some((key, json.get(key)?.as_u64()?)));
-            layers.extend(told.map(|(key, n)| (format!("{file}: {key}"), n)));
-        }
+        let alone = own.is_some();
+        let (stated, tokens, stored_as) = match own {
+            Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, Some(stored_as)),
+            None => (stated(folder, &mut layers)?, None, None),
+        };
+        // A tokenizer.json beside a file that has no tokenizer is better than none.
+        let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };
+        let (name, source, revision) = (name(path), path.to_path_buf(), None);
         Ok(Self {
-            name: name(path),
-            source: path.to_path_buf(),
-            revision: None,
-            stated: config.or(params),
-            tokenizer: files::beside(folder, "tokenizer.json"),
+            name,
+            source,
+            revision,
+            stated,
+            tokenizer,
             metadata,
             layers,
-            stored_as: None,
-            tokens: None,
-            alone: false,
+            stored_as,
+            tokens,
+            alone,
             files,
         })
     }
@@ -226,6 +208,21 @@ impl fmt::Debug for Checkpoint {
         let (tensors, files) = (self.stored().count(), self.files.len());
         write!(f, "Checkpoint({}: {tensors} tensors in {files} files)", self.name)
     }
+}
+
+/// What `config.json` or else `params.json` of a folder states; numbers of layers that the other tells are added to
+/// `layers`.
+fn stated(folder: &Path, layers: &mut Vec<(String, u64)>) -> Result<Option<Stated>> {
+    let [config, params] = ["config.json", "params.json"].map(|name| -> Result<Option<Stated>> {
+        let Some(path) = files::beside(folder, name) else { return Ok(None) };
+        Ok(Some(Stated { file: name.to_string(), json: json::read(path)? }))
+    });
+    let (config, params) = (config?, params?);
+    if let Some(Stated { file, json }) = config.as_ref().and(params.as_ref()) {
+        let told = json::LAYERS.iter().filter_map(|key| Some((key, json.get(key)?.as_u64()?)));
+        layers.extend(told.map(|(key, n)| (format!("{file}: {key}"), n)));
+    }
+    Ok(config.or(params))
 }
 
 fn list(file: &Path) -> Result<Listing> {

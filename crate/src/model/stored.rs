@@ -75,10 +75,18 @@ impl Stored {
         Self { dtype: Some(dtype), kind, shape, bytes, layout: Layout::Rows }
     }
 
-    /// A tensor in blocks; where its rows are those of `heads`, the two halves of each head lie row by row in turn.
-    pub fn blocks(of: Block, shape: Vec<usize>, heads: Option<usize>, bytes: Range<u64>) -> Self {
+    /// A tensor in blocks, to be decoded to f32 unless it is of `dtype`; where its rows are those of `heads`, the two
+    /// halves of each head lie row by row in turn.
+    pub fn blocks(
+        of: Block,
+        dtype: DType,
+        shape: Vec<usize>,
+        heads: Option<usize>,
+        bytes: Range<u64>,
+    ) -> Self {
+        let dtype = if of.dtype() == Some(dtype) { dtype } else { DType::F32 };
         let layout = Layout::Blocks { of, heads };
-        Self { dtype: Some(of.dtype()), kind: of.name().into(), shape, bytes, layout }
+        Self { dtype: Some(dtype), kind: of.name().into(), shape, bytes, layout }
     }
 
     /// What cannot be loaded.
@@ -110,7 +118,7 @@ impl Stored {
         let start = storage.start.checked_add(offset.checked_mul(size)?)?;
         let end = start.checked_add(span.checked_mul(size)?)?;
         let by_rows = shape.contains(&0) || lie_by_rows(&shape, &strides);
-        (end <= storage.end).then(|| Self {
+        (end <= storage.end).then_some(Self {
             dtype: Some(dtype),
             kind,
             shape,
@@ -133,7 +141,7 @@ impl Stored {
             Layout::Blocks { heads: Some(heads), .. } => Cow::Owned(halves(bytes, self.shape[0], *heads)),
         };
         if let Layout::Blocks { of, .. } = self.layout
-            && of.is_coded()
+            && of.dtype() != Some(dtype)
         {
             return Ok(Tensor::from_vec(of.decode(&bytes)?, &*self.shape, &Device::Cpu)?);
         }

@@ -40,13 +40,10 @@ fn every_file_gives_the_golden_logits_and_continuation() {
         println!("{name}: logits within {error:.1e}");
         assert!(error < 1e-4, "{name}: logits differ by {error}");
         let prompt: Vec<u32> = ids.to_dtype(DType::U32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        let greedy: Vec<u64> = about[name]["greedy"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
-        let found: Vec<u64> = model
-            .continue_greedily(&prompt, greedy.len())
-            .unwrap()
-            .into_iter()
-            .map(u64::from)
-            .collect();
+        let greedy: Vec<u64> =
+            about[name]["greedy"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+        let found: Vec<u64> =
+            model.continue_greedily(&prompt, greedy.len()).unwrap().into_iter().map(u64::from).collect();
         assert_eq!(found, greedy, "{name}");
     }
 }

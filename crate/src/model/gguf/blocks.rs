@@ -121,18 +121,14 @@ impl Block {
         self.ggml().type_size()
     }
 
-    /// The type of the numbers that it holds, or is decoded to.
-    pub fn dtype(self) -> DType {
+    /// The type of its numbers, where they are numbers by themselves.
+    pub fn dtype(self) -> Option<DType> {
         match self {
-            Self::F16 => DType::F16,
-            Self::BF16 => DType::BF16,
-            _ => DType::F32,
+            Self::F32 => Some(DType::F32),
+            Self::F16 => Some(DType::F16),
+            Self::BF16 => Some(DType::BF16),
+            _ => None,
         }
-    }
-
-    /// Whether its numbers are none by themselves.
-    pub fn is_coded(self) -> bool {
-        !matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 
     /// The numbers of whole blocks, each product and sum rounded to f32 as ggml does it.

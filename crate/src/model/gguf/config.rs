@@ -101,7 +101,8 @@ impl Network {
         }
         let head_dim = count("attention.key_length")?.or(rotated).unwrap_or(hidden / heads);
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
-            return Err(Error::input(format!("heads of {head_dim} have no pairs to rotate")).at(LLAMA));
+            return Err(Error::input(format!("heads of {head_dim} have no pairs to rotate"))
+                .at(key("attention.key_length")));
         }
         for (name, told) in
             [("rope.dimension_count", rotated), ("attention.value_length", count("attention.value_length")?)]

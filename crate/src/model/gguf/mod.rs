@@ -27,6 +27,7 @@ use super::stored::{Listing, Own, Stored};
 use crate::error::{Error, Result};
 use crate::family::Stated;
 pub(super) use blocks::Block;
+use candle_core::DType;
 use config::Network;
 use container::{Header, Info};
 use names::{Name, Part};
@@ -68,8 +69,12 @@ fn listing(file: File, len: u64, name: &str) -> Result<Listing> {
         tensors.push(Found { info, block, place, is: names::of(&info.name, network.layers).map_err(at)? });
     }
     apart(&tensors).map_err(damaged)?;
-    let coded = tensors.iter().any(|tensor| tensor.block.is_coded());
+    let coded = tensors.iter().any(|tensor| tensor.block.dtype().is_none());
     config::check_version(&header.metadata, coded)?;
+    // A model's matrices have one dtype: what holds all of them without rounding.
+    let mut matrices = tensors.iter().filter(|tensor| tensor.is.is_matrix()).map(|tensor| tensor.block);
+    let alike = matrices.next().filter(|first| matrices.all(|block| block == *first));
+    let dtype = alike.and_then(Block::dtype).unwrap_or(DType::F32);
 
     let mut listing = Listing::default();
     let mut rope_freqs = None;
@@ -90,7 +95,7 @@ fn listing(file: File, len: u64, name: &str) -> Result<Listing> {
             let what = format!("expected the rows of {heads} heads of {dim}, found shape {shape:?}");
             return Err(at(Error::input(what)));
         }
-        listing.tensors.insert(is.own.clone(), Stored::blocks(*block, shape, heads, place.clone()));
+        listing.tensors.insert(is.own.clone(), Stored::blocks(*block, dtype, shape, heads, place.clone()));
     }
     let json = network.hugging_face(&header.metadata, &listing.tensors, rope_freqs)?;
     let stored_as = stored_as(&tensors);

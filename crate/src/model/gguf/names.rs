@@ -23,9 +23,9 @@ pub(super) struct Name {
 }
 
 impl Name {
-    /// Whether it is a matrix of a layer.
+    /// Whether it is a matrix: the embedding, the head, or one of a layer.
     pub fn is_matrix(&self) -> bool {
-        self.own.ends_with("_proj.weight")
+        matches!(self.part, Part::Embedding | Part::Head) || self.own.ends_with("_proj.weight")
     }
 }
 

@@ -9,13 +9,16 @@ use crate::error::{Error, Result};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
+/// Two pieces that are joined, many of them.
+pub(super) type Pairs<'a> = Vec<(&'a str, &'a str)>;
+
 /// The pairs of pieces to be joined, in order; and what of that order is assumed.
 pub(super) fn merges<'a>(
     pieces: &'a [String],
     kinds: &[Kind],
     scores: &[f32],
     ids: &BTreeMap<&str, usize>,
-) -> Result<(Vec<(&'a str, &'a str)>, Option<String>)> {
+) -> Result<(Pairs<'a>, Option<String>)> {
     let is_part = |part: &str| ids.get(part).is_some_and(|id| kinds[*id] == Kind::Normal);
     let mut pairs = vec![];
     for (id, piece) in pieces.iter().enumerate().filter(|(id, _)| kinds[*id] == Kind::Normal) {

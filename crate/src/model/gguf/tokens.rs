@@ -161,10 +161,13 @@ impl Tokens {
         Ok((parts, told))
     }
 
-    /// The number of a special token such as `bos`, if the file tells it.
+    /// The number of a special token such as `bos`, if the file tells it; files of the kind llama need not tell the three
+    /// that SentencePiece has first.
     fn special(&self, vocabulary: &Vocabulary, name: &str) -> Result<Option<usize>> {
         let key = key(&format!("{name}_token_id"));
-        match self.metadata.count(&key)? {
+        let usual = ["unknown", "bos", "eos"].iter().position(|own| *own == name);
+        let usual = if self.is_llama()? { usual } else { None };
+        match self.metadata.count(&key)?.or(usual) {
             Some(id) if id >= vocabulary.tokens.len() => {
                 let all = vocabulary.tokens.len();
                 Err(Error::input(format!("there is no token {id} in a vocabulary of {all}")).at(key))
@@ -173,11 +176,14 @@ impl Tokens {
         }
     }
 
+    fn is_llama(&self) -> Result<bool> {
+        Ok(self.metadata.text(&key("model"))? == Some("llama"))
+    }
+
     /// Whether a token stands before and one after every text; files of the kind llama need not say the first.
     fn around(&self) -> Result<[bool; 2]> {
-        let llama = self.metadata.text(&key("model"))? == Some("llama");
         let flag = |name: &str| self.metadata.flag(&key(name));
-        Ok([flag("add_bos_token")?.unwrap_or(llama), flag("add_eos_token")?.unwrap_or(false)])
+        Ok([flag("add_bos_token")?.unwrap_or(self.is_llama()?), flag("add_eos_token")?.unwrap_or(false)])
     }
 
     /// What puts tokens around a text, for other readers.

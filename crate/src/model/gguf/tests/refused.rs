@@ -1,6 +1,6 @@
 //! What is damaged, and what is not known, is refused in one sentence.
 
-use super::written::{File, count, number, numbers, text};
+use super::written::{File, Tensor, count, number, numbers, text};
 use super::*;
 
 fn refused(bytes: &[u8]) -> String {
@@ -115,9 +115,7 @@ fn tensors_that_are_not_known_or_damaged() {
     check(&changed(|file| file.add("rope_freqs.weight", &[3])), &["rope_freqs.weight: expected F32 [2]"]);
     check(&changed(|file| file.add("blk.0.attn_q.bias", &[8])), &["biases must be those of q, k and v"]);
     check(&changed(|file| file.add("output_norm.weight", &[8])), &["output_norm.weight is there twice"]);
-    let embedding = |change: &dyn Fn(&mut (String, Vec<u64>, u32, u64))| {
-        changed(|file| change(file.tensor("token_embd.weight")))
-    };
+    let embedding = |change: &dyn Fn(&mut Tensor)| changed(|file| change(file.tensor("token_embd.weight")));
     check(&embedding(&|tensor| tensor.2 = 20), &["token_embd.weight", "type IQ4_NL", "known are F32"]);
     check(&embedding(&|tensor| tensor.2 = 77), &["token_embd.weight", "type number 77"]);
     check(&embedding(&|tensor| tensor.2 = 2), &["token_embd.weight", "rows of 8 are no whole blocks of 32"]);

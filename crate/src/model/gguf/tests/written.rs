@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 use tempfile::TempDir;
 
+/// A tensor's name, sizes with the fastest first, type, and offset.
+pub(super) type Tensor = (String, Vec<u64>, u32, u64);
+
 /// A file before it is written.
 #[derive(Clone)]
 pub(super) struct File {
     pub version: u32,
     /// Keys with their values, types included.
     pub settings: Vec<(String, Vec<u8>)>,
-    /// Names, sizes with the fastest first, types and offsets.
-    pub tensors: Vec<(String, Vec<u64>, u32, u64)>,
+    pub tensors: Vec<Tensor>,
     pub data: Vec<u8>,
 }
 
@@ -96,7 +98,7 @@ impl File {
     }
 
     /// The tensor of this name, to be changed.
-    pub fn tensor(&mut self, name: &str) -> &mut (String, Vec<u64>, u32, u64) {
+    pub fn tensor(&mut self, name: &str) -> &mut Tensor {
         self.tensors.iter_mut().find(|(own, ..)| own == name).unwrap()
     }
 
