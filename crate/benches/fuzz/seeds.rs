@@ -3,6 +3,7 @@
 use crate::{mutate, pickled};
 use lowbit::error::Kind;
 use lowbit::family::{Config, mamba2};
+use lowbit::model::checkpoint::{Checkpoint, Wanted};
 use lowbit::model::tokenizer::Tokenizer;
 use lowbit::model::{Loading, Model, Positions};
 use lowbit::{Frame, Scheme, Study, Training};
@@ -27,6 +28,8 @@ enum Damage {
 #[derive(Clone, Copy)]
 enum Read {
     Model,
+    /// Every tensor, and the tokenizer inside.
+    Checkpoint,
     Tokenizer,
     Study,
     Training,
@@ -163,6 +166,11 @@ impl Seeds {
                 Read::Tokenizer,
             );
         }
+        for name in ["q4_1.gguf", "q5_1.gguf"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf-tiny").join(name);
+            let file = std::fs::read(path).expect("a file of the tests");
+            add("gguf", &one("x.gguf", &file), "x.gguf", &[Bytes], Read::Checkpoint);
+        }
         add("settings", &one("study.yaml", STUDY.as_bytes()), "study.yaml", &[Text, Bytes], Read::Study);
         let training = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/models/bard/training-1-text.yaml");
         let training = std::fs::read(training).expect("the settings of a training");
@@ -251,6 +259,14 @@ fn read(folder: &Path, how: Read) -> lowbit::Result<()> {
             let model = Model::load(&folder.to_string_lossy())?;
             let tokens = model.tokens(&[1, 2, 3])?;
             model.forward(&tokens, None, Positions::Last).map(|_| ())
+        }
+        Read::Checkpoint => {
+            let checkpoint = Checkpoint::open(&folder.join("x.gguf").to_string_lossy(), None)?;
+            checkpoint.read(|_| Some(Wanted::Weights))?;
+            match checkpoint.own_tokenizer().transpose()? {
+                Some((tokenizer, _)) => tokenizer.encode("pass the key, aab").map(|_| ()),
+                None => Ok(()),
+            }
         }
         Read::Tokenizer => {
             let tokenizer = Tokenizer::load(folder.join("tokenizer.json"))?;

@@ -105,6 +105,7 @@ pub fn subject(model: &Model) -> Subject {
         weight_bytes: model.bytes() as u64,
         scheme: quantization.map_or_else(|| dtype.clone(), |q| q.scheme.clone()),
         dtype,
+        stored_as: model.stored_as.clone(),
         w_bits: quantization.and_then(|q| q.w_bits),
         a_bits: quantization.and_then(|q| q.a_bits),
         head_format: quantization.and_then(Quantization::head),

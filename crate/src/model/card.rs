@@ -17,6 +17,7 @@ impl Model {
         let lines = [
             ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
             ("parameters", Some(size)),
+            ("stored as", self.stored_as.clone()),
             ("vocabulary", Some(format!("{} ({text})", self.config.vocab_size()))),
             (
                 "quantized",

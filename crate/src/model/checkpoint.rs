@@ -1,7 +1,9 @@
 //! A checkpoint as it is found, before anything is made of it: names of tensors, a configuration, where it came from.
 
+use super::gguf::{self, Tokens};
 use super::hub::{self, Hub};
-use super::stored::{Listing, Stored};
+use super::stored::{Listing, Own, Stored};
+use super::tokenizer::Tokenizer;
 use super::{destination, files, pass, pickle, safetensors};
 use crate::error::{Error, Result};
 use crate::family::Stated;
@@ -23,14 +25,21 @@ pub struct Checkpoint {
     pub source: PathBuf,
     /// The commit on the hub, if it came from there.
     pub revision: Option<String>,
-    /// `config.json`, read by [`json::read`], or else `params.json`, if there is one beside the weights.
+    /// `config.json`, read by [`json::read`], or else `params.json`, if there is one beside the weights. A GGUF file states
+    /// itself what a `config.json` would.
     pub stated: Option<Stated>,
-    /// Path of `tokenizer.json`, if there is one beside the weights.
+    /// Path of `tokenizer.json`, if there is one beside the weights, and none in them.
     pub tokenizer: Option<PathBuf>,
     /// The metadata of safetensors headers.
     pub metadata: BTreeMap<String, String>,
     /// Numbers of layers that are told elsewhere than in `stated`, by where.
     pub layers: Vec<(String, u64)>,
+    /// What the weights are stored in, in a line, where that says more than a dtype.
+    pub stored_as: Option<String>,
+    /// The tokenizer in a GGUF file.
+    tokens: Option<Tokens>,
+    /// Whether the weights say everything of the model, and nothing beside them does.
+    alone: bool,
     files: Vec<(PathBuf, Listing)>,
 }
 
@@ -47,8 +56,8 @@ impl Checkpoint {
     /// Opens a checkpoint.
     ///
     /// `source` is a folder (`model.safetensors`, shards with an index, another weight file; `config.json` and
-    /// `tokenizer.json` beside them), a `.safetensors` file, a pickled `.bin`, `.pt` or `.pth` file, or a hub id
-    /// such as `state-spaces/mamba2-130m`. `revision` is a branch, tag or commit on the hub.
+    /// `tokenizer.json` beside them), a `.safetensors` file, a pickled `.bin`, `.pt` or `.pth` file, a `.gguf` file, or a
+    /// hub id such as `state-spaces/mamba2-130m`. `revision` is a branch, tag or commit on the hub.
     ///
     /// # Errors
     /// There is no such file, folder or model; or the files are damaged (the sentence says how).
@@ -77,9 +86,10 @@ impl Checkpoint {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         destination::finish(folder)?;
         let found = if path.is_dir() { files::weight_files(path)? } else { files::single(path)? };
-        let (mut files, mut metadata, mut layers) = (vec![], BTreeMap::new(), vec![]);
+        let (mut files, mut metadata, mut layers, mut own) = (vec![], BTreeMap::new(), vec![], None);
         for file in found.files {
-            let listing = list(&file)?;
+            let mut listing = list(&file)?;
+            own = own.or(listing.own.take());
             metadata.extend(listing.metadata.clone());
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             layers.extend(listing.layers.iter().map(|(at, n)| (format!("{name}: {at}"), *n)));
@@ -104,25 +114,40 @@ impl Checkpoint {
                 .at(path.display())
                 .hint("copy or download the checkpoint again"));
         }
-        let [config, params] = ["config.json", "params.json"].map(|name| -> Result<Option<Stated>> {
-            let Some(path) = files::beside(folder, name) else { return Ok(None) };
-            Ok(Some(Stated { file: name.to_string(), json: json::read(path)? }))
-        });
-        let (config, params) = (config?, params?);
-        if let Some(Stated { file, json }) = config.as_ref().and(params.as_ref()) {
-            let told = json::LAYERS.iter().filter_map(|key| Some((key, json.get(key)?.as_u64()?)));
-            layers.extend(told.map(|(key, n)| (format!("{file}: {key}"), n)));
-        }
+        let alone = own.is_some();
+        let (stated, tokens, stored_as) = match own {
+            Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, Some(stored_as)),
+            None => (stated(folder, &mut layers)?, None, None),
+        };
+        // A tokenizer.json beside a file that has no tokenizer is better than none.
+        let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };
+        let (name, source, revision) = (name(path), path.to_path_buf(), None);
         Ok(Self {
-            name: name(path),
-            source: path.to_path_buf(),
-            revision: None,
-            stated: config.or(params),
-            tokenizer: files::beside(folder, "tokenizer.json"),
+            name,
+            source,
+            revision,
+            stated,
+            tokenizer,
             metadata,
             layers,
+            stored_as,
+            tokens,
+            alone,
             files,
         })
+    }
+
+    /// Whether the weights say everything of the model, as a GGUF file does: what lies beside them is not asked.
+    pub(super) fn stands_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// The tokenizer that is a part of the weights' file, and what of it is assumed; none if there is no such.
+    ///
+    /// # Errors
+    /// It is of a kind that is not known, or damaged.
+    pub fn own_tokenizer(&self) -> Option<Result<(Tokenizer, Option<String>)>> {
+        Some(self.tokens.as_ref()?.tokenizer().map_err(|e| e.at(self.source.display())))
     }
 
     /// The shape of every tensor by name, and whether it is one of floating-point numbers.
@@ -185,13 +210,29 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
+/// What `config.json` or else `params.json` of a folder states; numbers of layers that the other tells are added to
+/// `layers`.
+fn stated(folder: &Path, layers: &mut Vec<(String, u64)>) -> Result<Option<Stated>> {
+    let [config, params] = ["config.json", "params.json"].map(|name| -> Result<Option<Stated>> {
+        let Some(path) = files::beside(folder, name) else { return Ok(None) };
+        Ok(Some(Stated { file: name.to_string(), json: json::read(path)? }))
+    });
+    let (config, params) = (config?, params?);
+    if let Some(Stated { file, json }) = config.as_ref().and(params.as_ref()) {
+        let told = json::LAYERS.iter().filter_map(|key| Some((key, json.get(key)?.as_u64()?)));
+        layers.extend(told.map(|(key, n)| (format!("{file}: {key}"), n)));
+    }
+    Ok(config.or(params))
+}
+
 fn list(file: &Path) -> Result<Listing> {
     match files::ending(&file.to_string_lossy()).as_str() {
         "safetensors" => safetensors::list(file),
         "bin" | "pt" | "pth" => pickle::list(file),
+        "gguf" => gguf::list(file),
         _ => Err(Error::input("this file's ending is not one of weights")
             .at(file.display())
-            .hint("expected .safetensors, .bin, .pt or .pth")),
+            .hint("expected .safetensors, .bin, .pt, .pth or .gguf")),
     }
 }
 
@@ -368,9 +409,9 @@ mod tests {
         assert!(empty.contains("no weights in this folder; looked for model.safetensors"), "{empty}");
         fs::write(folder.path().join("model.safetensors"), [9, 0, 0]).unwrap();
         assert!(open(folder.path()).unwrap_err().to_string().contains("model.safetensors: truncated"));
-        fs::write(folder.path().join("w.gguf"), "").unwrap();
+        fs::write(folder.path().join("w.onnx"), "").unwrap();
         assert!(
-            open(&folder.path().join("w.gguf")).unwrap_err().to_string().contains("expected .safetensors")
+            open(&folder.path().join("w.onnx")).unwrap_err().to_string().contains("expected .safetensors")
         );
         save(&folder.path().join("model.safetensors"), &[("a", vector(&[1.0]))]);
         fs::write(folder.path().join("config.json"), "{\"a\": }").unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What a folder is searched for, as told when nothing of it is there.
 pub(super) const LOOKED_FOR: &str = "model.safetensors, model.safetensors.index.json with its shards, \
-     another .safetensors file, pytorch_model.bin, or a .bin, .pt or .pth file";
+     another .safetensors file, pytorch_model.bin, a .bin, .pt or .pth file, or a .gguf file";
 
 /// Files that training leaves beside the weights, told by how their names begin.
 const NOT_WEIGHTS: [&str; 5] = ["optimizer", "scheduler", "training_args", "training_state", "rng_state"];
@@ -21,7 +21,7 @@ pub(super) struct Found {
     pub listed: Vec<(String, String)>,
 }
 
-/// The weight files of a folder, safetensors before pickles.
+/// The weight files of a folder, safetensors before pickles before GGUF.
 ///
 /// # Errors
 /// The folder cannot be read or has no weights, a shard is missing, or there are several files and nothing says
@@ -58,8 +58,11 @@ pub(super) fn single(path: &Path) -> Result<Found> {
 }
 
 /// What a checkpoint of each format is usually called, and the endings of its files.
-const FORMATS: [(&str, &[&str]); 2] =
-    [("model.safetensors", &["safetensors"]), ("pytorch_model.bin", &["bin", "pt", "pth"])];
+const FORMATS: [(&str, &[&str]); 3] = [
+    ("model.safetensors", &["safetensors"]),
+    ("pytorch_model.bin", &["bin", "pt", "pth"]),
+    ("model.gguf", &["gguf"]),
+];
 
 /// Picks the weight files among a folder's names; `shards` reads an index file, by name.
 ///
@@ -199,6 +202,11 @@ mod tests {
         assert_eq!(pick(&["pytorch_model.bin", "tiny.safetensors"]).unwrap(), ["tiny.safetensors"]);
         assert_eq!(pick(&["pytorch_model.bin", "optimizer.pt"]).unwrap(), ["pytorch_model.bin"]);
         assert_eq!(pick(&["best.pt", "optimizer.pt", "training_args.bin"]).unwrap(), ["best.pt"]);
+        assert_eq!(pick(&["a.Q4_1.gguf", "best.pt"]).unwrap(), ["best.pt"]);
+        assert_eq!(pick(&["a.Q4_1.gguf", "config.json"]).unwrap(), ["a.Q4_1.gguf"]);
+        assert!(
+            pick(&["a.Q4_1.gguf", "a.Q8_0.gguf"]).unwrap_err().to_string().contains("the path of the one")
+        );
     }
 
     #[test]

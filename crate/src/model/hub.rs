@@ -87,7 +87,13 @@ impl Hub {
         };
         let folder = repository.join("snapshots").join(&commit);
         let config = ["config.json", "params.json"].iter().any(|name| folder.join(name).is_file());
-        let complete = config && files::weight_files(&folder).is_ok();
+        // A GGUF file is its own configuration.
+        let complete = match files::weight_files(&folder) {
+            Ok(found) => {
+                config || found.files.iter().all(|file| files::ending(&file.to_string_lossy()) == "gguf")
+            }
+            Err(_) => false,
+        };
         complete.then_some(Snapshot { folder, commit })
     }
 
@@ -209,5 +215,14 @@ mod tests {
         assert_eq!(hub.snapshot("org/name", None).unwrap(), expected);
         assert_eq!(hub.snapshot("org/name", Some("0123abcd")).unwrap(), expected);
         assert!(hub.snapshot("org/name", Some("other")).is_err());
+        // A file that is its own configuration needs none beside it; several of them are a question.
+        let folder = expected.folder;
+        for name in ["config.json", "model.safetensors"] {
+            fs::remove_file(folder.join(name)).unwrap();
+        }
+        fs::write(folder.join("a.gguf"), "").unwrap();
+        assert_eq!(hub.snapshot("org/name", None).unwrap().folder, folder);
+        fs::write(folder.join("b.gguf"), "").unwrap();
+        assert!(hub.snapshot("org/name", None).is_err());
     }
 }

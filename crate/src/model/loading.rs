@@ -18,7 +18,8 @@ pub struct Loading {
     pub device: Option<Device>,
     /// A hub revision: branch, tag or commit.
     pub revision: Option<String>,
-    /// How text is read; by default with the `tokenizer.json` beside the weights, see [`tokenizer`](super::tokenizer).
+    /// How text is read; by default with the tokenizer in the weights' file or the `tokenizer.json` beside it, see
+    /// [`tokenizer`](super::tokenizer).
     pub tokenizer: Option<Tokenizer>,
 }
 
@@ -30,7 +31,9 @@ impl Loading {
         vocab_size: usize,
     ) -> Result<(Tokenizer, Option<String>)> {
         let file = found.tokenizer.as_ref().filter(|_| self.tokenizer.is_none());
+        let own = if self.tokenizer.is_some() { None } else { found.own_tokenizer().transpose()? };
         let (tokenizer, assumed) = match (&self.tokenizer, file) {
+            _ if let Some(own) = own => own,
             (Some(chosen), _) => (chosen.clone(), None),
             (None, Some(file)) => (Tokenizer::load(file)?, None),
             (None, None) if found.metadata.get(TOKENIZER).is_some_and(|name| name == "bytes") => {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`checkpoint`] | what is there: folders, files, hub ids |
 //! | `weights` | the network's part of a checkpoint |
-//! | [`safetensors`], `pickle` | the two kinds of files |
+//! | [`safetensors`], `pickle`, `gguf` | the kinds of files |
 //! | `stored`, `pass` | tensors in a file, and one pass through it for those that are wanted |
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
@@ -23,6 +23,7 @@ pub mod checkpoint;
 mod destination;
 mod files;
 pub mod generate;
+mod gguf;
 pub mod hub;
 pub mod init;
 mod loading;
@@ -86,6 +87,9 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// Storage of the matrices.
     pub dtype: DType,
+    /// What the weights were stored in where they were read, in a line, if that says more than a dtype: the block types of
+    /// a GGUF file, which are widened to [`dtype`](Self::dtype).
+    pub stored_as: Option<String>,
     /// Longest sequence of the training, where the checkpoint says it.
     pub training_length: Option<usize>,
     /// The report of its quantization, if it is quantized.
@@ -130,7 +134,8 @@ impl Model {
         let training_length = found.metadata.get("training_length").and_then(|text| text.parse().ok());
         let built = Self::build(config, tensors, matrices, quantization, tokenizer, how).map_err(at)?;
         let origin = Some(Arc::new(Origin::of(&found)));
-        let (name, revision) = (found.name.clone(), found.revision.clone());
+        let (name, revision, stored_as) =
+            (found.name.clone(), found.revision.clone(), found.stored_as.clone());
         Ok(Self {
             name,
             source: source.to_string(),
@@ -139,6 +144,7 @@ impl Model {
             assumed,
             unused,
             training_length,
+            stored_as,
             origin,
             ..built
         })
@@ -210,6 +216,7 @@ impl Model {
             unused,
             tokenizer,
             dtype,
+            stored_as: None,
             training_length: None,
             quantization,
             made: None,

@@ -36,6 +36,8 @@ pub(super) struct Origin {
     folder: PathBuf,
     /// That folder, and those that its files are links into.
     folders: BTreeSet<PathBuf>,
+    /// Whether nothing in the folder but the weights is of the model.
+    alone: bool,
     config: Option<Value>,
 }
 
@@ -53,8 +55,9 @@ impl Origin {
         let real = |path: PathBuf| fs::canonicalize(path).ok();
         let parents = files.filter_map(real).filter_map(|file| Some(file.parent()?.to_path_buf()));
         let folders = parents.chain(real(folder.clone())).collect();
-        let config = found.stated.as_ref().filter(|stated| stated.file == "config.json");
-        Self { folders, folder, config: config.map(|stated| stated.json.clone()) }
+        let alone = found.stands_alone();
+        let config = found.stated.as_ref().filter(|stated| alone || stated.file == "config.json");
+        Self { folders, folder, alone, config: config.map(|stated| stated.json.clone()) }
     }
 
     /// Whether this is one of the model's own folders, however it is written.
@@ -168,6 +171,7 @@ impl Model {
             }
             Ok(())
         };
+        let origin = origin.filter(|origin| !origin.alone);
         if let Some(origin) = origin {
             take(&origin.folder, OF_WEIGHTS)?;
         }
@@ -184,6 +188,9 @@ impl Model {
         }
         if let Tokenizer::Pieces(pieces) = &self.tokenizer {
             files.insert("tokenizer.json".to_string(), pieces.file().as_bytes().to_vec());
+            if let Some(config) = pieces.config() {
+                files.insert("tokenizer_config.json".to_string(), config.as_bytes().to_vec());
+            }
         }
         Ok(files)
     }

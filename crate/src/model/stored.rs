@@ -1,6 +1,8 @@
 //! Tensors in a file that were not read yet: what they are, and where their bytes lie.
 
+use super::gguf::{Block, Tokens};
 use crate::error::{Error, Result};
+use crate::family::Stated;
 use candle_core::{DType, Device, Tensor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +19,18 @@ pub(super) struct Listing {
     pub sums: Vec<Sum>,
     /// Numbers of layers that it tells beside its tensors, by where.
     pub layers: Vec<(String, u64)>,
+    /// What a file that speaks for itself says of everything but its weights.
+    pub own: Option<Own>,
+}
+
+/// What a file says of a model where no other file beside it is asked.
+pub(super) struct Own {
+    /// Its configuration, in the spelling of a `config.json`.
+    pub stated: Stated,
+    /// Its tokenizer, if it has one.
+    pub tokens: Option<Tokens>,
+    /// What its weights are stored in, in a line.
+    pub stored_as: String,
 }
 
 /// A stretch of a file with the CRC-32 of its bytes.
@@ -38,21 +52,46 @@ pub(super) struct Stored {
     pub kind: Cow<'static, str>,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Elements from one to the next along each dimension; none if they lie row by row.
-    strides: Option<Vec<usize>>,
     /// From its first element to behind its last.
     pub bytes: Range<u64>,
+    layout: Layout,
+}
+
+/// How the elements of a tensor lie.
+#[derive(Clone, Debug, PartialEq)]
+enum Layout {
+    /// Row by row.
+    Rows,
+    /// With so many elements from one to the next along each dimension.
+    Strides(Vec<usize>),
+    /// In blocks that never reach across rows. Within each head the rows of its second half lie between those of its
+    /// first, if there are heads.
+    Blocks { of: Block, heads: Option<usize> },
 }
 
 impl Stored {
     /// A tensor whose elements lie row by row.
     pub fn rows(dtype: DType, kind: Cow<'static, str>, shape: Vec<usize>, bytes: Range<u64>) -> Self {
-        Self { dtype: Some(dtype), kind, shape, strides: None, bytes }
+        Self { dtype: Some(dtype), kind, shape, bytes, layout: Layout::Rows }
+    }
+
+    /// A tensor in blocks, to be decoded to f32 unless it is of `dtype`; where its rows are those of `heads`, the two
+    /// halves of each head lie row by row in turn.
+    pub fn blocks(
+        of: Block,
+        dtype: DType,
+        shape: Vec<usize>,
+        heads: Option<usize>,
+        bytes: Range<u64>,
+    ) -> Self {
+        let dtype = if of.dtype() == Some(dtype) { dtype } else { DType::F32 };
+        let layout = Layout::Blocks { of, heads };
+        Self { dtype: Some(dtype), kind: of.name().into(), shape, bytes, layout }
     }
 
     /// What cannot be loaded.
     pub fn foreign(kind: Cow<'static, str>, shape: Vec<usize>) -> Self {
-        Self { dtype: None, kind, shape, strides: None, bytes: 0..0 }
+        Self { dtype: None, kind, shape, bytes: 0..0, layout: Layout::Rows }
     }
 
     /// A view of a storage that lies at `storage`: from its element `offset` on, in these strides. None if it reaches
@@ -79,12 +118,12 @@ impl Stored {
         let start = storage.start.checked_add(offset.checked_mul(size)?)?;
         let end = start.checked_add(span.checked_mul(size)?)?;
         let by_rows = shape.contains(&0) || lie_by_rows(&shape, &strides);
-        (end <= storage.end).then(|| Self {
+        (end <= storage.end).then_some(Self {
             dtype: Some(dtype),
             kind,
             shape,
-            strides: Some(strides).filter(|_| !by_rows),
             bytes: start..end,
+            layout: if by_rows { Layout::Rows } else { Layout::Strides(strides) },
         })
     }
 
@@ -94,10 +133,18 @@ impl Stored {
             return Err(Error::input(format!("tensors of type {} cannot be loaded", self.kind))
                 .hint("save it again in f32, bf16 or f16"));
         };
-        let bytes = match &self.strides {
-            None => Cow::Borrowed(bytes),
-            Some(strides) => Cow::Owned(gathered(bytes, dtype.size_in_bytes(), &self.shape, strides)?),
+        let bytes = match &self.layout {
+            Layout::Rows | Layout::Blocks { heads: None, .. } => Cow::Borrowed(bytes),
+            Layout::Strides(strides) => {
+                Cow::Owned(gathered(bytes, dtype.size_in_bytes(), &self.shape, strides)?)
+            }
+            Layout::Blocks { heads: Some(heads), .. } => Cow::Owned(halves(bytes, self.shape[0], *heads)),
         };
+        if let Layout::Blocks { of, .. } = self.layout
+            && of.dtype() != Some(dtype)
+        {
+            return Ok(Tensor::from_vec(of.decode(&bytes)?, &*self.shape, &Device::Cpu)?);
+        }
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &self.shape, &Device::Cpu)?)
     }
 }
@@ -143,6 +190,19 @@ fn gathered(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Re
     Ok(out)
 }
 
+/// Rows of heads whose two halves lie in turn, the halves one after the other: row 2c comes to c, row 2c + 1 to
+/// c + half a head.
+fn halves(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let row = bytes.len() / rows;
+    let mut out = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact(row * (rows / heads)) {
+        for half in 0..2 {
+            head.chunks_exact(row).skip(half).step_by(2).for_each(|row| out.extend_from_slice(row));
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +232,13 @@ mod tests {
         assert_eq!(read(view(5, &[2, 3], &[0, 1]).unwrap()), (vec![2, 3], vec![5, 6, 7, 5, 6, 7]));
         assert_eq!(read(view(11, &[], &[]).unwrap()), (vec![], vec![11]));
         assert_eq!(read(view(12, &[0, 7], &[7, 1]).unwrap()), (vec![0, 7], vec![]));
+    }
+
+    #[test]
+    fn the_halves_of_heads_come_apart() {
+        let expected = [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11, 12, 13, 16, 17, 20, 21, 14, 15, 18, 19, 22, 23];
+        assert_eq!(halves(&bytes(0..24), 12, 2), expected);
+        assert_eq!(halves(&bytes(0..4), 4, 1), [0, 2, 1, 3]);
     }
 
     #[test]

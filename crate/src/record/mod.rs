@@ -87,6 +87,7 @@ pub const COLUMNS: &[&str] = &[
     "parameters",
     "weight_bytes",
     "dtype",
+    "stored_as",
     "device",
     "scheme",
     "w_bits",

@@ -30,6 +30,9 @@ pub struct Subject {
     pub weight_bytes: u64,
     /// Number type of the weights that are not quantized: `f32`, `bf16`, `f16`.
     pub dtype: String,
+    /// What the weights were stored in where they were read, where that says more than a dtype: the block types of a GGUF
+    /// file, such as `Q4_1 (210 matrices), Q8_0 (embedding), F32`.
+    pub stored_as: Option<String>,
     /// Where it ran: `cpu`, `cuda:0`.
     pub device: String,
     /// Name of the quantization scheme; the name of the dtype when nothing is quantized.

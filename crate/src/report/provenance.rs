@@ -26,6 +26,7 @@ pub(super) fn facts(rows: &[Row], folder: &Path, id: &str) -> Result<Facts> {
             }),
         ),
         ("model", distinct(rows, model)),
+        ("stored as", distinct(rows, |row| text(row, "stored_as"))),
         ("tokenizer", distinct(rows, |row| hashed(text(row, "tokenizer"), text(row, "tokenizer_hash")))),
         ("assumed", distinct(rows, |row| text(row, "assumed"))),
         ("text", distinct(rows, |row| hashed(text(row, "corpus"), text(row, "corpus_hash")))),

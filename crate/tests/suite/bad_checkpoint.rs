@@ -26,8 +26,10 @@ fn what_is_not_there() {
     check("no/such/model.safetensors", 3, &["no/such/model.safetensors: no such file", "hub id"]);
     let folder = Folder::new();
     check_folder(&folder, &["no weights in this folder", "model.safetensors"]);
+    folder.write("model.onnx", "");
+    check(&folder.text("model.onnx"), 2, &["model.onnx: this file's ending", "expected .safetensors"]);
     folder.write("model.gguf", "");
-    check(&folder.text("model.gguf"), 2, &["model.gguf: this file's ending", "expected .safetensors"]);
+    check(&folder.text("model.gguf"), 2, &["model.gguf: not a whole GGUF file", "copy or download"]);
 }
 
 #[test]

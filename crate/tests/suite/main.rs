@@ -8,6 +8,7 @@ mod ends;
 mod falsified;
 mod fixture;
 mod floors;
+mod gguf;
 mod identity;
 mod layouts;
 mod left_by_training;

@@ -2,6 +2,7 @@
 //!
 //! | a checkpoint with | is read with |
 //! |---|---|
+//! | a tokenizer in its one file (GGUF) | that, as the `tokenizer.json` that does the same |
 //! | `tokenizer.json` beside the weights | that |
 //! | none, and 256 tokens | bytes |
 //! | none, and 257 to 512 tokens | bytes, beside which the vocabulary has room for tokens of its own: told as assumed |
@@ -157,7 +158,7 @@ impl Tokenizer {
         }
     }
 
-    /// A name for records: `bytes`, the folder of the `tokenizer.json`, or `none`.
+    /// A name for records: `bytes`, the folder of the `tokenizer.json` or the file that it is in, or `none`.
     pub fn name(&self) -> &str {
         match self {
             Self::Bytes => "bytes",

@@ -20,12 +20,14 @@ use tokenizers::{ModelWrapper, PreTokenizerWrapper};
 #[derive(Clone)]
 pub struct Pieces {
     tokenizer: tokenizers::Tokenizer,
-    /// The name of the folder that its file lies in.
+    /// The name of the folder that its file lies in, or of the file that it is a part of.
     pub name: String,
     /// SHA-256 of its file, in hexadecimal.
     pub sha256: String,
-    /// Where its file was read.
-    path: PathBuf,
+    /// Where its file was read; none of a part of another file.
+    path: Option<PathBuf>,
+    /// The `tokenizer_config.json` that belongs to it, where it is a part of another file.
+    config: Option<Arc<str>>,
     /// Its file, as it was but for a byte order mark.
     file: Arc<str>,
     /// The token for what has none, and its name.
@@ -58,10 +60,15 @@ impl Pieces {
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let folder = full.parent().and_then(Path::file_name);
         let name = folder.map_or_else(|| "tokenizer".to_string(), |name| name.to_string_lossy().into_owned());
-        Self::new(name, full, &file).map_err(|e| e.at(path.display()))
+        Self::new(name, &file).map(|new| Self { path: Some(full), ..new }).map_err(|e| e.at(path.display()))
     }
 
-    fn new(name: String, path: PathBuf, file: &str) -> Result<Self> {
+    /// A tokenizer that is a part of the file called `name`: as a `tokenizer.json`, with its `tokenizer_config.json`.
+    pub(in super::super) fn part(name: &str, file: &str, config: &str) -> Result<Self> {
+        Ok(Self { config: Some(config.into()), ..Self::new(name.to_string(), file)? })
+    }
+
+    fn new(name: String, file: &str) -> Result<Self> {
         let unfit = |e: &dyn fmt::Display| {
             Error::input(format!("not a tokenizer.json: {e}")).hint("copy or download the file again")
         };
@@ -90,12 +97,17 @@ impl Pieces {
         }
         let unknown = unknown.and_then(|name| Some((tokenizer.token_to_id(&name)?, name)));
         let sha256 = Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { tokenizer, name, sha256, path, file: file.into(), unknown })
+        Ok(Self { tokenizer, name, sha256, path: None, config: None, file: file.into(), unknown })
     }
 
-    /// The folder that its file was read from.
+    /// The folder that its file was read from, if it has one of its own.
     pub fn folder(&self) -> Option<&Path> {
-        self.path.parent()
+        self.path.as_ref()?.parent()
+    }
+
+    /// The text of the `tokenizer_config.json` that belongs to it, where it came as a part of another file.
+    pub fn config(&self) -> Option<&str> {
+        self.config.as_deref()
     }
 
     /// The text of its file, with what is switched off here.
