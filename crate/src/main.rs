@@ -5,7 +5,6 @@
 mod args;
 mod commands;
 mod finished;
-mod flags;
 mod out;
 
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
         return ended(say!("{WELCOME}"));
     }
     stop_on_interrupt();
-    let args = match args::Args::given() {
+    let args = match args::Asked::given() {
         Ok(args) => args,
         // Help and version are what was asked for, not mistakes.
         Err(error) if !error.use_stderr() || error.kind() == DisplayHelpOnMissingArgumentOrSubcommand => {

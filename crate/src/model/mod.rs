@@ -9,6 +9,7 @@
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
+//! | `bounds` | how far a model reads, and whether it has a recurrent state |
 //! | `card` | what was loaded, in lines |
 //! | `loading` | where to and in which storage, by name |
 //! | [`generate`] | greedy continuation and scores of tokens |
@@ -17,6 +18,7 @@
 //! | `save` | a model into a folder |
 //! | `destination` | what may be replaced in that folder, and how as a whole |
 
+pub(crate) mod bounds;
 mod card;
 mod caught;
 pub mod checkpoint;

@@ -122,6 +122,7 @@ impl Calibration {
         if self.samples == 0 || self.length == 0 {
             return Err(Error::input("calibration needs at least one window of at least one token"));
         }
+        model.fits("calibration length", self.length)?;
         let text = model.tokenizer.encoding(&corpus.joined())?;
         text.loss(model.tokenizer.name(), &corpus.title()).iter().for_each(warn);
         let ids = text.ids;

@@ -79,7 +79,7 @@ impl Study {
 
 /// Which measurement has another version now than in these rows, or no summary among them.
 fn versions(measures: &[Instrument], rows: &[Row]) -> Option<String> {
-    measures.iter().flat_map(Instrument::gives).find_map(|(name, now)| {
+    measures.iter().flat_map(|measure| measure.gives()).find_map(|(name, now)| {
         let own: Vec<&Row> = rows.iter().filter(|row| told(row, "measure") == Some(name)).collect();
         let version = |row: &&&Row| row.get("measure_version").and_then(Value::as_u64) != Some(now.into());
         if let Some(row) = own.iter().find(version) {
