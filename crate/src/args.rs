@@ -2,6 +2,7 @@
 
 use clap::{ArgMatches, Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lowbit::measure::{Instrument, with_defaults};
+use lowbit::model::sampling::Sampling;
 use lowbit::train;
 use serde_json::json;
 use std::path::PathBuf;
@@ -85,6 +86,16 @@ pub enum Command {
         /// The folder to write.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
+    },
+    /// Continue a text, as it is said; greedily if nothing else is asked for.
+    #[command(allow_missing_positional = true)]
+    Generate {
+        #[command(flatten)]
+        model: Source,
+        /// The text to continue; `-`: what is read from standard input.
+        prompt: String,
+        #[command(flatten)]
+        sampling: Sampling,
     },
     /// Common schemes, and the parts of which a scheme's name is made.
     Schemes,

@@ -2,13 +2,14 @@
 
 use crate::args::{self, Asked, Asking, Command, Measuring, Recording, Source};
 use crate::finished::{failures, tell};
-use crate::out::{linked, say, shown};
+use crate::out::{linked, piece, say, shown};
 use lowbit::error::{Error, Kind, Result};
 use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
 use lowbit::measure::Settings;
 use lowbit::model::quantization::Backend;
+use lowbit::model::sampling::Sampling;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
@@ -30,6 +31,7 @@ pub fn run(asked: Asked) -> Result<()> {
     match command {
         Command::Reproduce(flags) => reproduce(&flags),
         Command::Quantize { model, out } => quantize(&model, &out),
+        Command::Generate { model, prompt, sampling } => generate(&model, &prompt, &sampling),
         Command::Schemes => say!("{}", schemes()),
         Command::Train(flags) => train(&flags),
         Command::Plots { run } => plots(&run),
@@ -91,6 +93,20 @@ fn quantize(source: &Source, out: &Path) -> Result<()> {
         say!("{report}")?;
     }
     say!("{:.2} MB in {}", model.bytes() as f64 / 1e6, out.display())
+}
+
+fn generate(source: &Source, prompt: &str, how: &Sampling) -> Result<()> {
+    how.check()?;
+    let prompt = match prompt {
+        "-" => {
+            std::io::read_to_string(std::io::stdin()).map_err(|error| Error::io("standard input", &error))?
+        }
+        prompt => prompt.to_string(),
+    };
+    let said = load(source)?.sample_with(&prompt, how, |text| piece(format_args!("{text}")));
+    // What was said stands on lines of its own, however it ended.
+    say!("")?;
+    said.map(drop)
 }
 
 /// The presets, and how names are made.

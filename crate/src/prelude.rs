@@ -10,6 +10,7 @@ pub use crate::frame::Frame;
 pub use crate::layer::state::State;
 pub use crate::measure::cost::Phase;
 pub use crate::measure::{Measure, every::*};
+pub use crate::model::sampling::Sampling;
 pub use crate::model::tokenizer::Tokenizer;
 pub use crate::model::{Loading, Model, Positions};
 pub use crate::quantize::probe::Grain;

@@ -226,6 +226,7 @@ fn shown(value: &Value) -> Option<String> {
     match value {
         Value::Null | Value::Object(_) => None,
         Value::String(text) => Some(text.clone()),
+        Value::Array(items) if items.is_empty() => None,
         Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
         other => Some(other.to_string()),
     }
