@@ -9,6 +9,7 @@
 //! | `fields` | the settings that measurements share |
 //! | [`window`] | a text in sliding windows |
 //! | `reference` | a measurement beside a reference |
+//! | `items`, `likelihood` | a measurement by items, and how likely one text goes on after another |
 //! | `watch` | what a model's linears read |
 //! | `power` | noise against a signal |
 //! | `limit` | how large a setting may be, and how long a sequence |
@@ -20,11 +21,15 @@ mod fields;
 #[macro_use]
 mod instrument;
 
+pub mod choice;
 pub mod context;
 pub mod cost;
 pub mod divergence;
 pub mod drift;
 mod finite;
+mod items;
+pub mod lambada;
+mod likelihood;
 mod limit;
 pub mod making;
 pub mod outliers;
@@ -43,7 +48,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
 use crate::quantize;
-use crate::record::{Reading, Run, Subject, content_hash};
+use crate::record::{Reading, Row, Run, Subject, content_hash, read_lines};
 use crate::stats::Estimate;
 use crate::warning::warn;
 pub use instrument::{Listed, Table, Tool, with_defaults};
@@ -59,6 +64,8 @@ instruments! {
     Sensitivity(sensitivity::Sensitivity),
     Context(context::LongContext),
     Passkey(passkey::Passkey),
+    Lambada(lambada::Lambada),
+    Choice(choice::MultipleChoice),
     Cost(cost::Cost),
     Making(making::Making),
 }
@@ -103,6 +110,19 @@ pub trait Measure: Serialize + Sized {
         }
         Ok(())
     }
+}
+
+/// The rows of these units of work in a run.
+fn recalled(run: &Run, units: &[String]) -> Result<Vec<Row>> {
+    if units.is_empty() {
+        return Ok(vec![]);
+    }
+    let of_these = |row: &Row| {
+        let unit = row.get("fingerprint").and_then(|unit| unit.as_str()).unwrap_or_default();
+        units.iter().any(|known| known == unit)
+    };
+    let rows = read_lines(run.path().join("metrics.jsonl"))?.rows;
+    Ok(rows.into_iter().filter(of_these).collect())
 }
 
 /// A reading with a word on a text that is too little for intervals, where it is.

@@ -11,11 +11,16 @@ pub const CALIBRATED: usize = 3;
 /// Passes of a gradient beside a token that is only read: forward and back, twice the products on the way back.
 pub const DIFFERENTIATED: usize = 4;
 
+/// Tokens of so many bytes of text.
+pub(super) fn of_bytes(bytes: usize, model: &Model) -> f64 {
+    let of_a_token = if matches!(model.tokenizer, Tokenizer::Pieces(_)) { 4 } else { 1 };
+    (bytes / of_a_token) as f64
+}
+
 /// Tokens of a text, as far as its bytes tell.
 pub(super) fn text(text: &Sliding<'_>, model: &Model) -> f64 {
     let bytes = text.text().map_or(0, |corpus| corpus.bytes()); // why it cannot be read is told by the measurement
-    let all = if matches!(model.tokenizer, Tokenizer::Pieces(_)) { bytes / 4 } else { bytes };
-    all.min(text.max_tokens.unwrap_or(usize::MAX)) as f64
+    of_bytes(bytes, model).min(text.max_tokens.unwrap_or(usize::MAX) as f64)
 }
 
 /// Tokens of a text that are read in its windows, those that windows share with each.

@@ -60,12 +60,11 @@ impl Study {
     fn other_texts(&self, rows: &[Row]) -> Result<Option<String>> {
         let settings = serde_json::to_value(self).map_err(Error::internal)?;
         for (path, split) in texts(&settings) {
-            let Ok(corpus) = Corpus::open(&path, split.as_deref()) else { continue };
-            let (title, hash) = (corpus.title(), corpus.sha256.as_str());
+            let Ok((title, hash)) = Corpus::identity(&path, split.as_deref()) else { continue };
             let start = format!("{title}, ");
             let short = &hash[..hash.len().min(16)];
             let read =
-                |row: &Row| told(row, "corpus") != Some(&title) || told(row, "corpus_hash") == Some(hash);
+                |row: &Row| told(row, "corpus") != Some(&title) || told(row, "corpus_hash") == Some(&hash);
             let calibrated = |row: &Row| {
                 told(row, "calibration").is_none_or(|text| !text.starts_with(&start) || text.ends_with(short))
             };

@@ -17,14 +17,14 @@ pub mod ranking;
 mod sweep;
 
 use super::instrument::{Listed, Table};
-use super::{Measure, finite, subject, work};
+use super::{Measure, finite, recalled, subject, work};
 use crate::error::{Error, Result};
 use crate::kernel::softmax::Divergence;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::quantize::probe::{Grain, Probe, Rounding, Unit};
 use crate::quantize::{Calibration, Quantizing, Scheme};
-use crate::record::{Reading, Row, Run, SUMMARY, fingerprint, read_lines};
+use crate::record::{Reading, Row, Run, SUMMARY, fingerprint};
 use crate::stats::Interval;
 use gradient::Gradients;
 use serde_json::json;
@@ -158,15 +158,7 @@ impl Measure for Sensitivity {
 
     // Parts of the model are units of work, which only the model knows.
     fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        let recall = |units: &[String]| {
-            let of_these = |row: &Row| {
-                let unit = row.get("fingerprint").and_then(|unit| unit.as_str()).unwrap_or_default();
-                units.iter().any(|known| known == unit)
-            };
-            let rows = read_lines(run.path().join("metrics.jsonl"))?.rows;
-            Ok(rows.into_iter().filter(of_these).collect())
-        };
-        self.sweep(model, |unit| run.has(unit), recall, |readings| run.record(readings))
+        self.sweep(model, |unit| run.has(unit), |units| recalled(run, units), |readings| run.record(readings))
     }
 }
 
