@@ -97,7 +97,7 @@ mod tests {
         assert_eq!((pair.ids.len(), pair.scored, pair.cut, pair.lost), (19, 3, 0, (0, 0)));
         let nll: f32 = model.nll(&pair.ids, 3).unwrap().iter().sum();
         let found = pair.likelihood(&model).unwrap();
-        assert!((found.logprob + f64::from(nll)).abs() < 1e-5 && !found.greedy);
+        assert!((found.logprob + f64::from(nll)).abs() < 1e-4 && !found.greedy);
         // What the model itself would say is greedy, to the last token.
         let said = model.continue_greedily(&pair.ids[..16], 4).unwrap();
         let greedy = |last: u32| {

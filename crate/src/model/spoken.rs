@@ -90,8 +90,8 @@ impl<'a> Spoken<'a> {
     /// Bytes at the end of the text that may turn out to be the beginning of a stop text.
     fn beginning_of_a_stop(&self) -> usize {
         let held = |stop: &String| {
-            let ends = stop.char_indices().map(|(end, _)| end).rev();
-            ends.into_iter().find(|end| self.text.ends_with(&stop[..*end])).unwrap_or_default()
+            let mut ends = stop.char_indices().map(|(end, _)| end).rev();
+            ends.find(|end| self.text.ends_with(&stop[..*end])).unwrap_or_default()
         };
         if self.stopped.is_some() { 0 } else { self.stops.iter().map(held).max().unwrap_or_default() }
     }
