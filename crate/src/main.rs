@@ -18,6 +18,7 @@ lowbit: a research lab for low-bit sequence models
 
   lowbit reproduce glance                      first tables and figures: the default model, whole and in four bits
   lowbit ppl data/models/bard --scheme w4a8    one measurement of one model; yours: a folder, a file or a hub id
+  lowbit generate \"ACT I. SCENE 1.\"            a text continued, as it is said
   cargo lab                                    the same in notebooks, in the repository
 
 lowbit --help tells all commands, lowbit schemes all schemes.";

@@ -26,10 +26,12 @@ const PIECE: usize = 1024;
 
 settings! {
     /// Prediction against what was read before, and where a model parts from its reference.
-    pub struct LongContext(reference, text, max_tokens) {
+    pub struct LongContext(reference, text) {
         /// Tokens of the windows, rising powers of two.
         #[arg(long, value_delimiter = ',')]
         pub lengths: Vec<usize>,
+    }
+    (max_tokens) {
         /// How intervals are found.
         #[arg(skip)]
         pub interval: Interval,

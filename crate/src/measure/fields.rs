@@ -16,22 +16,31 @@
 //! | `pieces` | `text`, `seq_len`, `max_tokens`: windows that know nothing of each other | `reads` |
 //! | `windows` | `text`, `seq_len`, `stride`, `max_tokens`: windows that slide | `windows`, `reads` |
 //!
+//! Groups and own fields may alternate: `pub struct LongContext(reference, text) { … } (max_tokens) { … }`.
+//!
 //! `reads` is the text as [`Sliding`](super::window::Sliding) cuts it. Defaults are each measurement's own.
 
 macro_rules! settings {
-    ($(#[$about:meta])* pub struct $name:ident $(($($shared:ident),*))? { $($own:tt)* }) => {
-        settings! { @fields $name [$(#[$about])*] [] [$($($shared)*)?] { $($own)* } }
+    ($(#[$about:meta])* pub struct $name:ident ($($shared:ident),*) $($own:tt)*) => {
+        settings! { @fields $name [$(#[$about])*] [] [$($shared)*] $($own)* }
     };
-    (@fields $name:ident $about:tt [$($done:tt)*] [reference $($more:ident)*] $own:tt) => {
+    ($(#[$about:meta])* pub struct $name:ident { $($own:tt)* } $($more:tt)*) => {
+        settings! { @fields $name [$(#[$about])*] [] [] { $($own)* } $($more)* }
+    };
+    // Own fields between shared ones.
+    (@fields $name:ident $about:tt [$($done:tt)*] [] { $($own:tt)* } ($($shared:ident),*) $($more:tt)*) => {
+        settings! { @fields $name $about [$($done)* $($own)*] [$($shared)*] $($more)* }
+    };
+    (@fields $name:ident $about:tt [$($done:tt)*] [reference $($more:ident)*] $($own:tt)*) => {
         settings! { @fields $name $about [
             $($done)*
             /// The model to compare with: a folder, a file, a hub id or random:SHAPE; by default what the model itself was
             /// loaded from, in f32.
             #[arg(long, value_name = "MODEL")]
             pub reference: Option<String>,
-        ] [$($more)*] $own }
+        ] [$($more)*] $($own)* }
     };
-    (@fields $name:ident $about:tt [$($done:tt)*] [text $($more:ident)*] $own:tt) => {
+    (@fields $name:ident $about:tt [$($done:tt)*] [text $($more:ident)*] $($own:tt)*) => {
         settings! { @fields $name $about [
             $($done)*
             /// A text file, a JSONL file, or a folder of texts or of splits.
@@ -40,7 +49,7 @@ macro_rules! settings {
             /// The split of a folder of splits; the default holds for the default corpus.
             #[arg(long)]
             pub split: Option<String>,
-        ] [$($more)*] $own }
+        ] [$($more)*] $($own)* }
 
         impl $name {
             /// Sets the text: a file, or a folder of texts.
@@ -51,13 +60,13 @@ macro_rules! settings {
             }
         }
     };
-    (@fields $name:ident $about:tt [$($done:tt)*] [max_tokens $($more:ident)*] $own:tt) => {
+    (@fields $name:ident $about:tt [$($done:tt)*] [max_tokens $($more:ident)*] $($own:tt)*) => {
         settings! { @fields $name $about [
             $($done)*
             /// Read only the first tokens of the text.
             #[arg(long)]
             pub max_tokens: Option<usize>,
-        ] [$($more)*] $own }
+        ] [$($more)*] $($own)* }
 
         impl $name {
             /// Reads only the first `count` tokens.
@@ -68,15 +77,15 @@ macro_rules! settings {
             }
         }
     };
-    (@fields $name:ident $about:tt [$($done:tt)*] [seq_len $($more:ident)*] $own:tt) => {
+    (@fields $name:ident $about:tt [$($done:tt)*] [seq_len $($more:ident)*] $($own:tt)*) => {
         settings! { @fields $name $about [
             $($done)*
             /// Tokens of a window, each read from a state of zeros.
             #[arg(long)]
             pub seq_len: usize,
-        ] [$($more)*] $own }
+        ] [$($more)*] $($own)* }
     };
-    (@fields $name:ident $about:tt [$($done:tt)*] [slide $($more:ident)*] $own:tt) => {
+    (@fields $name:ident $about:tt [$($done:tt)*] [slide $($more:ident)*] $($own:tt)*) => {
         settings! { @fields $name $about [
             $($done)*
             /// Most tokens that a prediction is conditioned on.
@@ -85,7 +94,7 @@ macro_rules! settings {
             /// Tokens that a window adds; `seq_len` makes windows that share nothing.
             #[arg(long)]
             pub stride: usize,
-        ] [$($more)*] $own }
+        ] [$($more)*] $($own)* }
 
         impl $name {
             /// Sets window length and stride.
@@ -96,12 +105,12 @@ macro_rules! settings {
             }
         }
     };
-    (@fields $name:ident $about:tt $done:tt [pieces $($more:ident)*] $own:tt) => {
-        settings! { @fields $name $about $done [text seq_len max_tokens $($more)*] $own }
+    (@fields $name:ident $about:tt $done:tt [pieces $($more:ident)*] $($own:tt)*) => {
+        settings! { @fields $name $about $done [text seq_len max_tokens $($more)*] $($own)* }
         settings! { @reads $name seq_len }
     };
-    (@fields $name:ident $about:tt $done:tt [windows $($more:ident)*] $own:tt) => {
-        settings! { @fields $name $about $done [text slide max_tokens $($more)*] $own }
+    (@fields $name:ident $about:tt $done:tt [windows $($more:ident)*] $($own:tt)*) => {
+        settings! { @fields $name $about $done [text slide max_tokens $($more)*] $($own)* }
         settings! { @reads $name stride }
     };
     (@fields $name:ident [$($about:tt)*] [$($shared:tt)*] [] { $($own:tt)* }) => {

@@ -6,7 +6,7 @@ use super::Measure;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::quantize::Scheme;
-use crate::record::{Conditions, Reading, Run, fingerprint};
+use crate::record::{Conditions, LEFT_OUT, Reading, Run, fingerprint};
 use crate::settings;
 use clap::{ArgMatches, Command};
 use serde::Serialize;
@@ -105,7 +105,7 @@ pub trait Tool {
     /// # Errors
     /// Those of the measurement and of the run.
     fn record(&self, model: &Model, run: &Run) -> Result<()>;
-    /// The readings that say that it was left out, and why: a summary of each kind that it gives, without values.
+    /// The readings that say that it was left out, and why: one of each kind that it gives.
     ///
     /// # Errors
     /// If the settings have no JSON form.
@@ -177,9 +177,10 @@ impl<M: Listed> Tool for M {
         let subject = super::subject(model);
         let reading = |(name, version): (&'static str, u32)| {
             let unit = fingerprint(name, version, self, &subject, &json!({"left out": why}))?;
-            let mut reading =
-                Reading::new(name, version, &subject, &Conditions::default()).fingerprint(&unit);
-            reading.warn(&format!("{name} is left out: {why}"));
+            let mut reading = Reading::new(name, version, &subject, &Conditions::default())
+                .row(LEFT_OUT)
+                .fingerprint(&unit);
+            reading.warn(&format!("{name} of {} is left out: {why}", subject.model));
             Ok(reading)
         };
         Listed::gives(self).into_iter().map(reading).collect()

@@ -1,6 +1,6 @@
 //! Reading JSON lines back, torn ends included.
 
-use super::{PART, SUMMARY};
+use super::{LEFT_OUT, PART, SUMMARY};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 use std::path::Path;
@@ -70,7 +70,7 @@ pub(super) fn closed_unit(row: &Row) -> Option<&str> {
 
 /// Whether a row of this kind is the last of its unit of work.
 pub(super) fn closes(row: &str) -> bool {
-    [SUMMARY, PART].contains(&row)
+    [SUMMARY, PART, LEFT_OUT].contains(&row)
 }
 
 /// Rows with the offset of their first byte, and the offset of a torn last line.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::frame::{Comparison, Frame};
 use crate::measure::{Instrument, Table};
+use crate::record::{LEFT_OUT, SUMMARY};
 use std::collections::BTreeSet;
 
 /// What is shown of a run's records, wherever it is shown.
@@ -91,7 +92,7 @@ fn grouped(told: impl Iterator<Item = (String, String)>) -> String {
 }
 
 fn warnings(frame: &Frame) -> Result<Vec<String>> {
-    let rows = frame.filter("row", "summary")?;
+    let rows = frame.filter_any("row", [SUMMARY, LEFT_OUT])?;
     if !rows.has("warning") || !rows.has("scheme") {
         return Ok(vec![]);
     }

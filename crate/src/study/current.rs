@@ -4,7 +4,7 @@ use super::{Instrument, Study};
 use crate::corpus::Corpus;
 use crate::error::{Error, Kind, Result};
 use crate::measure::subject;
-use crate::record::{Row, SUMMARY, Subject, read_lines};
+use crate::record::{LEFT_OUT, Row, SUMMARY, Subject, read_lines};
 use crate::warning::warn;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ impl Study {
     }
 }
 
-/// Which measurement has another version now than in these rows, or no summary among them.
+/// Which measurement has another version now than in these rows, or neither a summary among them nor why it has none.
 fn versions(measures: &[Instrument], rows: &[Row]) -> Option<String> {
     measures.iter().flat_map(|measure| measure.gives()).find_map(|(name, now)| {
         let own: Vec<&Row> = rows.iter().filter(|row| told(row, "measure") == Some(name)).collect();
@@ -85,7 +85,7 @@ fn versions(measures: &[Instrument], rows: &[Row]) -> Option<String> {
             let then = row.get("measure_version").unwrap_or(&Value::Null);
             return Some(format!("its {name} is of version {then}, and the measurement of version {now}"));
         }
-        let closed = own.iter().any(|row| told(row, "row") == Some(SUMMARY));
+        let closed = own.iter().any(|row| told(row, "row").is_some_and(|row| [SUMMARY, LEFT_OUT].contains(&row)));
         (!closed).then(|| format!("it holds no {name}"))
     })
 }

@@ -232,7 +232,7 @@ impl Study {
                     measure.check(model)?;
                     some = true;
                 }
-                Err(why) => warn(format!("{}: {} is left out: {why}", model.name, measure.name())),
+                Err(why) => warn(format!("{} of {} is left out: {why}", measure.name(), model.name)),
             }
         }
         // Without schemes, a model may be of one already.
@@ -289,9 +289,11 @@ mod tests {
         let drifts: Vec<_> = rows.iter().filter(|row| row["measure"] == "drift").collect();
         assert_eq!((drifts.len(), rows.iter().filter(|row| row["measure"] == "cost").count()), (2, 4));
         for (row, scheme) in drifts.iter().zip(["f32", "w4a8"]) {
-            assert_eq!((&row["scheme"], &row["row"]), (&scheme.into(), &"summary".into()));
+            assert_eq!((&row["scheme"], &row["row"]), (&scheme.into(), &"left_out".into()));
             let why = row["warning"].as_str().unwrap();
-            assert_eq!(why, "drift is left out: the model has no recurrent state that could drift");
+            let name = row["model"].as_str().unwrap();
+            let told = "is left out: the model has no recurrent state that could drift";
+            assert_eq!(why, format!("drift of {name} {told}"));
         }
         // The run is one of this study, and complete.
         assert_eq!(pretended::with(stateless, || study.outdated(run.path())).unwrap(), None);

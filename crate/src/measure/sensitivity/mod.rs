@@ -34,13 +34,15 @@ use sweep::Sweep;
 
 settings! {
     /// Which parts break first: each layer, matrix or segment rounded alone, and what would have told it beforehand.
-    pub struct Sensitivity(pieces) {
+    pub struct Sensitivity {
         /// Schemes of which one part at a time is applied, such as w3a16 or w3a16+head=w3.
         #[arg(long, value_delimiter = ',')]
         pub schemes: Vec<String>,
         /// How finely the model is taken apart: layer, matrix or segment.
         #[arg(long)]
         pub grain: Grain,
+    }
+    (pieces) {
         /// The text that predictors are computed on, and schemes that need one are calibrated.
         #[arg(skip)]
         pub calibration: Calibration,
