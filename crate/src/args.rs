@@ -1,14 +1,10 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
-use crate::flags::{
-    Context, Cost, Divergence, Drift, Making, Outliers, Passkey, Sensitivity, Sqnr, Stability, Windows,
-};
-use clap::{Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lowbit::measure::{
-    context, cost, divergence, drift, outliers, passkey, perplexity, sensitivity, sqnr, stability,
-};
+use clap::{ArgMatches, Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lowbit::measure::{Instrument, with_defaults};
+use lowbit::model::sampling::Sampling;
 use lowbit::train;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// How commands end.
@@ -27,48 +23,52 @@ pub struct Args {
     pub quiet: bool,
 }
 
-impl Args {
+/// What was asked for.
+pub struct Asked {
+    pub command: Asking,
+    pub quiet: bool,
+}
+
+/// A command: of a measurement, or any other.
+pub enum Asking {
+    Measuring(Box<Measuring>),
+    Other(Command),
+}
+
+impl Asked {
     /// The flags that the program was started with.
     pub fn given() -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&command().try_get_matches()?)
+        let matches = command().try_get_matches()?;
+        let measuring = matches.subcommand().and_then(|(name, flags)| {
+            let measure = Instrument::all().into_iter().find(|measure| measure.command() == name)?;
+            Some((measure, flags))
+        });
+        let Some((measure, flags)) = measuring else {
+            let Args { command, quiet } = Args::from_arg_matches(&matches)?;
+            return Ok(Self { command: Asking::Other(command), quiet });
+        };
+        let measuring = Measuring {
+            source: Source::from_arg_matches(flags)?,
+            recording: Recording::from_arg_matches(flags)?,
+            measure,
+            flags: flags.clone(),
+        };
+        Ok(Self { command: Asking::Measuring(Box::new(measuring)), quiet: flags.get_flag("quiet") })
     }
 }
 
-/// The command line, where the help of a flag ends with the default of the setting of its name.
+/// The command line: `reproduce`, a command for each measurement, the others.
 fn command() -> clap::Command {
-    [
-        ("ppl", json!(perplexity::Perplexity::default())),
-        ("divergence", json!(divergence::Divergence::default())),
-        ("sqnr", json!(sqnr::Sqnr::default())),
-        ("drift", json!(drift::Drift::default())),
-        ("outliers", json!(outliers::Outliers::default())),
-        ("stability", json!(stability::Stability::default())),
-        ("context", json!(context::LongContext::default())),
-        ("sensitivity", json!(sensitivity::Sensitivity::default())),
-        ("passkey", json!(passkey::Passkey::default())),
-        ("cost", json!(cost::Cost::default())),
-        ("train", json!(train::Training::default())),
-    ]
-    .into_iter()
-    .fold(Args::command(), |command, (name, settings)| {
-        command.mut_subcommand(name, |command| {
-            command.mut_args(|flag| {
-                let Some(default) = settings.get(flag.get_id().as_str()).and_then(shown) else { return flag };
-                let help = format!("{} [default: {default}]", flag.get_help().cloned().unwrap_or_default());
-                flag.help(help)
-            })
-        })
-    })
-}
-
-/// A setting as its flag takes it; nothing where there is none.
-fn shown(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
-        other => Some(other.to_string()),
-    }
+    let measures = Instrument::all();
+    let mut places = std::iter::once(0).chain(measures.len() + 1..);
+    let others =
+        Args::command().mut_subcommands(|command| command.display_order(places.next().unwrap_or(usize::MAX)));
+    let measures = measures.iter().enumerate().map(|(i, measure)| {
+        let flags = Recording::augment_args(Source::augment_args(clap::Command::new(measure.command())));
+        measure.flags(flags).display_order(1 + i)
+    });
+    let defaults = json!(train::Training::default());
+    others.subcommands(measures).mut_subcommand("train", |command| with_defaults(command, &defaults))
 }
 
 #[derive(Subcommand)]
@@ -79,28 +79,6 @@ pub enum Command {
     /// precision to ternary, then first-look, staged, drift, outliers, recall, context, sensitivity, mixed. An interrupted run
     /// goes on where it stopped when the same command is given again.
     Reproduce(Reproduce),
-    /// Perplexity and bits per byte of a text.
-    Ppl(Measuring<Windows>),
-    /// How far predictions are from a reference's: KL divergence, agreement on the likeliest token.
-    Divergence(Measuring<Divergence>),
-    /// Which matrices lose precision: the signal-to-quantization-noise ratio of each, in decibel.
-    Sqnr(Measuring<Sqnr>),
-    /// How far the recurrent state is from a reference's after the same tokens, head by head against time.
-    Drift(Measuring<Drift>),
-    /// How large activations get, and whether large values stay in their channels from token to token.
-    Outliers(Measuring<Outliers>),
-    /// When greedy continuations part from a reference's, how they repeat themselves and how unsure they are.
-    Stability(Measuring<Stability>),
-    /// Which parts break first: each layer, matrix or segment rounded alone, and what would have told it beforehand.
-    Sensitivity(Measuring<Sensitivity>),
-    /// Prediction against what was read before, and where a model parts from its reference.
-    Context(Measuring<Context>),
-    /// Passkey retrieval against context length.
-    Passkey(Measuring<Passkey>),
-    /// Prefill and decode speed, and peak memory, against length.
-    Cost(Measuring<Cost>),
-    /// What quantizing takes: seconds and tokens, of choosing widths apart; the budget, and the bytes of the state.
-    Making(Measuring<Making>),
     /// Quantize a model and save it, packed; tells what became of each matrix.
     Quantize {
         #[command(flatten)]
@@ -108,6 +86,16 @@ pub enum Command {
         /// The folder to write.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
+    },
+    /// Continue a text, as it is said; greedily if nothing else is asked for.
+    #[command(allow_missing_positional = true)]
+    Generate {
+        #[command(flatten)]
+        model: Source,
+        /// The text to continue; `-`: what is read from standard input.
+        prompt: String,
+        #[command(flatten)]
+        sampling: Sampling,
     },
     /// Common schemes, and the parts of which a scheme's name is made.
     Schemes,
@@ -192,14 +180,13 @@ pub struct Source {
 }
 
 /// One measurement of one model.
-#[derive(Flags)]
-pub struct Measuring<S: Flags> {
-    #[command(flatten)]
+pub struct Measuring {
     pub source: Source,
-    #[command(flatten)]
     pub recording: Recording,
-    #[command(flatten)]
-    pub settings: S,
+    /// The measurement with the settings that it has by default.
+    pub measure: Instrument,
+    /// What was given, its settings among them.
+    pub flags: ArgMatches,
 }
 
 /// Where settings come from and readings go.
@@ -271,11 +258,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_measurement_is_a_command() {
+        let mut command = command();
+        let help = command.render_help().to_string();
+        // Commands are indented by two blanks, what their descriptions go on with by more.
+        let lines = help.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        let lines: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+        let place = |name: &str| lines.iter().position(|first| *first == name);
+        let measures = Instrument::all();
+        let places: Vec<_> =
+            measures.iter().map(|measure| place(measure.command()).expect(measure.command())).collect();
+        assert!(places.is_sorted() && place("reproduce").unwrap() < places[0], "{help}");
+        assert!(place("quantize").unwrap() > places[places.len() - 1], "{help}");
+        for measure in measures {
+            let own = command.find_subcommand(measure.command()).unwrap();
+            assert_ne!(own.get_about(), command.find_subcommand("info").unwrap().get_about());
+        }
+    }
+
+    #[test]
     fn help_tells_the_defaults() {
         let mut command = command();
         command.clone().debug_assert();
         let mut help = |name: &str| command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
-        let default = passkey::Passkey::default();
+        let default = lowbit::Passkey::default();
         let (passkey, ppl) = (help("passkey"), help("ppl"));
         let lengths = default.lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         for value in [lengths, default.trials.to_string(), default.seed.to_string()] {

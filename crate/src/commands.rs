@@ -1,25 +1,20 @@
 //! What each command does: settings from file and flags, then one verb of the library.
 
-use crate::args::{self, Args, Command, Measuring, Recording, Source};
+use crate::args::{self, Asked, Asking, Command, Measuring, Recording, Source};
 use crate::finished::{failures, tell};
-use crate::flags::over;
-use crate::out::{linked, say, shown};
-use clap::Args as Flags;
+use crate::out::{linked, piece, say, shown};
 use lowbit::error::{Error, Kind, Result};
 use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
-use lowbit::measure::{
-    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, making::Making,
-    outliers::Outliers, passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr,
-    stability::Stability,
-};
+use lowbit::measure::Settings;
 use lowbit::model::quantization::Backend;
+use lowbit::model::sampling::Sampling;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
 use lowbit::report::{Report, comparison};
-use lowbit::study::{Instrument, Study};
+use lowbit::study::Study;
 use lowbit::train::Training;
 use lowbit::warning::warn;
 use serde::{Serialize, de::DeserializeOwned};
@@ -27,26 +22,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Carries out one command.
-pub fn run(args: Args) -> Result<()> {
-    lowbit::progress::set_quiet(args.quiet);
-    match args.command {
+pub fn run(asked: Asked) -> Result<()> {
+    lowbit::progress::set_quiet(asked.quiet);
+    let command = match asked.command {
+        Asking::Measuring(measuring) => return record(*measuring),
+        Asking::Other(command) => command,
+    };
+    match command {
         Command::Reproduce(flags) => reproduce(&flags),
-        Command::Ppl(flags) => record("ppl", &set::<Perplexity>(&flags)?, &flags),
-        Command::Divergence(flags) => record("divergence", &set::<Divergence>(&flags)?, &flags),
-        Command::Sqnr(flags) => record("sqnr", &set::<Sqnr>(&flags)?, &flags),
-        Command::Drift(flags) => record("drift", &set::<Drift>(&flags)?, &flags),
-        Command::Outliers(flags) => record("outliers", &set::<Outliers>(&flags)?, &flags),
-        Command::Stability(flags) => record("stability", &set::<Stability>(&flags)?, &flags),
-        Command::Sensitivity(flags) => record("sensitivity", &set::<Sensitivity>(&flags)?, &flags),
-        Command::Context(flags) => record("context", &set::<LongContext>(&flags)?, &flags),
-        Command::Passkey(flags) => record("passkey", &set::<Passkey>(&flags)?, &flags),
-        Command::Cost(flags) => {
-            let mut cost: Cost = set(&flags)?;
-            cost.threads = flags.recording.threads.or(cost.threads);
-            record("cost", &cost, &flags)
-        }
-        Command::Making(flags) => record("making", &set::<Making>(&flags)?, &flags),
         Command::Quantize { model, out } => quantize(&model, &out),
+        Command::Generate { model, prompt, sampling } => generate(&model, &prompt, &sampling),
         Command::Schemes => say!("{}", schemes()),
         Command::Train(flags) => train(&flags),
         Command::Plots { run } => plots(&run),
@@ -66,11 +51,6 @@ pub fn run(args: Args) -> Result<()> {
 
 fn settings<T: Default + DeserializeOwned>(path: Option<&Path>) -> Result<T> {
     path.map_or_else(|| Ok(T::default()), lowbit::settings::read)
-}
-
-/// The settings of a measurement: defaults, the file's, those of the flags.
-fn set<M: Default + Serialize + DeserializeOwned>(flags: &Measuring<impl Flags + Serialize>) -> Result<M> {
-    over(&settings(flags.recording.config.as_deref())?, &flags.settings)
 }
 
 fn threads(count: Option<usize>) -> Result<()> {
@@ -115,6 +95,20 @@ fn quantize(source: &Source, out: &Path) -> Result<()> {
     say!("{:.2} MB in {}", model.bytes() as f64 / 1e6, out.display())
 }
 
+fn generate(source: &Source, prompt: &str, how: &Sampling) -> Result<()> {
+    how.check()?;
+    let prompt = match prompt {
+        "-" => {
+            std::io::read_to_string(std::io::stdin()).map_err(|error| Error::io("standard input", &error))?
+        }
+        prompt => prompt.to_string(),
+    };
+    let said = load(source)?.sample_with(&prompt, how, |text| piece(format_args!("{text}")));
+    // What was said stands on lines of its own, however it ended.
+    say!("")?;
+    said.map(drop)
+}
+
 /// The presets, and how names are made.
 fn schemes() -> String {
     let presets = Scheme::presets();
@@ -125,7 +119,7 @@ fn schemes() -> String {
 
 /// Settings of a single measurement, as its run keeps them.
 #[derive(Serialize)]
-struct Resolved<'a, M> {
+struct Resolved<'a> {
     model: &'a str,
     model_hash: &'a str,
     dtype: &'a str,
@@ -134,29 +128,37 @@ struct Resolved<'a, M> {
     device: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokenizer: Option<&'a str>,
-    measure: &'a M,
+    measure: Settings<'a>,
 }
 
-fn record<M: Measure + Clone + Into<Instrument>>(
-    name: &str,
-    measure: &M,
-    flags: &Measuring<impl Flags>,
-) -> Result<()> {
-    let (source, recording) = (&flags.source, &flags.recording);
+fn record(asked: Measuring) -> Result<()> {
+    let Measuring { source, recording, mut measure, flags } = asked;
+    if let Some(config) = &recording.config {
+        measure.read(config)?;
+    }
+    measure.set(&flags)?;
+    if let Some(count) = recording.threads {
+        measure.threaded(count);
+    }
     threads(recording.threads)?;
     let nothing = || "nothing was recorded yet: the same command begins again".to_string();
-    let model = load(source).map_err(|error| goes_on(error, nothing))?;
+    let model = load(&source).map_err(|error| goes_on(error, nothing))?;
+    measure.applies(&model).map_err(|why| Error::input(why).at(&model.name))?;
     measure.check(&model)?;
-    let (dtype, device) = (model.dtype.as_str(), source.device.as_str());
-    let scheme = source.scheme.as_deref();
-    let quantizing = scheme.map(|_| quantizing(source));
-    let (model_hash, tokenizer) = (model.hash.as_str(), source.tokenizer.as_deref());
-    let source = source.model.as_str();
-    let config =
-        Resolved { model: source, model_hash, dtype, scheme, quantizing, device, tokenizer, measure };
-    let run = noted(Run::resume_free_or_create(root(recording), name, &config)?, recording);
+    let name = measure.command();
+    let config = Resolved {
+        model: &source.model,
+        model_hash: &model.hash,
+        dtype: model.dtype.as_str(),
+        scheme: source.scheme.as_deref(),
+        quantizing: source.scheme.as_ref().map(|_| quantizing(&source)),
+        device: &source.device,
+        tokenizer: source.tokenizer.as_deref(),
+        measure: Settings(&measure),
+    };
+    let run = noted(Run::resume_free_or_create(root(&recording), name, &config)?, &recording);
     run.write_config(&config)?;
-    let job = measure.clone().into().job(name, &model);
+    let job = measure.job(name, &model);
     job.and_then(|_job| measure.record(&model, &run)).map_err(|error| {
         goes_on(error, || match run.units() {
             0 => nothing(),

@@ -22,7 +22,7 @@
 //! | hold a model | [`Model`] | [`model`], built of [`family`], [`layer`], [`kernel`] |
 //! | quantize it | [`Scheme`] | [`quantize`], on [`mod@format`] |
 //! | train one | [`Training`] | [`train`] |
-//! | measure it | [`Perplexity`], [`Divergence`], [`Sqnr`], [`Drift`], [`Outliers`], [`Stability`], [`Sensitivity`], [`LongContext`], [`Passkey`], [`Cost`] | [`measure`] |
+//! | measure it | [`Perplexity`], [`Passkey`], [`Cost`] and [all others](measure::Instrument) | [`measure`] |
 //! | measure many | [`Study`] | [`study`] |
 //! | keep what was read | [`Run`] | [`mod@record`] |
 //! | read it back | [`Frame`] | [`frame`] |
@@ -72,10 +72,7 @@ pub use corpus::Corpus;
 pub use error::{Error, Result};
 pub use figure::Figure;
 pub use frame::Frame;
-pub use measure::{
-    Measure, context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, outliers::Outliers,
-    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
-};
+pub use measure::{Measure, every::*};
 pub use model::{Loading, Model, Positions};
 pub use quantize::Scheme;
 pub use record::{Reading, Run};

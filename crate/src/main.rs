@@ -5,7 +5,6 @@
 mod args;
 mod commands;
 mod finished;
-mod flags;
 mod out;
 
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -19,6 +18,7 @@ lowbit: a research lab for low-bit sequence models
 
   lowbit reproduce glance                      first tables and figures: the default model, whole and in four bits
   lowbit ppl data/models/bard --scheme w4a8    one measurement of one model; yours: a folder, a file or a hub id
+  lowbit generate \"ACT I. SCENE 1.\"            a text continued, as it is said
   cargo lab                                    the same in notebooks, in the repository
 
 lowbit --help tells all commands, lowbit schemes all schemes.";
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         return ended(say!("{WELCOME}"));
     }
     stop_on_interrupt();
-    let args = match args::Args::given() {
+    let args = match args::Asked::given() {
         Ok(args) => args,
         // Help and version are what was asked for, not mistakes.
         Err(error) if !error.use_stderr() || error.kind() == DisplayHelpOnMissingArgumentOrSubcommand => {

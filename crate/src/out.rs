@@ -13,8 +13,16 @@ use std::path::Path;
 /// # Errors
 /// If it cannot be written for another reason than that nobody reads it, such as a full disk.
 pub fn line(text: Arguments<'_>) -> Result<()> {
+    piece(format_args!("{text}\n"))
+}
+
+/// Writes a part of a line to standard output, to be seen at once.
+///
+/// # Errors
+/// As [`line`].
+pub fn piece(text: Arguments<'_>) -> Result<()> {
     let mut out = stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match out.write_fmt(text).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", &error)),
         _ => Ok(()),
     }

@@ -8,11 +8,9 @@ pub use crate::family::Config;
 pub use crate::figure::{self, Figure};
 pub use crate::frame::Frame;
 pub use crate::layer::state::State;
-pub use crate::measure::cost::{Cost, Phase};
-pub use crate::measure::{
-    Measure, context::LongContext, divergence::Divergence, drift::Drift, making::Making, outliers::Outliers,
-    passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity, sqnr::Sqnr, stability::Stability,
-};
+pub use crate::measure::cost::Phase;
+pub use crate::measure::{Measure, every::*};
+pub use crate::model::sampling::Sampling;
 pub use crate::model::tokenizer::Tokenizer;
 pub use crate::model::{Loading, Model, Positions};
 pub use crate::quantize::probe::Grain;

@@ -1,8 +1,9 @@
 //! Text to train on and to measure with: a corpus is a list of named documents.
 //!
-//! [`passkey`] makes the prompts of the retrieval test, which are text too.
+//! [`passkey`] makes the prompts of the retrieval test, which are text too; [`questions`] reads questions with choices.
 
 pub mod passkey;
+pub mod questions;
 
 use crate::error::{Error, Result};
 use crate::text;
@@ -97,6 +98,21 @@ impl Corpus {
         match split {
             Some(split) => Self::split(path, split),
             None => Self::load(path),
+        }
+    }
+
+    /// The title and the hash of what lies at a path, be it texts or [questions](questions::Questions).
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn identity(path: impl AsRef<Path>, split: Option<&str>) -> Result<(String, String)> {
+        let path = path.as_ref();
+        match Self::open(path, split) {
+            Ok(corpus) => Ok((corpus.title(), corpus.sha256)),
+            Err(error) => match questions::Questions::load(path) {
+                Ok(questions) => Ok((questions.name, questions.sha256)),
+                Err(_) => Err(error),
+            },
         }
     }
 

@@ -173,6 +173,36 @@ pub(super) fn trials(frame: &Frame) -> Result<BTreeMap<Subject, Trials>> {
     Ok(all)
 }
 
+/// Tasks that are asked item by item: what a table calls them, their measurement, and the column that says what was right.
+const TASKS: [[&str; 3]; 3] = [
+    ["words", "lambada", "correct"],
+    ["choices", "choice", "correct"],
+    ["choices by length", "choice", "correct_norm"],
+];
+
+/// Whether each item of a task was right, by what makes an item the same item.
+pub(super) type Answers = BTreeMap<&'static str, BTreeMap<String, bool>>;
+
+/// The items that each subject was asked.
+pub(super) fn answers(frame: &Frame) -> Result<BTreeMap<Subject, Answers>> {
+    let mut all: BTreeMap<Subject, Answers> = BTreeMap::new();
+    for [task, measure, column] in TASKS {
+        let rows = frame.rows_of(measure, "item")?;
+        if rows.height() == 0 {
+            continue;
+        }
+        let [file, item] = ["corpus_hash", "item"].map(|name| rows.known(name, Frame::texts));
+        let (file, item, right) = (file?, item?, rows.known(column, Frame::numbers)?);
+        for (i, subject) in rows.each_subject()?.into_iter().enumerate() {
+            // What comes of logits that are no numbers is no answer.
+            let Some(right) = right[i].filter(|right| !right.is_nan()) else { continue };
+            let item = format!("{:?}", [&file[i], &item[i]]);
+            all.entry(subject).or_default().entry(task).or_default().insert(item, right == 1.0);
+        }
+    }
+    Ok(all)
+}
+
 impl Frame {
     pub(super) fn rows_of(&self, measure: &str, row: &str) -> Result<Self> {
         self.filter("measure", measure)?.filter("row", row)

@@ -6,16 +6,16 @@
 
 use super::divergence::between;
 use super::finite;
-use super::limit::{WINDOW, at_most};
+use super::instrument::{Listed, Table};
+use super::limit::{WINDOW, at_most, fits};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding};
-use super::{Measure, subject, too_little};
+use super::{Measure, subject, too_little, work};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::Reading;
 use crate::stats::{Estimate, Interval};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -24,23 +24,18 @@ use std::time::Instant;
 /// Tokens that are read at a time.
 const PIECE: usize = 1024;
 
-/// Which text is read to which length, and what the model is compared with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LongContext {
-    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
-    /// loaded from.
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits.
-    pub split: Option<String>,
-    /// Tokens of the windows, powers of two.
-    pub lengths: Vec<usize>,
-    /// Read only the first tokens of the text.
-    pub max_tokens: Option<usize>,
-    /// How intervals are found.
-    pub interval: Interval,
+settings! {
+    /// Prediction against what was read before, and where a model parts from its reference.
+    pub struct LongContext(reference, text) {
+        /// Tokens of the windows, rising powers of two.
+        #[arg(long, value_delimiter = ',')]
+        pub lengths: Vec<usize>,
+    }
+    (max_tokens) {
+        /// How intervals are found.
+        #[arg(skip)]
+        pub interval: Interval,
+    }
 }
 
 impl Default for LongContext {
@@ -71,20 +66,6 @@ impl LongContext {
     /// The NLL by position up to windows of these lengths, powers of two.
     pub fn lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
         Self { lengths: lengths.into_iter().collect(), ..Self::default() }
-    }
-
-    /// Sets the text: a file, or a folder of texts.
-    #[must_use]
-    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
-        (self.corpus, self.split) = (corpus.into(), None);
-        self
-    }
-
-    /// Reads only the first `count` tokens.
-    #[must_use]
-    pub fn max_tokens(mut self, count: usize) -> Self {
-        self.max_tokens = Some(count);
-        self
     }
 
     /// The comparison of `model` with a reference at hand: a row a bin, and a summary.
@@ -243,6 +224,10 @@ impl Beside for LongContext {
         json!({"lengths": self.lengths, "max_tokens": self.max_tokens, "interval": self.interval})
     }
 
+    fn fits(&self, model: &Model) -> Result<()> {
+        fits(model, "lengths", self.lengths.iter().copied())
+    }
+
     fn sensible(&self, model: &Model) -> Result<()> {
         self.interval.check()?;
         self.tokens(model).map(|_| ())
@@ -250,6 +235,19 @@ impl Beside for LongContext {
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
         self.compare(reference, model)
+    }
+}
+
+impl Listed for LongContext {
+    const TABLES: &'static [Table] =
+        &[Table::of("context", &["model", "scheme", "reference", "n_tokens", "documents"])];
+
+    fn work(&self, model: &Model) -> f64 {
+        2.0 * self.lengths.len() as f64 * work::text(&self.sliding(), model)
+    }
+
+    fn small(&mut self) {
+        (self.lengths, self.max_tokens) = (vec![256, 2048], Some(4096));
     }
 }
 

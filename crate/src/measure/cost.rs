@@ -4,8 +4,9 @@
 //! allocates), then one call is thrown away, then the repetitions are timed: minimum, median and maximum are kept.
 //! Prompts are seeded random tokens; nothing of the cost depends on what they say.
 
-use super::limit::{MADE, at_most};
-use super::{Measure, subject};
+use super::instrument::{Listed, Table};
+use super::limit::{MADE, at_most, fits};
+use super::{Measure, subject, work};
 use crate::error::{Error, Result};
 use crate::memory::Watch;
 use crate::model::Model;
@@ -19,23 +20,32 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
-/// Which lengths, and how often.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cost {
-    /// Prompt lengths in tokens.
-    pub lengths: Vec<usize>,
-    /// Reading the prompt, and going on from it.
-    pub phases: Vec<Phase>,
-    /// Tokens decoded in a repetition.
-    pub gen_len: usize,
-    /// Timed repetitions.
-    pub repetitions: usize,
-    /// Threads; those in force by default.
-    pub threads: Option<usize>,
-    /// Seed of the prompts.
-    pub seed: u64,
+settings! {
+    /// Prefill and decode speed, and peak memory, against length.
+    pub struct Cost {
+        /// Prompt lengths in tokens.
+        #[arg(long, value_delimiter = ',')]
+        pub lengths: Vec<usize>,
+        /// Reading the prompt, and going on from it.
+        #[arg(skip)]
+        pub phases: Vec<Phase>,
+        /// Tokens decoded in a repetition.
+        #[arg(long)]
+        pub gen_len: usize,
+        /// Timed repetitions.
+        #[arg(long)]
+        pub repetitions: usize,
+        /// Threads; those in force by default.
+        #[arg(skip)]
+        pub threads: Option<usize>,
+        /// Seed of the prompts.
+        #[arg(long)]
+        pub seed: u64,
+    }
 }
+
+/// Calls beside the repetitions: a first one, and one that is thrown away.
+const CALLS: usize = 2;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,8 +126,8 @@ impl Cost {
         let mut rng = stream(self.seed, &format!("cost {length}"));
         let vocab = model.config.vocab_size() as u32;
         let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocab)).collect();
-        let progress =
-            Progress::new(&format!("cost {length}"), (self.repetitions as u64).saturating_add(2), "calls");
+        let calls = self.repetitions.saturating_add(CALLS) as u64;
+        let progress = Progress::new(&format!("cost {length}"), calls, "calls");
         let mut state = model.state(1)?;
         let (timed, tokens, state_bytes) = match phase {
             Phase::Prefill => {
@@ -185,7 +195,7 @@ impl Measure for Cost {
         fingerprint(Self::NAME, Self::VERSION, self, &subject(model), &self.threads.unwrap_or_else(threads))
     }
 
-    fn check(&self, _model: &Model) -> Result<()> {
+    fn check(&self, model: &Model) -> Result<()> {
         if self.lengths.is_empty() || self.lengths.contains(&0) || self.repetitions == 0 || self.gen_len == 0
         {
             return Err(Error::input("cost needs lengths, repetitions and gen_len of at least 1"));
@@ -196,6 +206,13 @@ impl Measure for Cost {
         if self.phases.is_empty() {
             return Err(Error::input("cost needs a phase: prefill, decode or both"));
         }
+        // A decoding goes on where the one before it ended.
+        let decoded = match self.phases.contains(&Phase::Decode) {
+            true => self.repetitions.saturating_add(CALLS).saturating_mul(self.gen_len),
+            false => 0,
+        };
+        let whole = self.lengths.iter().map(|length| length.saturating_add(decoded));
+        fits(model, "lengths with what is decoded", whole)?;
         self.threads.map_or(Ok(()), check_threads)
     }
 
@@ -206,6 +223,36 @@ impl Measure for Cost {
             units.map(|unit| self.measure_unit(model, unit.lengths[0], unit.phases[0])).collect()
         };
         self.threads.map_or_else(all, |threads| with_threads(threads, all))
+    }
+}
+
+impl Listed for Cost {
+    // Memory is measured without the model that a quantized one was made of.
+    const ALONE: bool = true;
+    const TABLES: &'static [Table] = &[Table::of(
+        "cost",
+        &[
+            "model",
+            "scheme",
+            "threads",
+            "phase",
+            "context_length",
+            "tokens_per_s",
+            "first_call_s",
+            "peak_bytes",
+        ],
+    )];
+
+    fn work(&self, _model: &Model) -> f64 {
+        (self.repetitions + CALLS) as f64 * work::prompts(&self.lengths, self.gen_len)
+    }
+
+    fn small(&mut self) {
+        (self.lengths, self.gen_len, self.repetitions) = (vec![128, 256], 8, 3);
+    }
+
+    fn threaded(&mut self, threads: usize) {
+        self.threads = Some(threads);
     }
 }
 

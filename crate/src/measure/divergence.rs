@@ -5,9 +5,10 @@
 //! documents ([`Interval`]), with both models' losses of a token kept together. Perplexity moves when a model gets worse at
 //! a text; divergence moves when it gets different, which shows with far fewer tokens and cannot be made up for by luck.
 
+use super::instrument::{Listed, Table};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, finite, subject, too_little};
+use super::{Measure, finite, subject, too_little, work};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
 use crate::layer::op::with_floats;
@@ -16,30 +17,17 @@ use crate::progress::{Progress, check_interrupt};
 use crate::record::Reading;
 use crate::stats::{Interval, Mean, Z95, quantile, wilson};
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// What to compare with, and on which text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Divergence {
-    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
-    /// loaded from.
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits.
-    pub split: Option<String>,
-    /// Most tokens that a prediction is conditioned on.
-    pub seq_len: usize,
-    /// Tokens that a window adds; `seq_len` makes windows that share nothing.
-    pub stride: usize,
-    /// Compare only on the first tokens of the text.
-    pub max_tokens: Option<usize>,
-    /// How intervals are found.
-    pub interval: Interval,
+settings! {
+    /// How far predictions are from a reference's: KL divergence, agreement on the likeliest token.
+    pub struct Divergence(reference, windows) {
+        /// How intervals are found.
+        #[arg(skip)]
+        pub interval: Interval,
+    }
 }
 
 impl Default for Divergence {
@@ -60,27 +48,6 @@ impl Divergence {
     /// The divergence from this model: a folder, a file, a hub id or `random:SHAPE`.
     pub fn from_reference(source: impl Into<String>) -> Self {
         Self { reference: Some(source.into()), ..Self::default() }
-    }
-
-    /// Sets the text: a file, or a folder of texts.
-    #[must_use]
-    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
-        (self.corpus, self.split) = (corpus.into(), None);
-        self
-    }
-
-    /// Sets window length and stride.
-    #[must_use]
-    pub fn windows(mut self, seq_len: usize, stride: usize) -> Self {
-        (self.seq_len, self.stride) = (seq_len, stride);
-        self
-    }
-
-    /// Compares only on the first `count` tokens.
-    #[must_use]
-    pub fn max_tokens(mut self, count: usize) -> Self {
-        self.max_tokens = Some(count);
-        self
     }
 
     /// The divergence of `model` from a reference at hand: one summary.
@@ -112,13 +79,7 @@ impl Beside for Divergence {
     }
 
     fn sliding(&self) -> Sliding<'_> {
-        Sliding {
-            corpus: &self.corpus,
-            split: self.split.as_deref(),
-            seq_len: self.seq_len,
-            stride: self.stride,
-            max_tokens: self.max_tokens,
-        }
+        self.reads()
     }
 
     fn settings(&self) -> Value {
@@ -135,6 +96,32 @@ impl Beside for Divergence {
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
         self.compare(reference, model)
+    }
+}
+
+impl Listed for Divergence {
+    const TABLES: &'static [Table] = &[Table::of(
+        "divergence",
+        &[
+            "model",
+            "scheme",
+            "reference",
+            "kl",
+            "kl_low",
+            "kl_high",
+            "kl_q99",
+            "same_top",
+            "delta_bits_per_byte",
+        ],
+    )];
+
+    // The reference reads the same.
+    fn work(&self, model: &Model) -> f64 {
+        2.0 * work::windows(&self.reads(), model)
+    }
+
+    fn small(&mut self) {
+        self.max_tokens = Some(4096);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Settings that are counts: how large they may be.
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 
 /// Most tokens of a window, as token numbers go.
 pub(super) const WINDOW: usize = u32::MAX as usize;
@@ -16,4 +17,9 @@ pub(super) fn at_most(name: &str, values: impl IntoIterator<Item = usize>, most:
         Some(value) => Err(Error::input(format!("{name} must be at most {most}, found {value}"))),
         None => Ok(()),
     }
+}
+
+/// As [`Model::fits`], of each of these.
+pub(super) fn fits(model: &Model, name: &str, lengths: impl IntoIterator<Item = usize>) -> Result<()> {
+    lengths.into_iter().try_for_each(|length| model.fits(name, length))
 }

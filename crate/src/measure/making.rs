@@ -4,16 +4,17 @@
 //! Nothing is run here: it is what [`Model::quantized`] noted, so that a study can put the price of a method beside
 //! what the other measurements say of its result. A model that was loaded quantized, or is not, has no such notes.
 
+use super::instrument::{Listed, Table};
 use super::{Measure, subject};
 use crate::error::Result;
 use crate::model::Model;
 use crate::record::{Conditions, Reading, fingerprint};
-use serde::{Deserialize, Serialize};
 
-/// It has no settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Making {}
+settings! {
+    /// What quantizing takes: seconds and tokens, of choosing widths apart; the budget, and the bytes of the state.
+    #[derive(Default, Eq)]
+    pub struct Making {}
+}
 
 impl Measure for Making {
     const NAME: &'static str = "making";
@@ -47,6 +48,30 @@ impl Measure for Making {
                 ),
         ])
     }
+}
+
+impl Listed for Making {
+    const TABLES: &'static [Table] = &[Table::of(
+        "making",
+        &[
+            "model",
+            "scheme",
+            "weight_bytes",
+            "quantizing_s",
+            "quantizing_tokens",
+            "choosing_s",
+            "choosing_tokens",
+            "budget_bytes",
+            "budget_used_bytes",
+            "state_packed_bytes",
+        ],
+    )];
+
+    fn work(&self, _model: &Model) -> f64 {
+        0.0
+    }
+
+    fn small(&mut self) {}
 }
 
 #[cfg(test)]

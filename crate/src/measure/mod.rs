@@ -1,27 +1,35 @@
 //! The instruments. Each is an owned config, plain data with a default, that turns a model into readings.
 //!
-//! | file | measures |
-//! |---|---|
-//! | [`perplexity`] | how well the model predicts a text |
-//! | [`divergence`] | how far its predictions are from a reference's |
-//! | [`sqnr`] | which of its matrices lose precision |
-//! | [`drift`] | how far its recurrent state goes astray, head by head against time |
-//! | [`outliers`] | how large its activations get, and whether in the same channels |
-//! | [`stability`] | when its greedy words part from a reference's |
-//! | [`sensitivity`] | which of its parts break first |
-//! | [`context`] | how well it predicts, by what it has read before |
-//! | [`passkey`] | whether it recalls a key from far back |
-//! | [`cost`] | speed and memory against length |
-//! | [`making`] | what quantizing it took, and what its state takes up |
+//! What there is stands in one list, [`Instrument`]: **a measurement is added by its file and its line there**. Commands, flags and
+//! their help, studies and their YAML, checks, estimates of time and tables come from the list.
 //!
-//! [`window`] cuts a text into the sliding windows of the first three; `watch` shows what a model's linears read, `power`
-//! sets noise against a signal, `limit` says how large a setting may be, `finite` where values that are not finite begin.
+//! | file | holds |
+//! |---|---|
+//! | `instrument` | the registry, and what it asks of a measurement |
+//! | `fields` | the settings that measurements share |
+//! | [`window`] | a text in sliding windows |
+//! | `reference` | a measurement beside a reference |
+//! | `items`, `likelihood` | a measurement by items, and how likely one text goes on after another |
+//! | `watch` | what a model's linears read |
+//! | `power` | noise against a signal |
+//! | `limit` | how large a setting may be, and how long a sequence |
+//! | `finite` | where values that are not finite begin |
+//! | [`work`] | about how many tokens it takes |
 
+#[macro_use]
+mod fields;
+#[macro_use]
+mod instrument;
+
+pub mod choice;
 pub mod context;
 pub mod cost;
 pub mod divergence;
 pub mod drift;
 mod finite;
+mod items;
+pub mod lambada;
+mod likelihood;
 mod limit;
 pub mod making;
 pub mod outliers;
@@ -34,15 +42,33 @@ pub mod sqnr;
 pub mod stability;
 mod watch;
 pub mod window;
+pub mod work;
 
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::quantization::Quantization;
 use crate::quantize;
-use crate::record::{Reading, Run, Subject, content_hash};
+use crate::record::{Reading, Row, Run, Subject, content_hash, read_lines};
 use crate::stats::Estimate;
 use crate::warning::warn;
+pub use instrument::{Listed, Table, Tool, with_defaults};
 use serde::Serialize;
+
+instruments! {
+    Perplexity(perplexity::Perplexity),
+    Divergence(divergence::Divergence),
+    Sqnr(sqnr::Sqnr),
+    Drift(drift::Drift),
+    Outliers(outliers::Outliers),
+    Stability(stability::Stability),
+    Sensitivity(sensitivity::Sensitivity),
+    Context(context::LongContext),
+    Passkey(passkey::Passkey),
+    Lambada(lambada::Lambada),
+    Choice(choice::MultipleChoice),
+    Cost(cost::Cost),
+    Making(making::Making),
+}
 
 /// A measurement of a model.
 pub trait Measure: Serialize + Sized {
@@ -56,6 +82,15 @@ pub trait Measure: Serialize + Sized {
 
     /// Identifies what this measurement of this model will read: equal fingerprints, equal readings.
     fn fingerprint(&self, model: &Model) -> Result<String>;
+
+    /// Whether it can be made of such a model at all, whatever the settings: a study goes on with those that can, and says
+    /// which it left out.
+    ///
+    /// # Errors
+    /// The reason why it cannot, as a clause.
+    fn applies(&self, _model: &Model) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Ends with the error that bad settings would end the measurement with, before a run is made or time is spent.
     fn check(&self, _model: &Model) -> Result<()> {
@@ -75,6 +110,19 @@ pub trait Measure: Serialize + Sized {
         }
         Ok(())
     }
+}
+
+/// The rows of these units of work in a run.
+fn recalled(run: &Run, units: &[String]) -> Result<Vec<Row>> {
+    if units.is_empty() {
+        return Ok(vec![]);
+    }
+    let of_these = |row: &Row| {
+        let unit = row.get("fingerprint").and_then(|unit| unit.as_str()).unwrap_or_default();
+        units.iter().any(|known| known == unit)
+    };
+    let rows = read_lines(run.path().join("metrics.jsonl"))?.rows;
+    Ok(rows.into_iter().filter(of_these).collect())
 }
 
 /// A reading with a word on a text that is too little for intervals, where it is.

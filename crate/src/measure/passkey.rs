@@ -5,8 +5,9 @@
 //! them away, has a say in it. Where a vocabulary spells digits otherwise, the tokens themselves are compared.
 
 use super::finite::{self, Known};
-use super::limit::{DIGITS, MADE, at_most};
-use super::{Measure, subject};
+use super::instrument::{Listed, Table};
+use super::limit::{DIGITS, MADE, at_most, fits};
+use super::{Measure, subject, work};
 use crate::corpus::passkey::{PasskeyPrompt, PasskeyTemplate, first_number, passkey_prompt, trial};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
@@ -18,7 +19,6 @@ use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
 use crate::stats::{Z95, wilson};
 use crate::warning::warn;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -27,20 +27,25 @@ use std::time::Instant;
 /// Tokens generated beyond the key's digits, for a space and punctuation around it.
 const EXTRA_TOKENS: usize = 3;
 
-/// Which prompts, and how many.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Passkey {
-    /// Lengths of the prompt in tokens.
-    pub lengths: Vec<usize>,
-    /// Prompts of each length.
-    pub trials: usize,
-    /// Depths of the key, spread evenly and taken in turn: (i + ½) / depths.
-    pub depths: usize,
-    /// Digits of a key.
-    pub digits: usize,
-    /// Seed of the keys.
-    pub seed: u64,
+settings! {
+    /// Passkey retrieval against context length.
+    pub struct Passkey {
+        /// Prompt lengths in tokens.
+        #[arg(long, value_delimiter = ',')]
+        pub lengths: Vec<usize>,
+        /// Prompts of each length.
+        #[arg(long)]
+        pub trials: usize,
+        /// Depths of the key, spread evenly and taken in turn: (i + ½) / depths.
+        #[arg(long)]
+        pub depths: usize,
+        /// Digits of a key.
+        #[arg(long)]
+        pub digits: usize,
+        /// Seed of the keys.
+        #[arg(long)]
+        pub seed: u64,
+    }
 }
 
 impl Default for Passkey {
@@ -249,6 +254,8 @@ impl Measure for Passkey {
         at_most("lengths", self.lengths.iter().copied(), MADE)?;
         at_most("trials", [self.trials], MADE)?;
         at_most("digits", [self.digits], DIGITS)?;
+        let whole = self.lengths.iter().map(|length| length + self.digits + EXTRA_TOKENS);
+        fits(model, "lengths with the answer", whole)?;
         for length in &self.lengths {
             self.prompt(model, *length, 0)?;
         }
@@ -260,6 +267,21 @@ impl Measure for Passkey {
         let rows: Result<Vec<_>> =
             self.lengths.iter().map(|length| self.measure_length(model, *length)).collect();
         Ok(rows?.concat())
+    }
+}
+
+impl Listed for Passkey {
+    const TABLES: &'static [Table] = &[Table::of(
+        "passkey",
+        &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
+    )];
+
+    fn work(&self, _model: &Model) -> f64 {
+        self.trials as f64 * work::prompts(&self.lengths, 2 * self.digits)
+    }
+
+    fn small(&mut self) {
+        (self.lengths, self.trials) = (vec![300, 600], 4);
     }
 }
 

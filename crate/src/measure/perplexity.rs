@@ -1,31 +1,20 @@
 //! Sliding-window perplexity: e^(mean −ln p) over the tokens of a text, each scored exactly once; see [`super::window`].
 
-use super::window::{Sliding, Window};
-use super::{Measure, finite, subject};
+use super::instrument::{Listed, Table};
+use super::window::Window;
+use super::{Measure, finite, subject, work};
 use crate::corpus::Corpus;
 use crate::error::Result;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::{Reading, fingerprint};
 use crate::warning::warn;
-use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// What to score and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Perplexity {
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits.
-    pub split: Option<String>,
-    /// Most tokens that a prediction is conditioned on.
-    pub seq_len: usize,
-    /// Tokens that a window adds; `seq_len` makes windows that share nothing.
-    pub stride: usize,
-    /// Score only the first tokens of the text.
-    pub max_tokens: Option<usize>,
+settings! {
+    /// Perplexity and bits per byte of a text.
+    pub struct Perplexity(windows) {}
 }
 
 impl Default for Perplexity {
@@ -53,32 +42,8 @@ impl Perplexity {
         self
     }
 
-    /// Sets window length and stride.
-    #[must_use]
-    pub fn windows(mut self, seq_len: usize, stride: usize) -> Self {
-        (self.seq_len, self.stride) = (seq_len, stride);
-        self
-    }
-
-    /// Scores only the first `count` tokens.
-    #[must_use]
-    pub fn max_tokens(mut self, count: usize) -> Self {
-        self.max_tokens = Some(count);
-        self
-    }
-
-    fn sliding(&self) -> Sliding<'_> {
-        Sliding {
-            corpus: &self.corpus,
-            split: self.split.as_deref(),
-            seq_len: self.seq_len,
-            stride: self.stride,
-            max_tokens: self.max_tokens,
-        }
-    }
-
     fn identity(&self, model: &Model, corpus: &Corpus) -> Result<String> {
-        let settings = self.sliding().identity();
+        let settings = self.reads().identity();
         fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &corpus.sha256)
     }
 }
@@ -92,15 +57,15 @@ impl Measure for Perplexity {
     }
 
     fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(model, &self.sliding().text()?)
+        self.identity(model, &self.reads().text()?)
     }
 
     fn check(&self, model: &Model) -> Result<()> {
-        self.sliding().cut(model).map(drop)
+        self.reads().cut(model).map(drop)
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        let text = self.sliding().cut(model)?;
+        let text = self.reads().cut(model)?;
         let progress = Progress::new("perplexity", text.scored(), "tokens");
         let clock = Instant::now();
         let (mut sums, mut counts) = (vec![], vec![]);
@@ -117,7 +82,7 @@ impl Measure for Perplexity {
         let warning =
             worse.then(|| format!("perplexity ≥ vocabulary size {vocab}: worse than a uniform guess"));
         warning.iter().for_each(warn);
-        let conditions = self.sliding().conditions();
+        let conditions = self.reads().conditions();
         let reading = Reading::new(Self::NAME, Self::VERSION, &subject(model), &conditions)
             .fingerprint(&self.identity(model, &text.corpus)?)
             .value("ppl", nll.exp())
@@ -131,6 +96,22 @@ impl Measure for Perplexity {
             .value("document_windows", text.windows_by_document());
         let odd = finite::windows(&text).zip(&sums).filter(|(_, sum)| !sum.is_finite());
         finite::told(vec![text.describe(reading, runtime)], &[("", model)], odd.map(|(ids, _)| ids))
+    }
+}
+
+impl Listed for Perplexity {
+    const COMMAND: &'static str = "ppl";
+    const TABLES: &'static [Table] = &[Table::of(
+        "perplexity",
+        &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
+    )];
+
+    fn work(&self, model: &Model) -> f64 {
+        work::windows(&self.reads(), model)
+    }
+
+    fn small(&mut self) {
+        self.max_tokens = Some(4096);
     }
 }
 

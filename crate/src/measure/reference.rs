@@ -1,5 +1,6 @@
 //! The model that another is compared with: at full precision, and of the same tokens.
 
+use super::limit::fits;
 use super::window::Sliding;
 use super::{Measure, subject};
 use crate::corpus::Corpus;
@@ -35,9 +36,26 @@ pub(super) trait Beside: Serialize + Clone {
         vec![self.clone()]
     }
 
+    /// As [`Measure::applies`].
+    fn needs(&self, _model: &Model) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Refuses sequences that are longer than a model can read, be it the reference or the other.
+    fn fits(&self, model: &Model) -> Result<()> {
+        fits(model, "seq_len", [self.sliding().seq_len])
+    }
+
     /// Refuses settings that mean nothing.
     fn sensible(&self, _model: &Model) -> Result<()> {
         Ok(())
+    }
+
+    /// Refuses a model that this cannot be measured of, or not with these settings.
+    fn able(&self, model: &Model) -> Result<()> {
+        self.needs(model).map_err(|why| Error::input(why).at(&model.name))?;
+        self.sensible(model)?;
+        self.fits(model)
     }
 
     /// Refuses a text that is too short for the settings.
@@ -74,20 +92,26 @@ impl<T: Beside> Measure for T {
         self.identity(&load(self.reference(), model)?, model, &self.sliding().text()?)
     }
 
+    fn applies(&self, model: &Model) -> Result<(), String> {
+        self.needs(model)
+    }
+
     fn check(&self, model: &Model) -> Result<()> {
-        self.sensible(model)?;
+        self.able(model)?;
         self.readable(model)?;
-        self.alike(&load(self.reference(), model)?, model)
+        let reference = load(self.reference(), model)?;
+        self.fits(&reference)?;
+        self.alike(&reference, model)
     }
 
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        self.sensible(model)?;
+        self.able(model)?;
         self.against(&load(self.reference(), model)?, model)
     }
 
     // The reference is loaded once for all that has to be known of it.
     fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        self.sensible(model)?;
+        self.able(model)?;
         self.sliding().check(model)?;
         let (reference, corpus) = (load(self.reference(), model)?, self.sliding().text()?);
         for unit in self.parts() {

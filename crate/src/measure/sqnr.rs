@@ -4,39 +4,28 @@
 //! rounding of its input cost alone. That of its **input** in the running model is what everything before it cost
 //! together, the recurrence included; at the head it tells of the whole model. 6 dB are one bit.
 
+use super::instrument::{Listed, Table};
 use super::power::Power;
 use super::reference::{self, Beside};
 use super::watch::Watched;
 use super::window::{Excerpt, Sliding, Window};
-use super::{Measure, finite, subject};
+use super::{Measure, finite, subject, work};
 use crate::error::{Error, Result};
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::quantize::Scheme;
 use crate::record::Reading;
 use crate::stats::{Mean, largest};
 use crate::threads::install;
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// What to compare with, and on which text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sqnr {
-    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
-    /// loaded from.
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits.
-    pub split: Option<String>,
-    /// Tokens of a window, each read from a state of zeros.
-    pub seq_len: usize,
-    /// Read only the first tokens of the text.
-    pub max_tokens: Option<usize>,
+settings! {
+    /// Which matrices lose precision: the signal-to-quantization-noise ratio of each, in decibel.
+    pub struct Sqnr(reference, pieces) {}
 }
 
 impl Default for Sqnr {
@@ -61,13 +50,6 @@ impl Sqnr {
     /// The ratios against this model: a folder, a file, a hub id or `random:SHAPE`.
     pub fn from_reference(source: impl Into<String>) -> Self {
         Self { reference: Some(source.into()), ..Self::default() }
-    }
-
-    /// Sets the text: a file, or a folder of texts.
-    #[must_use]
-    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
-        (self.corpus, self.split) = (corpus.into(), None);
-        self
     }
 
     /// The ratios of `model` against a reference at hand: a row for each linear that reads activations, and a summary.
@@ -115,13 +97,7 @@ impl Beside for Sqnr {
     }
 
     fn sliding(&self) -> Sliding<'_> {
-        Sliding {
-            corpus: &self.corpus,
-            split: self.split.as_deref(),
-            seq_len: self.seq_len,
-            stride: self.seq_len,
-            max_tokens: self.max_tokens,
-        }
+        self.reads()
     }
 
     fn settings(&self) -> Value {
@@ -134,6 +110,32 @@ impl Beside for Sqnr {
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
         self.compare(reference, model)
+    }
+}
+
+impl Listed for Sqnr {
+    const TABLES: &'static [Table] = &[Table::of(
+        "sqnr",
+        &["model", "scheme", "reference", "sqnr_db", "worst_layer", "worst_sqnr_db", "input_sqnr_db"],
+    )];
+
+    fn check_scheme(&self, scheme: &Scheme) -> Result<()> {
+        match scheme.moves_inputs() {
+            true => {
+                Err(Error::input("its matrices read inputs of other bases or scales than the reference's")
+                    .at(format!("scheme {scheme}"))
+                    .hint("measure the divergence of a model that is rotated, smoothed or scaled by channel"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn work(&self, model: &Model) -> f64 {
+        2.0 * work::text(&self.reads(), model)
+    }
+
+    fn small(&mut self) {
+        self.max_tokens = Some(1024);
     }
 }
 

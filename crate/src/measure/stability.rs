@@ -5,10 +5,11 @@
 //! each repeats itself, and how unsure it is of its next token.
 
 use super::finite::{self, Known};
-use super::limit::{MADE, at_most};
+use super::instrument::{Listed, Table};
+use super::limit::{MADE, at_most, fits};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding};
-use super::{Measure, subject};
+use super::{Measure, subject, work};
 use crate::error::{Error, Result};
 use crate::kernel::softmax::{argmax, log_sum_exp};
 use crate::layer::op::with_floats;
@@ -17,7 +18,6 @@ use crate::progress::{Progress, check_interrupt};
 use crate::record::{Conditions, Provenance, Reading};
 use crate::stats::{Interval, Z95, quantile, wilson};
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -26,25 +26,22 @@ use std::time::Instant;
 /// Tokens of all prompts together that are read at a time, so that memory does not grow with their length.
 const PIECE: usize = 4096;
 
-/// What to compare with, from which prompts, and how far.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Stability {
-    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
-    /// loaded from.
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits, of which the prompts are pieces.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits.
-    pub split: Option<String>,
-    /// Lengths of the prompts in tokens.
-    pub lengths: Vec<usize>,
-    /// Prompts of each length, from evenly spaced places of the text; decoded together.
-    pub prompts: usize,
-    /// Tokens generated after each.
-    pub gen_len: usize,
-    /// Tokens of a run that counts as a repetition where it was generated before.
-    pub ngram: usize,
+settings! {
+    /// When greedy continuations part from a reference's, how they repeat themselves and how unsure they are.
+    pub struct Stability(reference, text) {
+        /// Prompt lengths in tokens.
+        #[arg(long, value_delimiter = ',')]
+        pub lengths: Vec<usize>,
+        /// Prompts of each length, from evenly spaced places of the text; decoded together.
+        #[arg(long)]
+        pub prompts: usize,
+        /// Tokens generated after each.
+        #[arg(long)]
+        pub gen_len: usize,
+        /// Tokens of a run that counts as a repetition where it was generated before.
+        #[arg(skip)]
+        pub ngram: usize,
+    }
 }
 
 impl Default for Stability {
@@ -65,13 +62,6 @@ impl Stability {
     /// Prompts of these lengths, in tokens.
     pub fn lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
         Self { lengths: lengths.into_iter().collect(), ..Self::default() }
-    }
-
-    /// Sets the text: a file, or a folder of texts.
-    #[must_use]
-    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
-        (self.corpus, self.split) = (corpus.into(), None);
-        self
     }
 
     /// Sets the number of prompts of each length.
@@ -218,6 +208,11 @@ impl Beside for Stability {
         self.lengths.iter().map(|length| Self { lengths: vec![*length], ..self.clone() }).collect()
     }
 
+    fn fits(&self, model: &Model) -> Result<()> {
+        let whole = self.lengths.iter().map(|length| length.saturating_add(self.gen_len));
+        fits(model, "lengths with gen_len", whole)
+    }
+
     fn sensible(&self, model: &Model) -> Result<()> {
         for (name, value) in [
             ("lengths", self.lengths.iter().copied().min().unwrap_or(0)),
@@ -252,6 +247,33 @@ impl Beside for Stability {
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
         self.compare(reference, model)
+    }
+}
+
+impl Listed for Stability {
+    const TABLES: &'static [Table] = &[Table::of(
+        "stability",
+        &[
+            "model",
+            "scheme",
+            "reference",
+            "context_length",
+            "together_median",
+            "never_parted",
+            "repetition",
+            "reference_repetition",
+            "delta_entropy",
+            "delta_entropy_low",
+            "delta_entropy_high",
+        ],
+    )];
+
+    fn work(&self, _model: &Model) -> f64 {
+        2.0 * self.prompts as f64 * work::prompts(&self.lengths, self.gen_len)
+    }
+
+    fn small(&mut self) {
+        (self.lengths, self.prompts, self.gen_len) = (vec![32, 128], 4, 24);
     }
 }
 

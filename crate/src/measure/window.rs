@@ -4,7 +4,7 @@
 //! `stride` tokens and conditions them on at most `seq_len` tokens in all. The text's first token has nothing before it
 //! and is not scored; every other is scored exactly once.
 
-use super::limit::{WINDOW, at_most};
+use super::limit::{WINDOW, at_most, fits};
 use crate::corpus::{Corpus, SEPARATOR};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -80,6 +80,7 @@ impl Sliding<'_> {
             }
         }
         at_most("seq_len", [self.seq_len], WINDOW)?;
+        fits(model, "seq_len", [self.seq_len])?;
         if self.stride > self.seq_len {
             return Err(Error::input(format!(
                 "stride {} is larger than seq_len {}: tokens between two windows would not be scored",

@@ -1,5 +1,8 @@
-//! Reading a prompt, continuing it greedily, and scoring given tokens.
+//! Reading a prompt, continuing it greedily or by sampling, and scoring given tokens.
 
+pub use super::sampling::Sampling;
+use super::sampling::draw;
+use super::spoken::Spoken;
 use super::{Model, Positions};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
@@ -9,6 +12,8 @@ use crate::layer::state::State;
 use crate::progress::check_interrupt;
 use crate::threads::install;
 use candle_core::{DType, Tensor};
+use std::fmt;
+use std::io::Write;
 use std::ops::Range;
 
 /// Prompts are read in pieces of this many tokens: between them an interrupt is heeded, and on a GPU memory does not grow with
@@ -37,18 +42,6 @@ impl Model {
         }
         self.admit_length(length)?;
         Ok(())
-    }
-
-    /// Refuses a sequence longer than the model reads.
-    pub(crate) fn admit_length(&self, length: usize) -> Result<()> {
-        match self.config.longest().filter(|longest| length > *longest) {
-            None => Ok(()),
-            Some(longest) => Err(Error::input(format!(
-                "a sequence of {length} tokens is longer than {longest}, the longest that {} reads",
-                self.name
-            ))
-            .hint("choose a shorter length")),
-        }
     }
 
     /// As [`check`](Self::check), of tokens [B, T] that a caller made.
@@ -170,5 +163,136 @@ impl Model {
     pub(crate) fn logits(&self, hidden: &Tensor, piece: &Range<usize>) -> Result<Tensor> {
         let logits = self.head(&hidden.narrow(1, piece.start, piece.len())?)?;
         Ok(logits.to_device(&candle_core::Device::Cpu)?)
+    }
+}
+
+/// A continuation that was sampled. Its `Debug` form, which ends a cell, says how it ended: the text was seen already.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// The text, without the stop text.
+    pub text: String,
+    /// The tokens that were said, those of the stop text among them.
+    pub tokens: Vec<u32>,
+    /// The stop text that ended it; none where `max_tokens` did.
+    pub stopped: Option<String>,
+}
+
+impl fmt::Display for Generated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Generated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.tokens.len();
+        match &self.stopped {
+            Some(stop) => write!(f, "({count} tokens, ended by {stop:?})"),
+            None => write!(f, "({count} tokens, as many as were asked for)"),
+        }
+    }
+}
+
+impl Model {
+    /// Continues a text as [`Sampling`] says; it is seen on standard output, in the terminal or under the cell, as it comes.
+    ///
+    /// # Errors
+    /// Those of [`sample_with`](Self::sample_with).
+    pub fn sample(&self, prompt: &str, how: &Sampling) -> Result<Generated> {
+        let mut out = std::io::stdout();
+        // Nobody may be reading, or not any longer.
+        let mut show = |text: &str| drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+        let found = self.sample_with(prompt, how, |text| {
+            show(text);
+            Ok(())
+        });
+        show("\n");
+        found
+    }
+
+    /// Continues a text as [`Sampling`] says, and hands each piece of it to `tell` as it comes: whole characters, which may
+    /// turn out to be nothing of a stop text.
+    ///
+    /// # Errors
+    /// If a setting means nothing, prompt and continuation are longer than the model can read, a logit is not finite, or
+    /// those of `tell`.
+    pub fn sample_with(
+        &self,
+        prompt: &str,
+        how: &Sampling,
+        mut tell: impl FnMut(&str) -> Result<()>,
+    ) -> Result<Generated> {
+        how.check()?;
+        let ids = self.tokenizer.encode(prompt)?;
+        self.fits("prompt and max_tokens", ids.len().saturating_add(how.max_tokens))?;
+        let mut state = self.state(1)?;
+        let mut logits = self.prefill(&ids, &mut state)?;
+        let (mut draws, mut seen) = (how.draws(), vec![false; self.config.vocab_size()]);
+        ids.iter().for_each(|id| seen[*id as usize] = true); // held to the vocabulary by now
+        let (mut spoken, mut tokens) = (Spoken::new(&self.tokenizer, &ids, &how.stop), vec![]);
+        loop {
+            let id = draw(&how.candidates(&logits, &seen).map_err(|error| error.at(&self.name))?, &mut draws);
+            tokens.push(id);
+            seen[id as usize] = true;
+            tell(spoken.push(id)?)?;
+            if spoken.stopped().is_some() || tokens.len() == how.max_tokens {
+                break;
+            }
+            self.step_into(id, &mut state, &mut logits)?;
+        }
+        tell(spoken.rest()?)?;
+        let stopped = spoken.stopped().map(String::from);
+        Ok(Generated { text: spoken.into_text(), tokens, stopped })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(how: &Sampling) -> (Generated, Vec<String>) {
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let mut pieces = vec![];
+        let found = model.sample_with("Now is the winter of ", how, |piece| {
+            pieces.push(piece.to_string());
+            Ok(())
+        });
+        (found.unwrap(), pieces)
+    }
+
+    #[test]
+    fn a_seed_is_a_text_and_no_settings_are_greedy() {
+        let how =
+            Sampling { temperature: 1.0, top_k: Some(40), seed: 3, max_tokens: 30, ..Sampling::default() };
+        let (first, shown) = pieces(&how);
+        assert_eq!((first.tokens.len(), shown.concat()), (30, first.text.clone()));
+        assert_eq!(pieces(&how).0, first);
+        assert_ne!(pieces(&Sampling { seed: 4, ..how.clone() }).0.tokens, first.tokens);
+        assert_eq!(format!("{first:?}"), "(30 tokens, as many as were asked for)");
+        let model = Model::load("random:mamba2-tiny").unwrap();
+        let ids = model.tokenizer.encode("Now is the winter of ").unwrap();
+        let greedy = pieces(&Sampling { max_tokens: 20, ..Sampling::default() }).0;
+        assert_eq!(greedy.tokens, model.continue_greedily(&ids, 20).unwrap());
+        // A penalty beyond all measure says nothing twice.
+        let once = Sampling { repetition_penalty: 1e6, max_tokens: 40, ..Sampling::default() };
+        let mut tokens = pieces(&once).0.tokens;
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), 40);
+    }
+
+    #[test]
+    fn a_stop_text_ends_it() {
+        // Letters of ASCII alone, so that a stop can be cut from the middle of what is said.
+        let how = Sampling { temperature: 1.5, seed: 11, max_tokens: 200, ..Sampling::default() };
+        let whole = pieces(&how).0.text;
+        let letters: Vec<(usize, char)> = whole.char_indices().collect();
+        let (at, _) = letters[letters.len() / 2];
+        let stop = &whole[at..letters[letters.len() / 2 + 2].0];
+        let first = whole.find(stop).unwrap();
+        let (found, shown) = pieces(&Sampling { stop: vec![stop.to_string()], ..how });
+        assert_eq!((found.text.as_str(), found.stopped.as_deref()), (&whole[..first], Some(stop)));
+        assert_eq!(shown.concat(), found.text);
+        assert!(found.tokens.len() < 200 && format!("{found:?}").ends_with(&format!("ended by {stop:?})")));
     }
 }

@@ -9,14 +9,18 @@
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
+//! | `bounds` | how far a model reads, and whether it has a recurrent state |
 //! | `card` | what was loaded, in lines |
 //! | `loading` | where to and in which storage, by name |
-//! | [`generate`] | greedy continuation and scores of tokens |
+//! | [`generate`] | continuations and scores of tokens |
+//! | [`sampling`] | which token comes next |
+//! | `spoken` | a continuation as text while it comes |
 //! | [`quantization`] | the report of a quantized model |
 //! | `saved` | its parts in a file |
 //! | `save` | a model into a folder |
 //! | `destination` | what may be replaced in that folder, and how as a whole |
 
+pub(crate) mod bounds;
 mod card;
 mod caught;
 pub mod checkpoint;
@@ -31,9 +35,11 @@ mod pass;
 mod pickle;
 pub mod quantization;
 pub mod safetensors;
+pub mod sampling;
 mod save;
 mod saved;
 mod side_by_side;
+mod spoken;
 mod stored;
 pub mod tokenizer;
 mod weights;

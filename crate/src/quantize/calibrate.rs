@@ -118,6 +118,7 @@ impl Calibration {
     /// # Errors
     /// If the text cannot be read, or is shorter than a window.
     pub fn sample(&self, model: &Model) -> Result<Sample> {
+        model.fits("calibration length", self.length)?;
         let corpus = Corpus::open(&self.corpus, self.split.as_deref())?;
         if self.samples == 0 || self.length == 0 {
             return Err(Error::input("calibration needs at least one window of at least one token"));

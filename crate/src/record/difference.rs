@@ -240,6 +240,7 @@ fn placed(row: &Row) -> Difference {
         text("phase"),
         text("layer"),
         text("trial"),
+        text("item"),
         if kind == SUMMARY { String::new() } else { kind },
     ];
     let names: Vec<String> = names.into_iter().filter(|name| !name.is_empty()).collect();

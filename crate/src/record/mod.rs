@@ -64,6 +64,12 @@ pub const SCHEMA_VERSION: u32 = 2;
 /// Name of the row that closes a unit of work.
 pub const SUMMARY: &str = "summary";
 
+/// Name of the row that closes a part of a measurement, which is a unit of work of its own; its summary follows all parts.
+pub const PART: &str = "part";
+
+/// Name of the row that stands in the place of a measurement that cannot be made of its subject; its `warning` says why.
+pub const LEFT_OUT: &str = "left_out";
+
 /// What the name of a column ends with that says what a value was, where it is not finite.
 pub const NONFINITE: &str = "_nonfinite";
 

@@ -1,6 +1,6 @@
 //! Reading JSON lines back, torn ends included.
 
-use super::SUMMARY;
+use super::{LEFT_OUT, PART, SUMMARY};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 use std::path::Path;
@@ -65,7 +65,12 @@ fn unit(row: &Row) -> Option<&str> {
 
 /// The unit of work that a row completes.
 pub(super) fn closed_unit(row: &Row) -> Option<&str> {
-    unit(row).filter(|_| row.get("row").and_then(|row| row.as_str()) == Some(SUMMARY))
+    unit(row).filter(|_| row.get("row").and_then(|row| row.as_str()).is_some_and(closes))
+}
+
+/// Whether a row of this kind is the last of its unit of work.
+pub(super) fn closes(row: &str) -> bool {
+    [SUMMARY, PART, LEFT_OUT].contains(&row)
 }
 
 /// Rows with the offset of their first byte, and the offset of a torn last line.

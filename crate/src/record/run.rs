@@ -14,8 +14,8 @@
 use super::files::{keep_torn, lacks_newline, lock, write_atomic};
 use super::folders::{ELSEWHERE, check_name, moment_of, runs_folder, runs_named};
 use super::journal::Journal;
-use super::reader::closed_unit;
-use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, SUMMARY, config_hash, read_lines};
+use super::reader::{closed_unit, closes};
+use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, config_hash, read_lines};
 use crate::error::{Error, Result};
 use crate::warning::warn;
 use serde::Serialize;
@@ -265,7 +265,7 @@ impl Run {
     pub fn record(&self, readings: &[Reading]) -> Result<()> {
         let mut order: Vec<&Reading> = readings.iter().collect();
         let first_of = |unit: &str| readings.iter().position(|r| r.fingerprint == unit);
-        order.sort_by_cached_key(|r| (first_of(&r.fingerprint), r.row == SUMMARY));
+        order.sort_by_cached_key(|r| (first_of(&r.fingerprint), closes(&r.row)));
         let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
         let mut bytes = Vec::new();
         for reading in &order {
@@ -286,7 +286,7 @@ impl Run {
         }
         let mut state = self.state();
         state.journal.append(&bytes)?;
-        let closed = order.iter().filter(|r| r.row == SUMMARY && !r.fingerprint.is_empty());
+        let closed = order.iter().filter(|r| closes(&r.row) && !r.fingerprint.is_empty());
         for unit in closed.map(|r| &r.fingerprint) {
             state.recorded.insert(unit.clone());
             state.met.insert(unit.clone());

@@ -2,137 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::frame::{Comparison, Frame};
+use crate::measure::{Instrument, Table};
+use crate::record::{LEFT_OUT, SUMMARY};
 use std::collections::BTreeSet;
-
-/// The columns of each measurement's table.
-const TABLES: [(&str, &[&str]); 12] = [
-    (
-        "perplexity",
-        &["model", "scheme", "weight_bytes", "corpus", "ppl", "bits_per_byte", "n_tokens", "tokens_per_s"],
-    ),
-    (
-        "divergence",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "kl",
-            "kl_low",
-            "kl_high",
-            "kl_q99",
-            "same_top",
-            "delta_bits_per_byte",
-        ],
-    ),
-    ("sqnr", &["model", "scheme", "reference", "sqnr_db", "worst_layer", "worst_sqnr_db", "input_sqnr_db"]),
-    (
-        "drift",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "drift_median",
-            "drift_max",
-            "worst_layer",
-            "worst_head",
-            "drift_to_predicted",
-            "tau_measured",
-            "tau_measured_low",
-            "tau_measured_high",
-        ],
-    ),
-    (
-        "outliers",
-        &[
-            "model",
-            "scheme",
-            "role",
-            "kurtosis",
-            "crest",
-            "channel_ratio",
-            "persistence_near",
-            "persistence_far",
-            "persistence_fixed",
-        ],
-    ),
-    (
-        "stability",
-        &[
-            "model",
-            "scheme",
-            "reference",
-            "context_length",
-            "together_median",
-            "never_parted",
-            "repetition",
-            "reference_repetition",
-            "delta_entropy",
-            "delta_entropy_low",
-            "delta_entropy_high",
-        ],
-    ),
-    (
-        "sensitivity",
-        &[
-            "model",
-            "probe",
-            "unit",
-            "delta_nll",
-            "delta_nll_low",
-            "delta_nll_high",
-            "kl",
-            "hessian",
-            "fisher",
-        ],
-    ),
-    (
-        "ranking",
-        &[
-            "model",
-            "probe",
-            "units",
-            "predictor",
-            "tau",
-            "tau_low",
-            "tau_high",
-            "blocks_read",
-            "blocks_whole",
-        ],
-    ),
-    ("context", &["model", "scheme", "reference", "n_tokens", "documents"]),
-    (
-        "passkey",
-        &["model", "scheme", "context_length", "accuracy", "accuracy_low", "accuracy_high", "key_logprob"],
-    ),
-    (
-        "cost",
-        &[
-            "model",
-            "scheme",
-            "threads",
-            "phase",
-            "context_length",
-            "tokens_per_s",
-            "first_call_s",
-            "peak_bytes",
-        ],
-    ),
-    (
-        "making",
-        &[
-            "model",
-            "scheme",
-            "weight_bytes",
-            "quantizing_s",
-            "quantizing_tokens",
-            "choosing_s",
-            "choosing_tokens",
-            "budget_bytes",
-            "budget_used_bytes",
-            "state_packed_bytes",
-        ],
-    ),
-];
 
 /// What is shown of a run's records, wherever it is shown.
 pub struct Findings {
@@ -153,10 +25,9 @@ impl Findings {
     /// If the records lack columns that every record has.
     pub fn of(frame: &Frame) -> Result<Self> {
         let mut tables = vec![];
-        for (measure, columns) in TABLES {
-            // Of outliers the roles say more than the summary.
-            let kind = if measure == "outliers" { "role" } else { "summary" };
-            let rows = frame.filter("measure", measure)?.filter("row", kind)?;
+        for &Table { measure, row, columns } in Instrument::all().iter().flat_map(|measure| measure.tables())
+        {
+            let rows = frame.filter("measure", measure)?.filter("row", row)?;
             if rows.height() > 0 {
                 // What a measurement had no reason to record has no column.
                 let known = columns.iter().filter(|column| rows.has(column));
@@ -221,7 +92,7 @@ fn grouped(told: impl Iterator<Item = (String, String)>) -> String {
 }
 
 fn warnings(frame: &Frame) -> Result<Vec<String>> {
-    let rows = frame.filter("row", "summary")?;
+    let rows = frame.filter_any("row", [SUMMARY, LEFT_OUT])?;
     if !rows.has("warning") || !rows.has("scheme") {
         return Ok(vec![]);
     }

@@ -4,7 +4,7 @@ use super::{Instrument, Study};
 use crate::corpus::Corpus;
 use crate::error::{Error, Kind, Result};
 use crate::measure::subject;
-use crate::record::{Row, SUMMARY, Subject, read_lines};
+use crate::record::{LEFT_OUT, Row, SUMMARY, Subject, read_lines};
 use crate::warning::warn;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -60,12 +60,11 @@ impl Study {
     fn other_texts(&self, rows: &[Row]) -> Result<Option<String>> {
         let settings = serde_json::to_value(self).map_err(Error::internal)?;
         for (path, split) in texts(&settings) {
-            let Ok(corpus) = Corpus::open(&path, split.as_deref()) else { continue };
-            let (title, hash) = (corpus.title(), corpus.sha256.as_str());
+            let Ok((title, hash)) = Corpus::identity(&path, split.as_deref()) else { continue };
             let start = format!("{title}, ");
             let short = &hash[..hash.len().min(16)];
             let read =
-                |row: &Row| told(row, "corpus") != Some(&title) || told(row, "corpus_hash") == Some(hash);
+                |row: &Row| told(row, "corpus") != Some(&title) || told(row, "corpus_hash") == Some(&hash);
             let calibrated = |row: &Row| {
                 told(row, "calibration").is_none_or(|text| !text.starts_with(&start) || text.ends_with(short))
             };
@@ -77,16 +76,17 @@ impl Study {
     }
 }
 
-/// Which measurement has another version now than in these rows, or no summary among them.
+/// Which measurement has another version now than in these rows, or neither a summary among them nor why it has none.
 fn versions(measures: &[Instrument], rows: &[Row]) -> Option<String> {
-    measures.iter().flat_map(Instrument::gives).find_map(|(name, now)| {
+    measures.iter().flat_map(|measure| measure.gives()).find_map(|(name, now)| {
         let own: Vec<&Row> = rows.iter().filter(|row| told(row, "measure") == Some(name)).collect();
         let version = |row: &&&Row| row.get("measure_version").and_then(Value::as_u64) != Some(now.into());
         if let Some(row) = own.iter().find(version) {
             let then = row.get("measure_version").unwrap_or(&Value::Null);
             return Some(format!("its {name} is of version {then}, and the measurement of version {now}"));
         }
-        let closed = own.iter().any(|row| told(row, "row") == Some(SUMMARY));
+        let closed =
+            own.iter().any(|row| told(row, "row").is_some_and(|row| [SUMMARY, LEFT_OUT].contains(&row)));
         (!closed).then(|| format!("it holds no {name}"))
     })
 }

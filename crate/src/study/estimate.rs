@@ -4,23 +4,14 @@
 //! time left follows from what that took.
 
 use super::{Instrument, Study};
-use crate::corpus::Corpus;
 use crate::error::Result;
 use crate::measure::subject;
+use crate::measure::work::CALIBRATED;
 use crate::model::Model;
-use crate::model::tokenizer::Tokenizer;
 use crate::progress::Job;
-use crate::quantize::probe::Grain;
 use crate::quantize::{Hessians, Quantizing, Scheme};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A decoded token costs about as much as so many that are read in a prompt.
-const DECODED: usize = 4;
-/// A token of calibration is read, and its products with itself are summed for every matrix.
-const CALIBRATED: usize = 3;
-/// Passes of a gradient beside a token that is only read: forward and back, twice the products on the way back.
-const DIFFERENTIATED: usize = 4;
 /// A measurement of fewer tokens is over before it could be said how long it takes.
 const SHORT: f64 = 32768.0;
 /// Tokens that are read to learn the speed.
@@ -45,7 +36,7 @@ impl Instrument {
     /// # Errors
     /// If the model cannot read a prompt.
     pub fn job(&self, name: &str, model: &Model) -> Result<Option<Job>> {
-        let work = tokens(self, model);
+        let work = self.work(model);
         if work < SHORT {
             return Ok(None);
         }
@@ -69,7 +60,8 @@ pub(super) fn job(study: &Study, schemes: &[Scheme], model: &Model) -> Result<Jo
 
 /// Tokens that a study costs, about.
 fn work(study: &Study, schemes: &[Scheme], model: &Model) -> f64 {
-    let measures: f64 = study.measures.iter().map(|measure| tokens(measure, model)).sum();
+    let applicable = study.measures.iter().filter(|measure| measure.applies(model).is_ok());
+    let measures: f64 = applicable.map(|measure| measure.work(model)).sum();
     let rounding: f64 = schemes.iter().map(|scheme| quantizing(scheme, &study.quantizing)).sum();
     study.models.len() as f64 * (schemes.len() as f64 * measures + rounding)
 }
@@ -105,46 +97,4 @@ pub(super) fn quantizing(scheme: &Scheme, how: &Quantizing) -> f64 {
         Some(Hessians::Matrices) => 3,
     };
     (read as f64) * (CALIBRATED * times) as f64
-}
-
-/// Tokens that a measurement of one model costs, about.
-pub(super) fn tokens(measure: &Instrument, model: &Model) -> f64 {
-    let text = |corpus: &Path, split: &Option<String>, most: Option<usize>| {
-        let found = Corpus::open(corpus, split.as_deref());
-        let bytes = found.map_or(0, |corpus| corpus.bytes()); // why it cannot be read is told by the measurement
-        let all = if matches!(model.tokenizer, Tokenizer::Pieces(_)) { bytes / 4 } else { bytes };
-        all.min(most.unwrap_or(usize::MAX)) as f64
-    };
-    let windows = |seq_len: usize, stride: usize| seq_len as f64 / stride.max(1) as f64;
-    let generated = |count: usize| (count * DECODED) as f64;
-    let prompts =
-        |lengths: &[usize], each: f64| lengths.iter().map(|length| *length as f64 + each).sum::<f64>();
-    match measure {
-        Instrument::Making(_) => 0.0,
-        Instrument::Perplexity(m) => text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride),
-        // The reference reads the same.
-        Instrument::Divergence(m) => {
-            2.0 * text(&m.corpus, &m.split, m.max_tokens) * windows(m.seq_len, m.stride)
-        }
-        Instrument::Sqnr(m) => 2.0 * text(&m.corpus, &m.split, m.max_tokens),
-        Instrument::Drift(m) => 2.0 * m.samples as f64 * m.length as f64,
-        Instrument::Outliers(m) => text(&m.corpus, &m.split, m.max_tokens),
-        Instrument::Stability(m) => 2.0 * m.prompts as f64 * prompts(&m.lengths, generated(m.gen_len)),
-        Instrument::Context(m) => 2.0 * m.lengths.len() as f64 * text(&m.corpus, &m.split, m.max_tokens),
-        Instrument::Sensitivity(m) => {
-            let sites = model.config.sites();
-            let parts = match m.grain {
-                Grain::Layer => model.config.layers(),
-                Grain::Matrix => sites.len(),
-                Grain::Segment => sites.iter().map(|site| site.segments.len().max(1)).sum(),
-            };
-            // A part is read on from its own layer, on average from the middle.
-            let read = text(&m.corpus, &m.split, m.max_tokens) * (1.0 + parts as f64 / 2.0);
-            let calibrated = (m.calibration.samples as f64) * m.calibration.length as f64;
-            m.schemes.len() as f64 * (read + calibrated * (CALIBRATED + DIFFERENTIATED) as f64)
-        }
-        Instrument::Passkey(m) => m.trials as f64 * prompts(&m.lengths, generated(2 * m.digits)),
-        // A first call, one thrown away, and those that are timed.
-        Instrument::Cost(m) => (m.repetitions + 2) as f64 * prompts(&m.lengths, generated(m.gen_len)),
-    }
 }

@@ -18,22 +18,20 @@
 //! | `named` | the studies that `lowbit reproduce` knows |
 //! | `check` | a recorded run measured again |
 //! | `current` | whether a recorded run is of what is there now |
-//! | `instrument` | a measurement of any kind |
 //! | `estimate` | about how long it will take |
 
 mod check;
 mod current;
 mod estimate;
-mod instrument;
 mod named;
 
 use crate::error::{Error, Result};
+pub use crate::measure::Instrument;
 use crate::model::{Loading, Model, parse_tokenizer};
 use crate::quantize::{Quantizing, Scheme};
 use crate::record::{Run, runs_folder};
 use crate::warning::warn;
 pub use check::{CHECKED_BY, Check};
-pub use instrument::Instrument;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -166,15 +164,18 @@ impl Study {
     /// # Errors
     /// As [`run_into`](Self::run_into).
     pub fn record_into(&self, open: impl FnOnce() -> Result<Run>) -> Result<Run> {
-        let schemes = self.checked()?;
+        let (schemes, others) = self.checked()?;
         let first = self.load(&self.models[0])?;
-        self.check(&first, &schemes)?;
+        if !(self.check(&first, &schemes)? || others) {
+            return Err(Error::input("none of the study's measurements can be made of its models")
+                .at(&self.name)
+                .hint("name other measurements or models"));
+        }
         let run = open()?;
         let job = estimate::job(self, &schemes, &first)?;
-        let work: Vec<f64> = self.measures.iter().map(|measure| estimate::tokens(measure, &first)).collect();
+        let work: Vec<f64> = self.measures.iter().map(|measure| measure.work(&first)).collect();
         let mut first = Some(first);
-        // Memory is measured without the model that the quantized one was made of.
-        let alone = self.measures.iter().any(|measure| matches!(measure, Instrument::Cost(_)));
+        let alone = self.measures.iter().any(|measure| measure.alone());
         for source in &self.models {
             for scheme in &schemes {
                 let whole = first.take().map_or_else(|| self.load(source), Ok)?;
@@ -187,8 +188,13 @@ impl Study {
                 };
                 first = (!alone).then_some(whole);
                 for (measure, work) in self.measures.iter().zip(&work) {
-                    job.part(&named, *work);
-                    measure.record(&model, &run)?;
+                    match measure.applies(&model) {
+                        Ok(()) => {
+                            job.part(&named, *work);
+                            measure.record(&model, &run)?;
+                        }
+                        Err(why) => leave_out(measure, &model, &why, &run)?,
+                    }
                 }
             }
             first = None;
@@ -198,8 +204,8 @@ impl Study {
     }
 
     /// The schemes, once it is known that no setting must fail: bad ones end here, before a run folder is made and time is
-    /// spent. The first model is left to the caller, who keeps it.
-    fn checked(&self) -> Result<Vec<Scheme>> {
+    /// spent. The first model is left to the caller, who keeps it; of the others, whether there is anything to measure.
+    fn checked(&self) -> Result<(Vec<Scheme>, bool)> {
         if self.models.is_empty() || self.measures.is_empty() {
             return Err(Error::input(
                 "the study has nothing to do: it needs at least one model and one measurement",
@@ -210,17 +216,29 @@ impl Study {
         for measure in &self.measures {
             schemes.iter().try_for_each(|scheme| measure.check_scheme(scheme))?;
         }
+        let mut some = false;
         for source in &self.models[1..] {
-            self.check(&self.load(source)?, &schemes)?;
+            some |= self.check(&self.load(source)?, &schemes)?;
         }
-        Ok(schemes)
+        Ok((schemes, some))
     }
 
-    fn check(&self, model: &Model, schemes: &[Scheme]) -> Result<()> {
-        self.measures.iter().try_for_each(|measure| measure.check(model))?;
+    /// Whether some of the measurements can be made of the model: these are checked, the others told.
+    fn check(&self, model: &Model, schemes: &[Scheme]) -> Result<bool> {
+        let mut some = false;
+        for measure in &self.measures {
+            match measure.applies(model) {
+                Ok(()) => {
+                    measure.check(model)?;
+                    some = true;
+                }
+                Err(why) => warn(format!("{} of {} is left out: {why}", measure.name(), model.name)),
+            }
+        }
         // Without schemes, a model may be of one already.
         let schemes = if self.schemes.is_empty() { &[] } else { schemes };
-        schemes.iter().try_for_each(|scheme| scheme.check(model, &self.quantizing))
+        schemes.iter().try_for_each(|scheme| scheme.check(model, &self.quantizing))?;
+        Ok(some)
     }
 
     fn load(&self, source: &str) -> Result<Model> {
@@ -229,10 +247,18 @@ impl Study {
     }
 }
 
+/// Keeps in the run that a measurement was left out, and why.
+fn leave_out(measure: &Instrument, model: &Model, why: &str, run: &Run) -> Result<()> {
+    let mut readings = measure.left_out(model, why)?;
+    readings.retain(|reading| !run.has(&reading.fingerprint));
+    run.record(&readings)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{cost::Cost, passkey::Passkey};
+    use crate::measure::every::{Cost, Drift, Passkey};
+    use crate::record::read_lines;
 
     fn tiny() -> Study {
         let cost = Cost { lengths: vec![16], gen_len: 2, repetitions: 1, ..Cost::default() };
@@ -250,6 +276,55 @@ mod tests {
         let short = "name: a\nmodels: [data/models/bard]\nmeasures:\n- passkey: {trials: 3}\n";
         let study: Study = serde_saphyr::from_str(short).unwrap();
         assert_eq!(study.measures, [Passkey::default().trials(3).into()]);
+    }
+
+    #[test]
+    fn what_does_not_apply_is_left_out_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let study = tiny().models(["random:llama-tiny"]).measure(Drift::default());
+        let run = study.run_into(|| study.open(folder.path())).unwrap();
+        let rows = read_lines(run.path().join("metrics.jsonl")).unwrap().rows;
+        let drifts: Vec<_> = rows.iter().filter(|row| row["measure"] == "drift").collect();
+        assert_eq!((drifts.len(), rows.iter().filter(|row| row["measure"] == "cost").count()), (2, 4));
+        for (row, scheme) in drifts.iter().zip(["f32", "w4a8"]) {
+            assert_eq!((&row["scheme"], &row["row"]), (&scheme.into(), &"left_out".into()));
+            let why = row["warning"].as_str().unwrap();
+            let name = row["model"].as_str().unwrap();
+            let told = "is left out: the model has no recurrent state that could drift";
+            assert_eq!(why, format!("drift of {name} {told}"));
+        }
+        // The run is one of this study, and complete.
+        assert_eq!(study.outdated(run.path()).unwrap(), None);
+        // Where nothing is left there is no run; alone, it is an error.
+        let only = Study::new("only").models(["random:llama-tiny"]).measure(Drift::default());
+        let open = || -> Result<Run> { panic!("no run may be opened") };
+        let error = only.run_into(open).unwrap_err().to_string();
+        assert!(error.contains("none of the study's measurements can be made"), "{error}");
+        let model = Model::load("random:llama-tiny").unwrap();
+        let error = only.measures[0].check(&model).unwrap_err().to_string();
+        assert!(error.contains("no recurrent state"), "{error}");
+    }
+
+    #[test]
+    fn no_sequence_is_longer_than_the_model_reads() {
+        let model = Model::that_reads(100);
+        for measure in Instrument::all() {
+            let refused = measure.check(&model).err().map(|e| e.to_string());
+            match measure.name() {
+                "making" => assert_eq!(refused, None),
+                "drift" => assert!(refused.unwrap().contains("no recurrent state")),
+                // What is too long of an item is cut.
+                "lambada" | "choice" => assert!(refused.unwrap().contains("no file is named")),
+                name => {
+                    let told = refused.unwrap_or_default();
+                    let part = "tokens is longer than the model can read, which is 100; ask for at most 100";
+                    assert!(told.contains(part), "{name}: {told}");
+                }
+            }
+        }
+        let calibration = crate::quantize::Calibration::default();
+        let error = calibration.sample(&model).unwrap_err().to_string();
+        assert!(error.contains("longer than the model can read, which is 100"), "{error}");
     }
 
     #[test]

@@ -1,12 +1,8 @@
 //! The studies that ship with the crate.
 
-use super::{Instrument, Study};
+use super::Study;
 use crate::error::{Error, Result};
-use crate::measure::{
-    context::LongContext, cost::Cost, divergence::Divergence, drift::Drift, making::Making,
-    outliers::Outliers, passkey::Passkey, perplexity::Perplexity, sensitivity::Sensitivity,
-    stability::Stability,
-};
+use crate::measure::every::*;
 use crate::quantize::{Budget, Scheme};
 use crate::record::{run_folder_in, runs_folder};
 use std::path::Path;
@@ -254,31 +250,7 @@ impl Study {
     #[must_use]
     pub fn small(mut self) -> Self {
         self.quantizing.calibration.samples = 8;
-        for measure in &mut self.measures {
-            match measure {
-                Instrument::Making(_) => {}
-                Instrument::Perplexity(perplexity) => perplexity.max_tokens = Some(4096),
-                Instrument::Divergence(divergence) => divergence.max_tokens = Some(4096),
-                Instrument::Sqnr(sqnr) => sqnr.max_tokens = Some(1024),
-                Instrument::Drift(drift) => (drift.samples, drift.length) = (2, 256),
-                Instrument::Outliers(outliers) => outliers.max_tokens = Some(1024),
-                Instrument::Stability(stability) => {
-                    (stability.lengths, stability.prompts, stability.gen_len) = (vec![32, 128], 4, 24);
-                }
-                Instrument::Context(context) => {
-                    (context.lengths, context.max_tokens) = (vec![256, 2048], Some(4096));
-                }
-                Instrument::Sensitivity(sensitivity) => {
-                    sensitivity.max_tokens = Some(2048);
-                    sensitivity.schemes.truncate(3);
-                    sensitivity.calibration.samples = 8;
-                }
-                Instrument::Passkey(passkey) => (passkey.lengths, passkey.trials) = (vec![300, 600], 4),
-                Instrument::Cost(cost) => {
-                    (cost.lengths, cost.gen_len, cost.repetitions) = (vec![128, 256], 8, 3);
-                }
-            }
-        }
+        self.measures.iter_mut().for_each(|measure| measure.small());
         self
     }
 }

@@ -47,7 +47,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "measure",
         &[
             "error", "warning", "progress", "memory", "threads", "kernel", "format", "layer", "family",
-            "model", "corpus", "train", "quantize", "record", "stats",
+            "model", "corpus", "train", "quantize", "record", "stats", "settings",
         ],
     ),
     (
@@ -62,7 +62,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "study",
         &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"],
     ),
-    ("report", &["error", "json", "record", "frame", "figure", "display", "study"]),
+    ("report", &["error", "json", "record", "frame", "figure", "measure", "display", "study"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {

@@ -31,7 +31,6 @@ fn far(a: &Tensor, b: &Tensor) -> f32 {
 }
 
 #[test]
-#[ignore = "the family of Llama is not there yet"]
 fn every_file_gives_the_golden_logits_and_continuation() {
     let (tensors, about) = golden();
     for name in FILES {
@@ -49,7 +48,6 @@ fn every_file_gives_the_golden_logits_and_continuation() {
 }
 
 #[test]
-#[ignore = "the family of Llama is not there yet"]
 fn a_model_from_gguf_is_saved_as_others_are() {
     let (tensors, _) = golden();
     for name in FILES {
@@ -65,7 +63,6 @@ fn a_model_from_gguf_is_saved_as_others_are() {
 }
 
 #[test]
-#[ignore = "the family of Llama is not there yet"]
 fn the_card_and_the_records_say_what_weights_are_stored_in() {
     let model = load("q4_1");
     let told = "Q4_1 (14 matrices), Q8_0 (embedding), F32";

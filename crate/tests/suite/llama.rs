@@ -122,7 +122,7 @@ fn a_longer_sequence_than_it_reads_is_refused_before_anything_is_read() {
     let long: Vec<u32> = (0..513).map(|i| i % 128).collect();
     let refused = |error: lowbit::Error| {
         let error = error.to_string();
-        assert!(error.contains("513 tokens is longer than 512, the longest that gqa reads"), "{error}");
+        assert!(error.contains("513 tokens is longer than the model can read, which is 512"), "{error}");
     };
     refused(model.tokens(&long).unwrap_err());
     refused(model.nll(&[&long[..], &[1]].concat(), 5).unwrap_err());

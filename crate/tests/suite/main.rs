@@ -25,6 +25,7 @@ mod report;
 mod runs;
 mod saving;
 mod study;
+mod tasks;
 mod texts;
 mod training;
 mod transformers;

@@ -1,11 +1,12 @@
 //! Schemes beside a baseline: differences with their intervals, and whether they are differences at all.
 //!
 //! Everything is paired and comes from records alone. Bits per byte: the losses of both on the same windows of the text,
-//! with the [`Interval`] of blocks or documents. Passkeys: the same prompts, length by length, in McNemar's test. The
+//! with the [`Interval`] of blocks or documents. Passkeys and items of tasks: the same prompts, in McNemar's test. The
 //! divergence from the reference is shown with the interval that its record holds; where no perplexity was measured and the
 //! baseline is the reference itself, the difference in bits per byte is that record's too.
 //!
-//! **The family.** All of these tests are adjusted together (Holm): models × schemes × (bits per byte, keys of each length).
+//! **The family.** All of these tests are adjusted together (Holm): models × schemes × (bits per byte, keys of each length, items of
+//! each task).
 //! A frame that was filtered to one length or scheme remembers what it was filtered from, and its p-values stay those of
 //! the whole: who picks the length where a difference shows has looked at all of them. Keys of a length where few prompts
 //! came out differently have few possible p-values, and count against another only by those ([`holm_discrete`]); for that
@@ -15,7 +16,7 @@ mod contexts;
 mod table;
 
 use super::Frame;
-use super::subject::{Diverged, Subject, divergences, scores, trials};
+use super::subject::{Diverged, Subject, answers, divergences, scores, trials};
 use crate::error::{Error, Result};
 use crate::record::SUMMARY;
 use crate::stats::{Estimate, Interval, McNemar, holm_discrete};
@@ -57,6 +58,8 @@ pub struct Compared {
     pub kl: Option<(f64, Option<(f64, f64)>)>,
     /// The passkeys, length by length.
     pub keys: Vec<Keys>,
+    /// The tasks that were asked item by item.
+    pub tasks: Vec<Task>,
 }
 
 /// Passkeys of one length that baseline and scheme were both asked for.
@@ -69,6 +72,21 @@ pub struct Keys {
     /// Prompts.
     pub prompts: u64,
     /// Baseline (first) and scheme (second), prompt by prompt.
+    pub mcnemar: McNemar,
+    /// The exact p-value of that test, adjusted over the family; `None` for the baseline.
+    pub p: Option<f64>,
+}
+
+/// Items of a task that baseline and scheme were both asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Task {
+    /// What was asked for: `words` of LAMBADA, `choices`, `choices by length`.
+    pub name: &'static str,
+    /// Items that the scheme got right.
+    pub right: u64,
+    /// Items.
+    pub items: u64,
+    /// Baseline (first) and scheme (second), item by item.
     pub mcnemar: McNemar,
     /// The exact p-value of that test, adjusted over the family; `None` for the baseline.
     pub p: Option<f64>,
@@ -91,7 +109,9 @@ impl Frame {
         interval.check()?;
         let mut rows: Vec<(Subject, Compared)> = self.beside(baseline, interval)?;
         if rows.is_empty() {
-            return Err(Error::input("there is nothing to compare: no perplexity, divergence or passkeys"));
+            return Err(Error::input(
+                "there is nothing to compare: no perplexity, divergence, passkeys or items",
+            ));
         }
         // The family is of everything that was measured; a whole that cannot be compared adds nothing to the part.
         let whole = self.whole().beside(baseline, interval).unwrap_or_else(|_| rows.clone());
@@ -105,6 +125,7 @@ impl Frame {
             let p = |about| adjusted.get(&(subject.clone(), about)).copied().filter(|p| !p.is_nan());
             row.delta_p = p(About::Text);
             row.keys.iter_mut().for_each(|keys| keys.p = p(About::Keys(keys.context_length)));
+            row.tasks.iter_mut().for_each(|task| task.p = p(About::Task(task.name)));
         }
         let rows = rows.into_iter().map(|(_, row)| row).collect();
         Ok(Comparison { baseline: baseline.to_string(), rows, tests: tests.len(), family })
@@ -112,13 +133,13 @@ impl Frame {
 
     /// Each subject beside the baseline, without adjusted p-values.
     fn beside(&self, baseline: &str, interval: &Interval) -> Result<Vec<(Subject, Compared)>> {
-        let (scores, trials) = (scores(self)?, trials(self)?);
+        let (scores, trials, answers) = (scores(self)?, trials(self)?, answers(self)?);
         let kl = divergences(self)?;
         let bytes = self.each_subject()?.into_iter().zip(self.known("weight_bytes", Self::numbers)?);
         let bytes: BTreeMap<Subject, f64> =
             bytes.filter_map(|(subject, bytes)| Some((subject, bytes?))).collect();
         let mut subjects: Vec<Subject> = Vec::new();
-        for measure in ["perplexity", "divergence", "passkey"] {
+        for measure in ["perplexity", "divergence", "passkey", "lambada", "choice"] {
             for subject in self.rows_of(measure, SUMMARY)?.each_subject()? {
                 if !subjects.contains(&subject) {
                     subjects.push(subject);
@@ -151,6 +172,10 @@ impl Frame {
                 let both = own.iter().filter_map(|(length, own)| Some((*length, own, base.get(length)?)));
                 row.keys = both.map(|(length, own, base)| Keys::of(length, own, base)).collect();
             }
+            if let (Some(own), Some(base)) = (answers.get(subject), answers.get(&base)) {
+                let both = own.iter().filter_map(|(name, own)| Some((*name, own, base.get(name)?)));
+                row.tasks = both.map(|(name, own, base)| Task::of(name, own, base)).collect();
+            }
             rows.push((subject.clone(), row));
         }
         Ok(rows)
@@ -162,6 +187,7 @@ impl Frame {
 enum About {
     Text,
     Keys(u64),
+    Task(&'static str),
 }
 
 /// A test of a family: of whom, and about what.
@@ -171,14 +197,14 @@ type Test = (Subject, About);
 enum Tried {
     /// A p-value that may have been any.
     Text(f64),
-    Keys(McNemar),
+    Pairs(McNemar),
 }
 
 impl Tried {
     fn p(&self) -> f64 {
         match self {
             Self::Text(p) => *p,
-            Self::Keys(test) => test.exact,
+            Self::Pairs(test) => test.exact,
         }
     }
 
@@ -186,7 +212,7 @@ impl Tried {
     fn reach(&self, p: f64) -> f64 {
         match self {
             Self::Text(_) => p,
-            Self::Keys(test) => test.reach(p),
+            Self::Pairs(test) => test.reach(p),
         }
     }
 }
@@ -204,25 +230,41 @@ fn family<'a>(tests: impl Iterator<Item = &'a Test>) -> String {
         .iter()
         .filter_map(|about| match about {
             About::Keys(length) => Some(length.to_string()),
-            About::Text => None,
+            About::Text | About::Task(_) => None,
         })
         .collect();
     let text = abouts.contains(&About::Text).then(|| "bits per byte".to_string());
     let keys = (!lengths.is_empty()).then(|| format!("keys at {} tokens", lengths.join(", ")));
-    let abouts: Vec<String> = text.into_iter().chain(keys).collect();
+    let tasks = abouts.iter().filter_map(|about| match about {
+        About::Task(name) => Some((*name).to_string()),
+        About::Text | About::Keys(_) => None,
+    });
+    let abouts: Vec<String> = text.into_iter().chain(keys).chain(tasks).collect();
     let models = (models.len() > 1).then(|| plural(models.len(), "model"));
     let parts =
         models.into_iter().chain([plural(schemes.len(), "scheme"), format!("({})", abouts.join("; "))]);
     parts.collect::<Vec<_>>().join(" × ")
 }
 
+/// What both were asked: how many the scheme passed, how many they are, and the test of baseline (first) and scheme.
+fn paired(own: &BTreeMap<String, bool>, base: &BTreeMap<String, bool>) -> (u64, u64, McNemar) {
+    let pairs: Vec<(bool, bool)> =
+        own.iter().filter_map(|(item, passed)| Some((*base.get(item)?, *passed))).collect();
+    let passed = pairs.iter().filter(|(_, passed)| *passed).count() as u64;
+    (passed, pairs.len() as u64, McNemar::of(pairs))
+}
+
 impl Keys {
     fn of(context_length: u64, own: &BTreeMap<String, bool>, base: &BTreeMap<String, bool>) -> Self {
-        let pairs: Vec<(bool, bool)> =
-            own.iter().filter_map(|(prompt, passed)| Some((*base.get(prompt)?, *passed))).collect();
-        let recalled = pairs.iter().filter(|(_, passed)| *passed).count() as u64;
-        let prompts = pairs.len() as u64;
-        Self { context_length, recalled, prompts, mcnemar: McNemar::of(pairs), p: None }
+        let (recalled, prompts, mcnemar) = paired(own, base);
+        Self { context_length, recalled, prompts, mcnemar, p: None }
+    }
+}
+
+impl Task {
+    fn of(name: &'static str, own: &BTreeMap<String, bool>, base: &BTreeMap<String, bool>) -> Self {
+        let (right, items, mcnemar) = paired(own, base);
+        Self { name, right, items, mcnemar, p: None }
     }
 }
 
@@ -233,8 +275,10 @@ impl Compared {
             return vec![];
         }
         let text = self.delta.map(|delta| (About::Text, Tried::Text(delta.p)));
-        let keys = self.keys.iter().map(|keys| (About::Keys(keys.context_length), Tried::Keys(keys.mcnemar)));
-        let all = text.into_iter().chain(keys).filter(|(_, tried)| !tried.p().is_nan());
+        let keys =
+            self.keys.iter().map(|keys| (About::Keys(keys.context_length), Tried::Pairs(keys.mcnemar)));
+        let tasks = self.tasks.iter().map(|task| (About::Task(task.name), Tried::Pairs(task.mcnemar)));
+        let all = text.into_iter().chain(keys).chain(tasks).filter(|(_, tried)| !tried.p().is_nan());
         all.map(|(about, tried)| ((subject.clone(), about), tried)).collect()
     }
 
@@ -257,8 +301,13 @@ impl Compared {
         };
         let keys =
             [told("fewer", |test| test.lost > test.gained), told("more", |test| test.lost < test.gained)];
-        let tested = self.keys.iter().any(|keys| keys.p.is_some());
-        let all: Vec<String> = text.into_iter().chain(keys.into_iter().flatten()).collect();
+        let found = self.tasks.iter().filter(|task| task.p.is_some_and(|p| p < ALPHA)).map(|task| {
+            let word = if task.mcnemar.lost > task.mcnemar.gained { "fewer" } else { "more" };
+            format!("{word} {}", task.name)
+        });
+        let tested =
+            self.keys.iter().any(|keys| keys.p.is_some()) || self.tasks.iter().any(|task| task.p.is_some());
+        let all: Vec<String> = text.into_iter().chain(keys.into_iter().flatten()).chain(found).collect();
         if all.is_empty() && tested { "not distinguishable".into() } else { all.join(", ") }
     }
 }

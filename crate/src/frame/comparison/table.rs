@@ -51,6 +51,24 @@ impl Comparison {
         Frame::from_rows(&rows.collect::<Vec<_>>())
     }
 
+    /// The tasks as a table for figures: a row for each scheme and task, `accuracy` as a share, adjusted p-values.
+    ///
+    /// # Errors
+    /// If the table cannot be made.
+    pub fn tasks(&self) -> Result<Frame> {
+        let rows = self.rows.iter().flat_map(|row| {
+            row.tasks.iter().map(move |task| {
+                let values = serde_json::json!({
+                    "model": row.model, "scheme": row.scheme, "task": task.name,
+                    "accuracy": task.right as f64 / task.items.max(1) as f64, "items": task.items,
+                    "lost": task.mcnemar.lost, "gained": task.mcnemar.gained, "p": task.p, "tests": self.tests,
+                });
+                values.as_object().cloned().unwrap_or_default()
+            })
+        });
+        Frame::from_rows(&rows.collect::<Vec<_>>())
+    }
+
     /// The table for people: headings, and the cells of each row as text. Columns that nothing was measured for are
     /// left out.
     pub(crate) fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
@@ -89,12 +107,23 @@ impl Comparison {
             };
             (format!("keys at {length}"), Box::new(cell))
         };
+        let tasks: BTreeSet<&'static str> =
+            self.rows.iter().flat_map(|row| &row.tasks).map(|task| task.name).collect();
+        let task = |name: &'static str| -> Column {
+            let cell = move |row: &Compared| {
+                let task = row.tasks.iter().find(|task| task.name == name)?;
+                let right = format!("{}/{}", task.right, task.items);
+                Some(p(task.p).map_or_else(|| right.clone(), |p| format!("{right} p {p}")))
+            };
+            (name.to_string(), Box::new(cell))
+        };
         let verdict: Column = (
             "beside the baseline".into(),
             Box::new(|row| Some(if base(row) { "baseline".into() } else { row.verdict() })),
         );
         let before = before.into_iter().map(|(name, cell)| (name.to_string(), cell));
-        let columns = before.chain(lengths.into_iter().map(at)).chain([verdict]);
+        let columns =
+            before.chain(lengths.into_iter().map(at)).chain(tasks.into_iter().map(task)).chain([verdict]);
         let several = self.rows.iter().any(|row| row.model != self.rows[0].model);
         let model: Column = ("model".into(), Box::new(|row| Some(row.model.clone())));
         let all: Vec<Column> = several.then_some(model).into_iter().chain(columns).collect();
@@ -111,6 +140,8 @@ impl Comparison {
     /// What the table does not say of itself.
     pub(crate) fn note(&self) -> String {
         let keys = self.rows.iter().any(|row| !row.keys.is_empty());
+        let tasks: BTreeSet<&'static str> =
+            self.rows.iter().flat_map(|row| &row.tasks).map(|task| task.name).collect();
         let blocks: BTreeSet<String> =
             self.rows.iter().filter_map(|row| row.delta).map(|d| format!("{:.0}", d.blocks)).collect();
         let blocks: Vec<String> = blocks.into_iter().filter(|blocks| blocks != "NaN").collect();
@@ -123,6 +154,10 @@ impl Comparison {
                 )
             }),
             keys.then(|| "keys: McNemar's exact test".to_string()),
+            (!tasks.is_empty()).then(|| {
+                let names = tasks.into_iter().collect::<Vec<_>>().join(", ");
+                format!("{names}: item by item, McNemar's exact test")
+            }),
             (self.tests > 0).then(|| {
                 format!(
                     "p adjusted by Holm over {} tests, each counted by the values that it can have: {}",

@@ -155,3 +155,34 @@ fn what_cannot_be_paired_is_refused() {
     ]);
     assert!(nothing.compare("f32").unwrap_err().to_string().contains("nothing to compare"));
 }
+
+#[test]
+fn items_are_compared_one_by_one() {
+    let rows = |scheme: &str, right: usize| -> Vec<Value> {
+        let common = json!({"measure": "lambada", "model": "m", "model_hash": "1", "scheme": scheme});
+        let with = |more: Value| {
+            let mut row = common.as_object().unwrap().clone();
+            row.extend(more.as_object().unwrap().clone());
+            Value::Object(row)
+        };
+        let item = |i: usize| {
+            with(json!({"row": "item", "item": i, "corpus_hash": "c", "correct": u8::from(i < right)}))
+        };
+        (0..60).map(item).chain([with(json!({"row": "summary"}))]).collect()
+    };
+    let all = [rows("f32", 50), rows("same", 49), rows("worse", 20)].concat();
+    let comparison = frame(all).compare("f32").unwrap();
+    let verdicts: Vec<String> = comparison.rows.iter().map(Compared::verdict).collect();
+    assert_eq!(verdicts, ["", "not distinguishable", "fewer words"]);
+    let task = comparison.rows[2].tasks[0];
+    assert_eq!((task.name, task.right, task.items, task.mcnemar.lost), ("words", 20, 60, 30));
+    // One item that differs can be nothing else than chance: it is no test that counts.
+    assert_eq!((comparison.tests, comparison.family.as_str()), (2, "2 schemes × (words)"));
+    assert!((task.p.unwrap() - 2.0_f64.powi(-29)).abs() < 1e-12);
+    let told = comparison.to_string();
+    assert!(
+        told.contains("20/60 p <.001") && told.contains("words: item by item, McNemar's exact test"),
+        "{told}"
+    );
+    assert_eq!(comparison.tasks().unwrap().numbers("lost").unwrap(), [Some(0.0), Some(1.0), Some(30.0)]);
+}

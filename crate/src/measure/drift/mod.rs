@@ -11,7 +11,8 @@
 
 mod heads;
 
-use super::limit::{MADE, at_most};
+use super::instrument::{Listed, Table};
+use super::limit::{MADE, at_most, fits};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding};
 use super::{Measure, finite, subject};
@@ -20,26 +21,20 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading};
 use heads::Seen;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// What to compare with, on which text, and how far.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Drift {
-    /// The model at full precision: a folder, a file, a hub id or `random:SHAPE`; by default what the model itself was
-    /// loaded from.
-    pub reference: Option<String>,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits.
-    pub split: Option<String>,
-    /// Pieces of the text, one after the other, each read from a state of zeros.
-    pub samples: usize,
-    /// Tokens of a piece.
-    pub length: usize,
+settings! {
+    /// How far the recurrent state is from a reference's after the same tokens, head by head against time.
+    pub struct Drift(reference, text) {
+        /// Pieces of the text, one after the other, each read from a state of zeros.
+        #[arg(long)]
+        pub samples: usize,
+        /// Tokens of a piece.
+        #[arg(long)]
+        pub length: usize,
+    }
 }
 
 impl Default for Drift {
@@ -53,13 +48,6 @@ impl Drift {
     /// The drift from this model: a folder, a file, a hub id or `random:SHAPE`.
     pub fn from_reference(source: impl Into<String>) -> Self {
         Self { reference: Some(source.into()), ..Self::default() }
-    }
-
-    /// Sets the text: a file, or a folder of texts.
-    #[must_use]
-    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
-        (self.corpus, self.split) = (corpus.into(), None);
-        self
     }
 
     /// Sets how many pieces of the text are read, and their length in tokens.
@@ -137,6 +125,17 @@ impl Beside for Drift {
         json!({"samples": self.samples, "length": self.length})
     }
 
+    fn needs(&self, model: &Model) -> Result<(), String> {
+        match model.is_recurrent() {
+            true => Ok(()),
+            false => Err("the model has no recurrent state that could drift".to_string()),
+        }
+    }
+
+    fn fits(&self, model: &Model) -> Result<()> {
+        fits(model, "length", [self.length])
+    }
+
     fn sensible(&self, _model: &Model) -> Result<()> {
         at_most("samples", [self.samples], MADE)?;
         at_most("length", [self.length], MADE)?;
@@ -156,6 +155,33 @@ impl Beside for Drift {
 
     fn against(&self, reference: &Model, model: &Model) -> Result<Vec<Reading>> {
         self.compare(reference, model)
+    }
+}
+
+impl Listed for Drift {
+    const TABLES: &'static [Table] = &[Table::of(
+        "drift",
+        &[
+            "model",
+            "scheme",
+            "reference",
+            "drift_median",
+            "drift_max",
+            "worst_layer",
+            "worst_head",
+            "drift_to_predicted",
+            "tau_measured",
+            "tau_measured_low",
+            "tau_measured_high",
+        ],
+    )];
+
+    fn work(&self, _model: &Model) -> f64 {
+        2.0 * self.samples as f64 * self.length as f64
+    }
+
+    fn small(&mut self) {
+        (self.samples, self.length) = (2, 256);
     }
 }
 

@@ -10,9 +10,10 @@
 
 mod stream;
 
+use super::instrument::{Listed, Table};
 use super::watch::Watched;
-use super::window::{Sliding, Window};
-use super::{Measure, finite, subject};
+use super::window::Window;
+use super::{Measure, finite, subject, work};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::layer::op::with_floats;
@@ -22,26 +23,18 @@ use crate::record::{Reading, fingerprint};
 use crate::stats::{largest, quantile};
 use crate::threads::install;
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 use stream::{Stream, middle};
 
-/// On which text, and how many channels count as large.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Outliers {
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits.
-    pub split: Option<String>,
-    /// Tokens of a window, each read from a state of zeros.
-    pub seq_len: usize,
-    /// Read only the first tokens of the text.
-    pub max_tokens: Option<usize>,
-    /// Share of the channels that are a token's largest; at least one channel.
-    pub top_share: f64,
+settings! {
+    /// How large activations get, and whether large values stay in their channels from token to token.
+    pub struct Outliers(pieces) {
+        /// Share of the channels that count as a token's largest; at least one channel.
+        #[arg(long, allow_negative_numbers = true)]
+        pub top_share: f64,
+    }
 }
 
 impl Default for Outliers {
@@ -58,32 +51,8 @@ impl Default for Outliers {
 }
 
 impl Outliers {
-    /// Sets the text: a file, or a folder of texts.
-    #[must_use]
-    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
-        (self.corpus, self.split) = (corpus.into(), None);
-        self
-    }
-
-    /// Reads only the first `count` tokens.
-    #[must_use]
-    pub fn max_tokens(mut self, count: usize) -> Self {
-        self.max_tokens = Some(count);
-        self
-    }
-
-    fn sliding(&self) -> Sliding<'_> {
-        Sliding {
-            corpus: &self.corpus,
-            split: self.split.as_deref(),
-            seq_len: self.seq_len,
-            stride: self.seq_len,
-            max_tokens: self.max_tokens,
-        }
-    }
-
     fn identity(&self, model: &Model, corpus: &Corpus) -> Result<String> {
-        let settings = json!([self.sliding().identity(), self.top_share]);
+        let settings = json!([self.reads().identity(), self.top_share]);
         fingerprint(Self::NAME, Self::VERSION, &settings, &subject(model), &corpus.sha256)
     }
 }
@@ -97,7 +66,7 @@ impl Measure for Outliers {
     }
 
     fn fingerprint(&self, model: &Model) -> Result<String> {
-        self.identity(model, &self.sliding().text()?)
+        self.identity(model, &self.reads().text()?)
     }
 
     fn check(&self, model: &Model) -> Result<()> {
@@ -110,13 +79,13 @@ impl Measure for Outliers {
         if !model.device().is_cpu() {
             return Err(Error::input("activations are looked at on the CPU").hint("use --device cpu"));
         }
-        self.sliding().cut(model).map(drop)
+        self.reads().cut(model).map(drop)
     }
 
     /// A row for each input of each layer, one for each role, one for each role and lag, and a summary.
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
         self.check(model)?;
-        let text = self.sliding().cut(model)?;
+        let text = self.reads().cut(model)?;
         let clock = Instant::now();
         let mut streams: Vec<Stream> = Vec::new();
         let watched = Watched::new(model);
@@ -136,7 +105,7 @@ impl Measure for Outliers {
         }
         let identity = self.identity(model, &text.corpus)?;
         let row = || {
-            Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.sliding().conditions())
+            Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.reads().conditions())
                 .fingerprint(&identity)
         };
         let mut rows: Vec<Reading> = streams.iter().map(|stream| stream.describe(row())).collect();
@@ -144,13 +113,43 @@ impl Measure for Outliers {
         let most = largest(streams.iter().map(Stream::kurtosis));
         let is_most = |stream: &&Stream| most.is_some_and(|most| stream.kurtosis().total_cmp(&most).is_eq());
         let worst = streams.iter().rev().find(is_most);
-        let summary = row()
+        let mut summary = row()
             .value("kurtosis_max", most)
             .value("worst_role", worst.map(|stream| stream.role))
             .value("worst_layer", worst.and_then(|stream| stream.layer))
             .value("top_share", self.top_share);
+        if !model.is_recurrent() {
+            summary.warn("what a recurrence gets is not among the inputs: the model has none");
+        }
         rows.push(text.describe(summary, clock.elapsed().as_secs_f64()));
         finite::told(rows, &[("", model)], finite::windows(&text))
+    }
+}
+
+impl Listed for Outliers {
+    // The roles say more than the summary.
+    const TABLES: &'static [Table] = &[Table {
+        measure: "outliers",
+        row: "role",
+        columns: &[
+            "model",
+            "scheme",
+            "role",
+            "kurtosis",
+            "crest",
+            "channel_ratio",
+            "persistence_near",
+            "persistence_far",
+            "persistence_fixed",
+        ],
+    }];
+
+    fn work(&self, model: &Model) -> f64 {
+        work::text(&self.reads(), model)
+    }
+
+    fn small(&mut self) {
+        self.max_tokens = Some(1024);
     }
 }
 

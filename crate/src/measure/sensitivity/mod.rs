@@ -16,43 +16,40 @@ mod gradient;
 pub mod ranking;
 mod sweep;
 
-use super::window::Sliding;
-use super::{Measure, finite, subject};
+use super::instrument::{Listed, Table};
+use super::{Measure, finite, recalled, subject, work};
 use crate::error::{Error, Result};
 use crate::kernel::softmax::Divergence;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::quantize::probe::{Grain, Probe, Rounding, Unit};
 use crate::quantize::{Calibration, Quantizing, Scheme};
-use crate::record::{Reading, Row, Run, SUMMARY, fingerprint, read_lines};
+use crate::record::{Reading, Row, Run, SUMMARY, fingerprint};
 use crate::stats::Interval;
 use gradient::Gradients;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 use sweep::Sweep;
 
-/// Which parts are rounded to what, and on which text their harm is measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sensitivity {
-    /// Names of the schemes of which one part at a time is applied, such as `w3a16` or `w3a16+head=w3`.
-    pub schemes: Vec<String>,
-    /// How finely the model is taken apart.
-    pub grain: Grain,
-    /// A text file, a JSONL file, or a folder of texts or of splits.
-    pub corpus: PathBuf,
-    /// The split, if the folder has splits. Not the one that choices made from it are judged on.
-    pub split: Option<String>,
-    /// Tokens of a window, each read from a state of zeros.
-    pub seq_len: usize,
-    /// Read only the first tokens of the text.
-    pub max_tokens: Option<usize>,
-    /// The text that predictors are computed on, and schemes that need one are calibrated.
-    pub calibration: Calibration,
-    /// How intervals are found.
-    pub interval: Interval,
+settings! {
+    /// Which parts break first: each layer, matrix or segment rounded alone, and what would have told it beforehand.
+    pub struct Sensitivity {
+        /// Schemes of which one part at a time is applied, such as w3a16 or w3a16+head=w3.
+        #[arg(long, value_delimiter = ',')]
+        pub schemes: Vec<String>,
+        /// How finely the model is taken apart: layer, matrix or segment.
+        #[arg(long)]
+        pub grain: Grain,
+    }
+    (pieces) {
+        /// The text that predictors are computed on, and schemes that need one are calibrated.
+        #[arg(skip)]
+        pub calibration: Calibration,
+        /// How intervals are found.
+        #[arg(skip)]
+        pub interval: Interval,
+    }
 }
 
 impl Default for Sensitivity {
@@ -61,6 +58,7 @@ impl Default for Sensitivity {
             schemes: vec!["w3a16+head=w3".to_string()],
             grain: Grain::Segment,
             corpus: PathBuf::from("data/corpus"),
+            // Not the one that choices made from it are judged on.
             split: Some("valid".to_string()),
             seq_len: 1024,
             max_tokens: Some(32_768),
@@ -77,35 +75,11 @@ impl Sensitivity {
         Self { schemes, ..Self::default() }
     }
 
-    /// Sets the text: a file, or a folder of texts.
-    #[must_use]
-    pub fn on(mut self, corpus: impl Into<PathBuf>) -> Self {
-        (self.corpus, self.split) = (corpus.into(), None);
-        self
-    }
-
     /// Sets how finely the model is taken apart.
     #[must_use]
     pub fn by(mut self, grain: Grain) -> Self {
         self.grain = grain;
         self
-    }
-
-    /// Reads only the first `count` tokens.
-    #[must_use]
-    pub fn max_tokens(mut self, count: usize) -> Self {
-        self.max_tokens = Some(count);
-        self
-    }
-
-    fn sliding(&self) -> Sliding<'_> {
-        Sliding {
-            corpus: &self.corpus,
-            split: self.split.as_deref(),
-            seq_len: self.seq_len,
-            stride: self.seq_len,
-            max_tokens: self.max_tokens,
-        }
     }
 
     fn quantizing(&self) -> Quantizing {
@@ -132,7 +106,7 @@ impl Sensitivity {
 
     fn identity(&self, model: &Model, corpus: &str, calibration: &str, unit: &str) -> Result<String> {
         let settings = json!({
-            "windows": self.sliding().identity(), "schemes": self.schemes, "grain": self.grain,
+            "windows": self.reads().identity(), "schemes": self.schemes, "grain": self.grain,
             "interval": self.interval,
         });
         let extra = json!({"corpus": corpus, "calibration": calibration, "unit": unit});
@@ -152,11 +126,11 @@ impl Measure for Sensitivity {
     /// That of the rankings, which are recorded last.
     fn fingerprint(&self, model: &Model) -> Result<String> {
         let calibration = self.calibration.sample(model)?.about.to_string();
-        self.identity(model, &self.sliding().text()?.sha256, &calibration, "")
+        self.identity(model, &self.reads().text()?.sha256, &calibration, "")
     }
 
     fn check(&self, model: &Model) -> Result<()> {
-        self.sliding().cut(model)?;
+        self.reads().cut(model)?;
         self.interval.check()?;
         if self.schemes.is_empty() {
             return Err(Error::input("no scheme is named whose parts could be tried").hint("such as w3a16"));
@@ -186,15 +160,75 @@ impl Measure for Sensitivity {
 
     // Parts of the model are units of work, which only the model knows.
     fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        let recall = |units: &[String]| {
-            let of_these = |row: &Row| {
-                let unit = row.get("fingerprint").and_then(|unit| unit.as_str()).unwrap_or_default();
-                units.iter().any(|known| known == unit)
-            };
-            let rows = read_lines(run.path().join("metrics.jsonl"))?.rows;
-            Ok(rows.into_iter().filter(of_these).collect())
+        self.sweep(model, |unit| run.has(unit), |units| recalled(run, units), |readings| run.record(readings))
+    }
+}
+
+impl Listed for Sensitivity {
+    const TABLES: &'static [Table] = &[
+        Table::of(
+            "sensitivity",
+            &[
+                "model",
+                "probe",
+                "unit",
+                "delta_nll",
+                "delta_nll_low",
+                "delta_nll_high",
+                "kl",
+                "hessian",
+                "fisher",
+            ],
+        ),
+        Table::of(
+            ranking::NAME,
+            &[
+                "model",
+                "probe",
+                "units",
+                "predictor",
+                "tau",
+                "tau_low",
+                "tau_high",
+                "blocks_read",
+                "blocks_whole",
+            ],
+        ),
+    ];
+
+    fn gives(&self) -> Vec<(&'static str, u32)> {
+        vec![(Self::NAME, Self::VERSION), (ranking::NAME, Self::VERSION)]
+    }
+
+    fn check_scheme(&self, scheme: &Scheme) -> Result<()> {
+        match scheme.is_plain() {
+            true => Ok(()),
+            false => Err(Error::input("the parts of a quantized model cannot be quantized alone")
+                .at(format!("scheme {scheme}"))
+                .hint(
+                    "measure the sensitivity of f32 or bf16, and name this scheme among those that it is measured to",
+                )),
+        }
+    }
+
+    fn work(&self, model: &Model) -> f64 {
+        let sites = model.config.sites();
+        let parts = match self.grain {
+            Grain::Layer => model.config.layers(),
+            Grain::Matrix => sites.len(),
+            Grain::Segment => sites.iter().map(|site| site.segments.len().max(1)).sum(),
         };
-        self.sweep(model, |unit| run.has(unit), recall, |readings| run.record(readings))
+        // A part is read on from its own layer, on average from the middle.
+        let read = work::text(&self.reads(), model) * (1.0 + parts as f64 / 2.0);
+        let calibrated = self.calibration.samples as f64 * self.calibration.length as f64;
+        let passes = (work::CALIBRATED + work::DIFFERENTIATED) as f64;
+        self.schemes.len() as f64 * (read + calibrated * passes)
+    }
+
+    fn small(&mut self) {
+        self.max_tokens = Some(2048);
+        self.schemes.truncate(3);
+        self.calibration.samples = 8;
     }
 }
 
@@ -214,7 +248,7 @@ impl<'a> Probing<'a> {
             settings,
             model,
             probe: Probe::new(model, &scheme, &settings.quantizing(), settings.grain)?,
-            text: settings.sliding().cut(model)?,
+            text: settings.reads().cut(model)?,
             calibration: settings.calibration.sample(model)?,
         })
     }
@@ -225,7 +259,7 @@ impl<'a> Probing<'a> {
     }
 
     fn row(&self, measure: &str, fingerprint: &str) -> Reading {
-        let conditions = self.settings.sliding().conditions();
+        let conditions = self.settings.reads().conditions();
         Reading::new(measure, Sensitivity::VERSION, &subject(self.model), &conditions)
             .fingerprint(fingerprint)
             .value("probe", self.settings.schemes[0].as_str())

@@ -1,6 +1,7 @@
 use super::*;
 use crate::measure::divergence;
 use crate::model::quantization::Backend;
+use crate::record::read_lines;
 use tempfile::TempDir;
 
 fn settings(scheme: &str) -> (TempDir, Sensitivity) {

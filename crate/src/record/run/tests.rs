@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{Conditions, Row, Subject, without_timing};
+use crate::record::{Conditions, Row, SUMMARY, Subject, without_timing};
 use serde_json::json;
 
 fn unit(fingerprint: &str) -> Vec<Reading> {
