@@ -9,12 +9,14 @@ use jupyter_protocol::messaging::*;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A second interrupt within this time ends the process that runs the cells.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
 
+/// An interrupt overtakes a cell by no more than this.
+const OVERTAKEN: Duration = Duration::from_millis(200);
 /// A cell that goes on for so long has not heard an interrupt.
 const HEARING: Duration = Duration::from_millis(800);
 
@@ -54,6 +56,8 @@ pub struct Shared {
     /// Whether the cell says what it waits for.
     noted: Mutex<bool>,
     interrupted: Mutex<Option<Instant>>,
+    /// When an interrupt came last that found nothing to stop.
+    idle_stop: Mutex<Option<SystemTime>>,
     /// No bars: the notebook is run without anyone looking.
     headless: bool,
 }
@@ -80,6 +84,7 @@ impl Shared {
             noted: Mutex::default(),
             queued: AtomicUsize::new(0),
             interrupted: Mutex::default(),
+            idle_stop: Mutex::default(),
             headless: std::env::var_os("LOWBIT_HEADLESS").is_some(),
         }
     }
@@ -180,6 +185,7 @@ impl Shared {
             return;
         }
         if !busy && !lock(&self.widgets).waits() {
+            *lock(&self.idle_stop) = Some(SystemTime::now());
             return;
         }
         let Some(process) = lock(&self.process).clone() else { return };
@@ -199,6 +205,13 @@ impl Shared {
         unsafe { libc::kill(process.id() as libc::pid_t, signal) };
         let (shared, asked) = (self.clone(), *lock(&self.interrupted));
         std::thread::spawn(move || shared.wait_for_the_end(asked));
+    }
+
+    /// Whether an interrupt that found nothing to stop was meant for a cell sent at this time, which it overtook: the two come
+    /// on channels of their own.
+    pub fn was_overtaken(&self, sent: SystemTime) -> bool {
+        let stop = lock(&self.idle_stop).take();
+        stop.is_some_and(|stop| sent <= stop && stop.elapsed().is_ok_and(|since| since < OVERTAKEN))
     }
 
     /// Says that a cell has not heard that it is to stop.

@@ -287,8 +287,10 @@ fn execute(
         move || shared.note(request)
     });
     shared.queued.fetch_sub(1, Ordering::SeqCst);
+    let sent = shared.parent().as_ref().map(|request| request.header.date.into());
+    let overtaken = sent.is_some_and(|sent| shared.was_overtaken(sent));
     let result = match session {
-        _ if shared.given_up.swap(false, Ordering::SeqCst) => {
+        _ if shared.given_up.swap(false, Ordering::SeqCst) || overtaken => {
             Err(Trouble::new("Error", "interrupted before it began"))
         }
         Ok(session) => session.execute(&cell.code),
