@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn what_does_not_apply_is_left_out_and_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let study = tiny().models(["random:llama-tiny"]).measure(Drift::default());
+        let study = Study { models: vec!["random:llama-tiny".into()], ..tiny() }.measure(Drift::default());
         let run = study.run_into(|| study.open(folder.path())).unwrap();
         let rows = read_lines(run.path().join("metrics.jsonl")).unwrap().rows;
         let drifts: Vec<_> = rows.iter().filter(|row| row["measure"] == "drift").collect();
