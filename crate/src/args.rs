@@ -147,7 +147,7 @@ pub enum Command {
 /// Which model, and how it is loaded.
 #[derive(Flags)]
 pub struct Source {
-    /// A folder, a .safetensors/.bin/.pt file, a hub id such as state-spaces/mamba2-130m, or random:mamba2-130m.
+    /// A folder, a .safetensors/.bin/.pt/.gguf file, a hub id such as state-spaces/mamba2-130m, or random:mamba2-130m.
     #[arg(default_value = "data/models/bard")]
     pub model: String,
     /// Storage of the matrices: f32, bf16 or f16 [default: the checkpoint's].

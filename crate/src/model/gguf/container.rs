@@ -149,8 +149,17 @@ impl Reader {
         Ok(String::from_utf8(self.bytes(len)?).map_err(|e| e.into_bytes()))
     }
 
+    /// The name of a setting or of a tensor, which sentences may hold as it is.
     fn name(&mut self) -> Told<String> {
-        self.text()?.map_err(|bytes| format!("the name {:?} is not UTF-8", String::from_utf8_lossy(&bytes)))
+        let unfit = |bytes: &[u8]| {
+            let start: String = String::from_utf8_lossy(bytes).chars().take(40).collect();
+            format!("{start:?} is no name")
+        };
+        match self.text()? {
+            Ok(name) if !name.is_empty() && !name.contains(char::is_control) => Ok(name),
+            Ok(name) => Err(unfit(name.as_bytes())),
+            Err(bytes) => Err(unfit(&bytes)),
+        }
     }
 
     fn value(&mut self, kind: u32, depth: usize) -> Told<Value> {

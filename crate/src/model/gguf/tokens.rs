@@ -124,12 +124,12 @@ impl Tokens {
             return Err(Error::input(format!("expected the scores of {all} tokens, found {found} numbers"))
                 .at(key("scores")));
         }
-        let blank = |id: &usize| vocabulary.tokens[*id].contains(['\u{2581}', ' ']);
-        if let Some(id) = vocabulary.of(Kind::UserDefined).find(blank) {
-            let what = format!(
-                "the token {:?} has a blank in it, and is found before blanks are",
-                vocabulary.tokens[id]
-            );
+        // Such tokens are found in the text as it is, in which blanks are blanks yet; converters write them so.
+        let marked = |id: &usize| vocabulary.tokens[*id].contains('\u{2581}');
+        if let Some(id) = vocabulary.of(Kind::UserDefined).find(marked) {
+            let token = &vocabulary.tokens[id];
+            let what =
+                format!("the token {token:?} of the user is to be found before blanks become ▁, and has one");
             return Err(Error::input(what)
                 .at(key("tokens"))
                 .hint("name the model's tokenizer.json with --tokenizer"));

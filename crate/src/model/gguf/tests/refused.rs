@@ -128,6 +128,7 @@ fn tensors_that_are_not_known_or_damaged() {
     check(&embedding(&|tensor| tensor.1 = vec![1 << 40, 1 << 40]), &["multiply beyond all bounds"]);
     check(&embedding(&|tensor| tensor.1 = vec![u64::MAX, 2]), &["multiply beyond all bounds"]);
     check(&embedding(&|tensor| tensor.1 = vec![1; 5]), &["has 5 dimensions"]);
+    check(&changed(|file| file.add("a\nb", &[8])), &["not a whole GGUF file: \"a\\nb\" is no name"]);
     let twice = |file: &mut File| file.settings.push(("llama.block_count".to_string(), count(2)));
     check(&changed(twice), &["the setting llama.block_count is there twice"]);
     for alignment in [0, 48] {

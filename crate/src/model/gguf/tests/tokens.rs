@@ -100,19 +100,28 @@ fn kinds_that_are_not_known_are_refused_by_name() {
 
 #[test]
 fn pieces_without_letters_of_their_own_are_refused_and_equal_scores_told() {
-    let made = |pieces: &[&str], scores: &[f32]| {
+    let typed = |pieces: &[&str], scores: &[f32], kinds: &[i32]| {
         let mut file = File::whole();
         file.set("tokenizer.ggml.model", text("llama"));
         file.set("tokenizer.ggml.pre", text("default"));
         file.set("tokenizer.ggml.tokens", texts(pieces));
         file.set("tokenizer.ggml.scores", written::numbers(scores));
+        file.set("tokenizer.ggml.token_type", written::integers(kinds));
         let folder = tempfile::tempdir().unwrap();
         open(&file.save(&folder)).own_tokenizer().unwrap()
     };
+    let made = |pieces: &[&str], scores: &[f32]| typed(pieces, scores, &vec![1; pieces.len()]);
     let refused = made(&["a", "▁", "ab", "▁a"], &[0.0; 4]).unwrap_err().to_string();
     assert!(refused.contains("\"ab\" has 'b' in it"), "{refused}");
     let (tokenizer, told) = made(&["a", "b", "▁", "▁a", "ab"], &[-3.0, -4.0, -5.0, -2.0, -1.0]).unwrap();
     assert_eq!((tokenizer.encode("ab").unwrap(), told), (vec![2, 4], None));
     let (_, told) = made(&["a", "b", "▁", "▁a", "ab"], &[-3.0, -4.0, -5.0, 0.0, -0.0]).unwrap();
     assert!(told.unwrap().contains("such as \"▁a\" and \"ab\""));
+    // Two blanks that a user made a token are found in the text as it is; their mark would not be.
+    let (tokenizer, _) = typed(&["a", "▁", "▁a", "  "], &[-1.0, -2.0, 0.0, 0.0], &[1, 1, 1, 4]).unwrap();
+    assert_eq!(tokenizer.encode("a  a a").unwrap(), [2, 3, 2, 2]);
+    let refused = typed(&["a", "▁", "▁a", "▁▁"], &[-1.0, -2.0, 0.0, 0.0], &[1, 1, 1, 4]).unwrap_err();
+    assert!(refused.to_string().contains("\"▁▁\" of the user"), "{refused}");
+    assert!(typed(&["a"], &[0.0], &[7]).unwrap_err().to_string().contains("no token is of type 7"));
+    assert!(typed(&["a"], &[0.0], &[1, 1]).unwrap_err().to_string().contains("types of 1 tokens, found 2"));
 }

@@ -38,6 +38,11 @@ pub(super) fn numbers(numbers: &[f32]) -> Vec<u8> {
     [&9u32.to_le_bytes()[..], &6u32.to_le_bytes(), &(numbers.len() as u64).to_le_bytes(), &all].concat()
 }
 
+pub(super) fn integers(numbers: &[i32]) -> Vec<u8> {
+    let all: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+    [&9u32.to_le_bytes()[..], &5u32.to_le_bytes(), &(numbers.len() as u64).to_le_bytes(), &all].concat()
+}
+
 fn bytes(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
