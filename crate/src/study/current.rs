@@ -85,7 +85,8 @@ fn versions(measures: &[Instrument], rows: &[Row]) -> Option<String> {
             let then = row.get("measure_version").unwrap_or(&Value::Null);
             return Some(format!("its {name} is of version {then}, and the measurement of version {now}"));
         }
-        let closed = own.iter().any(|row| told(row, "row").is_some_and(|row| [SUMMARY, LEFT_OUT].contains(&row)));
+        let closed =
+            own.iter().any(|row| told(row, "row").is_some_and(|row| [SUMMARY, LEFT_OUT].contains(&row)));
         (!closed).then(|| format!("it holds no {name}"))
     })
 }
