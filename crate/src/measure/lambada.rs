@@ -8,8 +8,9 @@
 //! - `accuracy`: the share of words all of whose tokens greedy decoding would say.
 //! - `ppl`, the perplexity of the word: e^(mean −ln p(word)), where p is that of the whole word and not of a token of it.
 //!
-//! The interval of the accuracy is Wilson's, and that of the perplexity the jackknife over items ([`Interval`]), where the
-//! harness draws the items 100,000 times with replacement: the same error, without a seed.
+//! The interval of the accuracy is Wilson's. That of the perplexity is e to the ends of the interval of the mean −ln p, from the
+//! jackknife over items ([`Interval`]): the error of drawing items with replacement, as the harness does, in closed form and
+//! without a seed.
 
 use super::finite::Known;
 use super::instrument::{Listed, Table};
@@ -80,13 +81,13 @@ impl Asking for Lambada {
         let number = |row: &Row| row.get("logprob").and_then(|value| value.as_f64()).unwrap_or(f64::NAN);
         let nll: Vec<f64> = rows.iter().map(|row| -number(row)).collect();
         // Items stand alone: each is a block.
-        let ppl = Interval::default().blocks(nll.len()).of([&nll], &[], |[nll]| nll.exp());
+        let nll = Interval::default().blocks(nll.len()).mean(&nll, &[]);
         let reading = items::share(reading, "accuracy", rows, "correct")
-            .value("ppl", ppl.map(|ppl| ppl.value))
-            .value("ppl_low", ppl.map(|ppl| ppl.low))
-            .value("ppl_high", ppl.map(|ppl| ppl.high))
-            .value("nll", nll.iter().sum::<f64>() / nll.len() as f64);
-        too_little(reading, ppl)
+            .value("ppl", nll.map(|nll| nll.value.exp()))
+            .value("ppl_low", nll.map(|nll| nll.low.exp()))
+            .value("ppl_high", nll.map(|nll| nll.high.exp()))
+            .value("nll", nll.map(|nll| nll.value));
+        too_little(reading, nll)
     }
 }
 

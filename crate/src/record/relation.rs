@@ -92,6 +92,7 @@ const RELATIONS: &[Relation] = &[
     bound(["passkey", SUMMARY, "accuracy_low"], &[Own("accuracy"), Own("trials")], LOW),
     bound(["passkey", SUMMARY, "accuracy_high"], &[Own("accuracy"), Own("trials")], HIGH),
     is(["passkey", SUMMARY, "key_logprob"], &[Mean("trial", "key_logprob")], SAME),
+    is(["lambada", SUMMARY, "ppl"], &[Own("nll")], EXP),
     is(["stability", SUMMARY, "prompts"], &[Count("prompt")], SAME),
     is(["stability", SUMMARY, "never_parted"], &[Mean("prompt", "parted")], |p| 1.0 - p[0]),
     bound(["stability", SUMMARY, "never_parted_low"], &[Own("never_parted"), Own("prompts")], LOW),

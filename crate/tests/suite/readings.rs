@@ -58,6 +58,16 @@ fn measured() -> Vec<Row> {
     let (folder, root) = (Folder::new(), Folder::new());
     let words = (0..60).map(|i| format!("{} green bottles hang on wall {}. ", i * i % 977, i % 7));
     let text = folder.write("text.txt", words.collect::<String>());
+    let lines = |line: fn(usize) -> Value| (0..12).map(|i| line(i).to_string() + "\n").collect::<String>();
+    let words = folder.write(
+        "words.jsonl",
+        lines(|i| json!({"text": format!("{i} green bottles hang on wall {}", i % 7)})),
+    );
+    let questions = |i: usize| {
+        let query = format!("{i} green bottles hang on");
+        json!({"query": query, "choices": ["walls", "a wall", "é"], "gold": i % 3})
+    };
+    let questions = folder.write("questions.jsonl", lines(questions));
     let calibration =
         Calibration { corpus: (&text).into(), split: None, samples: 2, length: 32, ..Calibration::default() };
     let study = |name: &str, schemes: &[&str]| Study {
@@ -80,6 +90,7 @@ fn measured() -> Vec<Row> {
             calibration: calibration.clone(),
             ..Sensitivity::to(["w3a16+head=w3"]).on(&text).by(Grain::Layer).max_tokens(100)
         }),
+        study("tasks", &["f32", "w8a8"]).measure(Lambada::of(&words)).measure(MultipleChoice::of(&questions)),
     ];
     let stays = |kind: &str, column: &str, value: &Value| {
         let provenance = Kind::of(kind, column, [value; 2]) == Kind::Provenance;
