@@ -157,12 +157,18 @@ pub struct About {
     /// Whether tensors of these names and shapes are such a network.
     pub recognizes: fn(&Shapes) -> bool,
     /// The config of a checkpoint; see [`Config::resolve`].
-    pub resolve: fn(Option<&Stated>, &Shapes) -> Result<(Config, Vec<String>)>,
+    pub resolve: Resolve,
     /// Whether what is stated says that head and embedding are one matrix.
     pub states_tied: fn(&Value) -> Option<bool>,
     /// Published or customary shapes by name.
-    pub shapes: &'static [(&'static str, fn() -> Config)],
+    pub shapes: &'static [NamedShape],
 }
+
+/// What is stated and what shapes tell → a config, and what had to be assumed.
+pub type Resolve = fn(Option<&Stated>, &Shapes) -> Result<(Config, Vec<String>)>;
+
+/// The name of a shape, and what makes its config.
+pub type NamedShape = (&'static str, fn() -> Config);
 
 macro_rules! families {
     ($($(#[$doc:meta])* $variant:ident = $module:ident),* $(,)?) => {

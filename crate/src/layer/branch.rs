@@ -148,7 +148,10 @@ pub(crate) fn by_autograd<'a>(
         let grads = pulled.backward()?;
         let copy = |var: &Var, to: &mut [f32]| match grads.get(var.as_tensor()) {
             Some(grad) => with_floats([&grad.contiguous()?], |[grad]| to.copy_from_slice(grad)),
-            None => Ok(to.fill(0.0)),
+            None => {
+                to.fill(0.0);
+                Ok(())
+            }
         };
         copy(&input, du)?;
         vars.iter().try_for_each(|(name, var)| copy(var, places.take(name)?))

@@ -59,7 +59,7 @@ pub struct Sizes {
 #[derive(Clone, Debug)]
 pub enum Cache {
     /// As the kernels read them.
-    Kernel(kernel::Cache),
+    Kernel(Box<kernel::Cache>),
     /// As tensor operations do: keys after rotation and values, each [B, KV, T, D]; none before the first token.
     Tensors(Option<[Tensor; 2]>),
 }
@@ -188,7 +188,11 @@ impl Branch for Attention {
 
     fn zero_state(&self, batch: usize, device: &Device) -> Result<LayerState> {
         let cache = match device.is_cpu() {
-            true => Cache::Kernel(kernel::Cache::new(batch * self.sizes.shared, self.sizes.dim, self.width)),
+            true => Cache::Kernel(Box::new(kernel::Cache::new(
+                batch * self.sizes.shared,
+                self.sizes.dim,
+                self.width,
+            ))),
             false => Cache::Tensors(None),
         };
         Ok(LayerState { cache: Some(cache), ..LayerState::default() })
