@@ -146,13 +146,14 @@ impl Branch for Attention {
             return self.definition(u, state);
         }
         let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-        let fresh = match state {
-            Some(_) => None,
-            None => Some(self.zero_state(batch, u.device())?),
+        let mut fresh = LayerState::default();
+        let state = match state {
+            Some(state) => state,
+            None => {
+                fresh = self.zero_state(batch, u.device())?;
+                &mut fresh
+            }
         };
-        let mut fresh = fresh;
-        let state = state.or(fresh.as_mut());
-        let Some(state) = state else { bail!("there is no state to read from") };
         self.apply(&mut rows, (batch, time), state, &mut Room::default())?;
         Tensor::from_vec(rows, u.shape(), u.device())
     }
