@@ -166,6 +166,7 @@ impl Tokens {
     fn special(&self, vocabulary: &Vocabulary, name: &str) -> Result<Option<usize>> {
         let key = key(&format!("{name}_token_id"));
         let usual = ["unknown", "bos", "eos"].iter().position(|own| *own == name);
+        let usual = usual.filter(|id| *id < vocabulary.tokens.len());
         let usual = if self.is_llama()? { usual } else { None };
         match self.metadata.count(&key)?.or(usual) {
             Some(id) if id >= vocabulary.tokens.len() => {
