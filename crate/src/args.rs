@@ -32,7 +32,7 @@ pub struct Asked {
 /// A command: of a measurement, or any other.
 pub enum Asking {
     Measuring(Box<Measuring>),
-    Other(Command),
+    Other(Box<Command>),
 }
 
 impl Asked {
@@ -45,7 +45,7 @@ impl Asked {
         });
         let Some((measure, flags)) = measuring else {
             let Args { command, quiet } = Args::from_arg_matches(&matches)?;
-            return Ok(Self { command: Asking::Other(command), quiet });
+            return Ok(Self { command: Asking::Other(Box::new(command)), quiet });
         };
         let measuring = Measuring {
             source: Source::from_arg_matches(flags)?,
@@ -266,8 +266,7 @@ mod tests {
         let lines: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
         let place = |name: &str| lines.iter().position(|first| *first == name);
         let measures = Instrument::all();
-        let places: Vec<_> =
-            measures.iter().map(|measure| place(measure.command()).expect(measure.command())).collect();
+        let places: Vec<_> = measures.iter().map(|measure| place(measure.command()).unwrap()).collect();
         assert!(places.is_sorted() && place("reproduce").unwrap() < places[0], "{help}");
         assert!(place("quantize").unwrap() > places[places.len() - 1], "{help}");
         for measure in measures {

@@ -26,7 +26,7 @@ pub fn run(asked: Asked) -> Result<()> {
     lowbit::progress::set_quiet(asked.quiet);
     let command = match asked.command {
         Asking::Measuring(measuring) => return record(*measuring),
-        Asking::Other(command) => command,
+        Asking::Other(command) => *command,
     };
     match command {
         Command::Reproduce(flags) => reproduce(&flags),
