@@ -23,6 +23,8 @@ const GROUP: usize = 4 * PANEL;
 const DEPTH: usize = 384;
 /// Rows of which so many columns stay in the second-level cache: 387 KiB.
 const TOKENS: usize = 43 * ROWS;
+/// Columns of a panel that are widened at a time, where weights are narrow: 8 KiB.
+const WIDENED: usize = 128;
 /// Values of x that a task rounds.
 const ROUNDED: usize = 1 << 15;
 
@@ -103,14 +105,13 @@ impl Dot for Singles {
 /// Nothing else writes to their places meanwhile.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn product(k: usize, x: &[f32], rows: Range<usize>, w: Weight<'_>, count: usize, out: Out<'_>) {
-    let mut room = [[Line([0; 64]); DEPTH]; 2];
-    let [lines, wide] = &mut room;
+    let mut room = [Line([0; 64]); DEPTH];
     for tokens in rows.clone().step_by(TOKENS).map(|first| first..rows.end.min(first + TOKENS)) {
         for first in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - first);
             for row in (0..count).step_by(PANEL) {
-                let lines = &mut lines[..depth];
-                piece(w, k, row..count.min(row + PANEL), first, floats(lines), floats(wide));
+                let lines = &mut room[..depth];
+                piece(w, k, row..count.min(row + PANEL), first, floats(lines));
                 let next = match row + PANEL {
                     next if next < count => next * k + first,
                     _ if first + DEPTH < k => first + DEPTH,
@@ -139,25 +140,29 @@ unsafe fn product(k: usize, x: &[f32], rows: Range<usize>, w: Weight<'_>, count:
     }
 }
 
-/// Columns from `first` on of a panel of weights, to as many `lines`; `room` holds what has to be widened before.
-fn piece(w: Weight<'_>, k: usize, rows: Range<usize>, first: usize, lines: &mut [f32], room: &mut [f32]) {
-    let (count, depth, at) = (rows.len(), lines.len() / PANEL, rows.start * k + first);
+/// Columns from `first` on of a panel of weights, to as many `lines`.
+fn piece(w: Weight<'_>, k: usize, rows: Range<usize>, first: usize, lines: &mut [f32]) {
+    let (count, at) = (rows.len(), rows.start * k + first);
     if count < PANEL {
         lines.fill(0.0);
     }
     if let Weight::F32(w) = w {
-        return transpose(count, depth, &w[at..], k, lines, PANEL);
+        return transpose(count, lines.len() / PANEL, &w[at..], k, lines, PANEL);
     }
-    for (row, to) in room.chunks_mut(depth).take(count).enumerate() {
-        let part = at + row * k..at + row * k + depth;
-        let row = match w {
-            Weight::Bf16(w) => Weight::Bf16(&w[part]),
-            Weight::F16(w) => Weight::F16(&w[part]),
-            Weight::F32(_) | Weight::Coded(_) | Weight::Decoded(_) => unreachable!("these are f32 by now"),
-        };
-        widen(row, 0, depth, to);
+    let mut room = [0.0; PANEL * WIDENED];
+    for (i, lines) in lines.chunks_mut(PANEL * WIDENED).enumerate() {
+        let (at, width) = (at + i * WIDENED, lines.len() / PANEL);
+        for (row, to) in room.chunks_mut(width).take(count).enumerate() {
+            let part = at + row * k..at + row * k + width;
+            let row = match w {
+                Weight::Bf16(w) => Weight::Bf16(&w[part]),
+                Weight::F16(w) => Weight::F16(&w[part]),
+                Weight::F32(_) | Weight::Coded(_) | Weight::Decoded(_) => unreachable!("f32 by now"),
+            };
+            widen(row, 0, width, to);
+        }
+        transpose(count, width, &room, width, lines, PANEL);
     }
-    transpose(count, depth, room, depth, lines, PANEL);
 }
 
 /// Asks for the cache line of a weight, which may lie beyond the end.
