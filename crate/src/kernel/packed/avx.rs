@@ -7,7 +7,7 @@
 //! 2 · 15 · 128, so that sums of eight pairs do fit 16 bits.
 
 use super::product::{Out, Rows, tasks};
-use super::{Line, PANEL, Packed};
+use super::{PANEL, Packed};
 use crate::kernel::dwords::{Dot, Sums, add};
 use crate::kernel::kept::Kept;
 use std::arch::x86_64::*;

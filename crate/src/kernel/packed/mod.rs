@@ -6,7 +6,7 @@
 //! | `columns` | where columns lie |
 //! | [`path`] | which instructions there are |
 //! | [`product`] | y = x Wᵀ for integer activations on all of them, and its floating-point end |
-//! | `portable`, `avx2`, `vnni`, `amx` | the sums of one path |
+//! | `portable`, `avx`, `vnni`, `amx` | the sums of one path; of `avx` two, with AVX-VNNI and without |
 //! | [`float`] | y = x Wᵀ for few rows of f32 activations |
 //!
 //! Sixteen rows make a panel. A panel is a sequence of lines of 64 bytes: four columns of its first row, four of its
