@@ -67,7 +67,8 @@ impl Ceilings {
                 }
                 match path() {
                     Path::Portable => {}
-                    Path::Avx2 => int8 = best(pool, ROUNDS * 8 * 16 * 2, |_| x86::madd(ROUNDS)),
+                    Path::Avx2 => int8 = best(pool, ROUNDS * 12 * 16 * 2, |_| x86::madd(ROUNDS)),
+                    Path::AvxVnni => int8 = best(pool, ROUNDS * 12 * 32 * 2, |_| x86::avx_vnni(ROUNDS)),
                     Path::Vnni => int8 = best(pool, ROUNDS * 16 * 64 * 2, |_| x86::vnni(ROUNDS)),
                     Path::Amx => {
                         int8 = best(pool, rounds * 4 * 16 * 16 * 64 * 2, |_| x86::tiles_int8(rounds));
@@ -187,8 +188,11 @@ mod x86 {
             _mm512_dpbf16_ps(sum, a, a)
         }
     );
-    products!(madd, "avx2", 8, _mm256_setzero_si256(), _mm256_set1_epi16(1), |sum, a| {
-        _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_xor_si256(sum, a), a))
+    products!(avx_vnni, "avx2,avxvnni", 12, _mm256_setzero_si256(), _mm256_set1_epi8(1), |sum, a| {
+        _mm256_dpbusd_avx_epi32(sum, a, a)
+    });
+    products!(madd, "avx2", 12, _mm256_setzero_si256(), _mm256_set1_epi16(1), |sum, a| {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(sum, a))
     });
 
     /// Declares a loop of four independent products of tiles. They are of numbers: zeros take less power, and with it time.

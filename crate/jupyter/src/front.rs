@@ -207,8 +207,8 @@ impl Shared {
         std::thread::spawn(move || shared.wait_for_the_end(asked));
     }
 
-    /// Whether an interrupt that found nothing to stop was meant for a cell sent at this time, which it overtook: the two come
-    /// on channels of their own.
+    /// Whether an interrupt that found nothing to stop was meant for the cell that comes now, which was sent at this time: it
+    /// overtook it, since the two come on channels of their own.
     pub fn was_overtaken(&self, sent: SystemTime) -> bool {
         let stop = lock(&self.idle_stop).take();
         stop.is_some_and(|stop| sent <= stop && stop.elapsed().is_ok_and(|since| since < OVERTAKEN))

@@ -161,6 +161,9 @@ async fn read_shell(mut shell: zmq::RouterRecvConnection, shared: Arc<Shared>, j
             continue;
         }
         if let JupyterMessageContent::ExecuteRequest(_) = &request.content {
+            if shared.was_overtaken(request.header.date.into()) {
+                shared.given_up.store(true, Ordering::SeqCst);
+            }
             shared.queued.fetch_add(1, Ordering::SeqCst);
         }
         // These need no session and are answered while a cell runs.
@@ -287,10 +290,8 @@ fn execute(
         move || shared.note(request)
     });
     shared.queued.fetch_sub(1, Ordering::SeqCst);
-    let sent = shared.parent().as_ref().map(|request| request.header.date.into());
-    let overtaken = sent.is_some_and(|sent| shared.was_overtaken(sent));
     let result = match session {
-        _ if shared.given_up.swap(false, Ordering::SeqCst) || overtaken => {
+        _ if shared.given_up.swap(false, Ordering::SeqCst) => {
             Err(Trouble::new("Error", "interrupted before it began"))
         }
         Ok(session) => session.execute(&cell.code),

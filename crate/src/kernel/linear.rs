@@ -5,8 +5,8 @@
 //! models and in the instructions themselves.
 //!
 //! Few rows (decoding) read every weight once, as fast as memory gives them: `stream`. Many rows (prefill, training) go to
-//! the matrix unit as `split` into bf16 terms; where there is none, to `vectors` of AVX-512. The rest are the crate `gemm`'s,
-//! and narrow weights are widened a panel at a time.
+//! the matrix unit as `split` into bf16 terms; where there is none, to `vectors` of AVX-512, or as `floats` to those of AVX2.
+//! The rest are the crate `gemm`'s, and narrow weights are widened a panel at a time.
 
 use super::coded::Coded;
 use super::round::fake_bf16;
@@ -66,6 +66,8 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
         return super::split::forward(m, k, n, x, w, y);
     } else if super::vectors::available() && m >= SOME_ROWS {
         return super::vectors::forward(m, k, n, x, w, y);
+    } else if super::floats::available() && m >= SOME_ROWS {
+        return super::floats::forward(m, k, n, x, w, y);
     }
     match w {
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),

@@ -5,6 +5,7 @@
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
 //! | [`stream`] | the same for a few rows of X, at the speed of memory |
 //! | `blocked` | the same for many rows of X, in blocks: on the matrix unit `amx` from terms that are `split`, or on `vectors` |
+//! | `floats` | the same on vectors of 256 bits, from panels; `dwords` is their loop, and that of integers |
 //! | [`coded`] | f32 and bf16 with every bit, in fewer: exponents as half bytes |
 //! | [`integer`] | activations rounded to integers, and exact products with integer weights |
 //! | [`levels`] | codes of up to 8 bits → values |
@@ -25,7 +26,7 @@
 //! | `kept`, `pages` | memory that a thread keeps, and memory in large pages |
 //!
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
-//! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avx512|vnni|amx` forces a lower level (for tests).
+//! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avxvnni|avx512|vnni|amx` forces a lower level (for tests).
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
@@ -35,6 +36,10 @@ pub mod blocked;
 pub mod coded;
 pub mod conv;
 pub mod conv_grad;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod dwords;
+#[cfg(target_arch = "x86_64")]
+pub mod floats;
 pub mod gated;
 pub mod hadamard;
 pub mod integer;

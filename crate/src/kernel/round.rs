@@ -31,6 +31,11 @@ dispatch! {
     pub(super) fn fake_bf16(values: &mut [f32]) = fake_bf16_body;
 }
 
+dispatch! {
+    /// [`fake_bf16`] of `values`, which stay as they are.
+    pub(super) fn nearest_bf16(values: &[f32], to: &mut [f32]) = nearest_bf16_body;
+}
+
 /// Rounds the values of a head's state once: to bf16 if `bits` are 16, else [`fake_int`].
 pub fn fake_state(values: &mut [f32], bits: u8) {
     if bits == 16 { fake_bf16(values) } else { fake_int(values, bits) }
@@ -75,6 +80,15 @@ fn fake_bf16_body<V: Lanes>(values: &mut [f32]) {
     }
     let rest = &mut values[whole..];
     V::load_part(rest).to_bf16().store_part(rest);
+}
+
+#[inline(always)]
+fn nearest_bf16_body<V: Lanes>(values: &[f32], to: &mut [f32]) {
+    let whole = values.len() / V::N * V::N;
+    for (x, to) in values[..whole].chunks_exact(V::N).zip(to.chunks_exact_mut(V::N)) {
+        V::load(x).to_bf16().store(to);
+    }
+    V::load_part(&values[whole..]).to_bf16().store_part(&mut to[whole..]);
 }
 
 #[inline(always)]

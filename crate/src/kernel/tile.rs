@@ -53,10 +53,14 @@ fn body<V: Lanes>(
         return;
     }
     let mut j = 0;
-    // 6 × 4 vectors of accumulators fit the 32 registers of AVX-512; AVX2 spills a little and still wins.
-    while j + 4 * V::N <= n {
+    // 6 × 4 vectors of accumulators fit the 32 registers of AVX-512, 6 × 2 the 16 of AVX2.
+    while V::N > 8 && j + 4 * V::N <= n {
         column::<V, 4>(m, k, a, &b[j..], b_row, &mut c[j..], c_row);
         j += 4 * V::N;
+    }
+    while V::N <= 8 && j + 2 * V::N <= n {
+        column::<V, 2>(m, k, a, &b[j..], b_row, &mut c[j..], c_row);
+        j += 2 * V::N;
     }
     while j + V::N <= n {
         column::<V, 1>(m, k, a, &b[j..], b_row, &mut c[j..], c_row);
@@ -140,6 +144,11 @@ pub fn transpose(rows: usize, cols: usize, from: &[f32], from_row: usize, to: &m
         // SAFETY: the processor has the instructions.
         return unsafe { transpose_avx512(rows, cols, from, from_row, to, to_row) };
     }
+    #[cfg(target_arch = "x86_64")]
+    if super::simd::level() == super::simd::Level::Avx2 {
+        // SAFETY: the processor has the instructions.
+        return unsafe { transpose_avx2(rows, cols, from, from_row, to, to_row) };
+    }
     // 16 × 16 blocks keep both sides in the first-level cache.
     for r0 in (0..rows).step_by(16) {
         for c0 in (0..cols).step_by(16) {
@@ -150,6 +159,61 @@ pub fn transpose(rows: usize, cols: usize, from: &[f32], from_row: usize, to: &m
             }
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn transpose_avx2(rows: usize, cols: usize, from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
+    for c in (0..cols).step_by(8) {
+        for r in (0..rows).step_by(8) {
+            let (height, width) = (8.min(rows - r), 8.min(cols - c));
+            if height < 8 || width < 8 {
+                for r in r..r + height {
+                    for c in c..c + width {
+                        to[c * to_row + r] = from[r * from_row + c];
+                    }
+                }
+                continue;
+            }
+            let mut block = [_mm256_setzero_ps(); 8];
+            for (i, block) in block.iter_mut().enumerate() {
+                let from = &from[(r + i) * from_row + c..][..8];
+                // SAFETY: eight values.
+                *block = unsafe { _mm256_loadu_ps(from.as_ptr()) };
+            }
+            for (i, row) in transposed_8(block).iter().enumerate() {
+                let to = &mut to[(c + i) * to_row + r..][..8];
+                // SAFETY: as above.
+                unsafe { _mm256_storeu_ps(to.as_mut_ptr(), *row) };
+            }
+        }
+    }
+}
+
+/// The transpose of 8 × 8 values.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transposed_8(r: [__m256; 8]) -> [__m256; 8] {
+    let zero = _mm256_setzero_ps();
+    let (mut t, mut u, mut out) = ([zero; 8], [zero; 8], [zero; 8]);
+    for i in 0..4 {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    // u[4 i + j] holds in its half q the rows 4 i … 4 i + 3 of column 4 q + j.
+    for i in 0..2 {
+        for j in 0..2 {
+            let (a, b) = (_mm256_castps_pd(t[4 * i + j]), _mm256_castps_pd(t[4 * i + 2 + j]));
+            u[4 * i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+            u[4 * i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+        }
+    }
+    for j in 0..4 {
+        out[j] = _mm256_permute2f128_ps::<0x20>(u[j], u[4 + j]);
+        out[4 + j] = _mm256_permute2f128_ps::<0x31>(u[j], u[4 + j]);
+    }
+    out
 }
 
 #[cfg(target_arch = "x86_64")]

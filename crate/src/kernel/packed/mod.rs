@@ -6,7 +6,7 @@
 //! | `columns` | where columns lie |
 //! | [`path`] | which instructions there are |
 //! | [`product`] | y = x Wᵀ for integer activations on all of them, and its floating-point end |
-//! | `portable`, `avx2`, `vnni`, `amx` | the sums of one path |
+//! | `portable`, `avx`, `vnni`, `amx` | the sums of one path; of `avx` two, with AVX-VNNI and without |
 //! | [`float`] | y = x Wᵀ for few rows of f32 activations |
 //!
 //! Sixteen rows make a panel. A panel is a sequence of lines of 64 bytes: four columns of its first row, four of its
@@ -18,7 +18,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+mod avx;
 mod columns;
 #[cfg(target_arch = "x86_64")]
 pub mod float;
@@ -34,7 +34,7 @@ pub use product::forward;
 use rayon::prelude::*;
 
 /// Rows of a panel.
-pub(super) const PANEL: usize = 16;
+pub(in crate::kernel) const PANEL: usize = 16;
 
 /// What a cache holds together; loads of it never straddle two.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -125,6 +125,13 @@ impl Packed {
 
     fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL)
+    }
+
+    /// All lines of a panel.
+    #[cfg(target_arch = "x86_64")]
+    fn panel_lines(&self, panel: usize) -> &[Line] {
+        let lines = self.columns.padded() / if self.half { 8 } else { 4 };
+        &self.lines[panel * lines..][..lines]
     }
 
     /// The lines of group `g` of a panel.

@@ -8,8 +8,10 @@ use std::sync::OnceLock;
 pub enum Path {
     /// No intrinsics.
     Portable,
-    /// Pairs of 16-bit products.
+    /// Pairs of 16-bit products, and of byte products that fit 16 bits.
     Avx2,
+    /// Vectors of 256 bits with four byte products an instruction.
+    AvxVnni,
     /// AVX-512 with four byte products an instruction.
     Vnni,
     /// Tiles of 16 × 64 bytes for many rows, VNNI for few.
@@ -24,31 +26,53 @@ pub fn path() -> Path {
             Most::Portable => Path::Portable,
             // AVX-512 without VNNI gains little over AVX2 here.
             Most::Avx2 | Most::Avx512 => Path::Avx2,
+            Most::AvxVnni => Path::AvxVnni,
             Most::Vnni => Path::Vnni,
-            // Permission for the tiles is asked only where they would be used.
-            Most::Amx => return best(),
+            Most::Amx => Path::Amx,
         };
-        wanted.min(vectors())
+        let lesser = Path::EACH.into_iter().rev().filter(|path| *path <= wanted);
+        // Permission for the tiles is asked only where they would be used.
+        lesser.into_iter().find(|path| path.available()).unwrap_or(Path::Portable)
     })
 }
 
-/// What the processor has and the system permits.
-pub(super) fn best() -> Path {
-    static BEST: OnceLock<Path> = OnceLock::new();
-    *BEST.get_or_init(|| if vectors() == Path::Vnni && tiles() { Path::Amx } else { vectors() })
-}
+impl Path {
+    /// From the least to the best.
+    pub(super) const EACH: [Self; 5] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Vnni, Self::Amx];
 
-fn vectors() -> Path {
-    #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 && is_x86_feature_detected!("avx512vnni") {
-        return Path::Vnni;
+    /// Whether the processor has it and the system permits it.
+    pub(super) fn available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => level() >= Level::Avx2,
+            Self::AvxVnni => level() >= Level::Avx2 && has_avx_vnni(),
+            Self::Vnni => level() == Level::Avx512 && has_vnni(),
+            Self::Amx => Self::Vnni.available() && has_tiles(),
+        }
     }
-    if level() >= Level::Avx2 { Path::Avx2 } else { Path::Portable }
 }
 
-fn tiles() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return crate::kernel::amx::has_int8();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+#[cfg(target_arch = "x86_64")]
+fn has_avx_vnni() -> bool {
+    is_x86_feature_detected!("avxvnni")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_vnni() -> bool {
+    is_x86_feature_detected!("avx512vnni")
+}
+
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::amx::has_int8 as has_tiles;
+
+#[cfg(not(target_arch = "x86_64"))]
+use none::{has_avx_vnni, has_tiles, has_vnni};
+
+#[cfg(not(target_arch = "x86_64"))]
+mod none {
+    pub fn has_avx_vnni() -> bool {
+        false
+    }
+    pub use has_avx_vnni as has_vnni;
+    pub use has_avx_vnni as has_tiles;
 }

@@ -4,7 +4,7 @@ use super::columns::Columns;
 use super::path::{Path, path};
 use super::{PANEL, Packed, portable};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, vnni};
+use super::{amx, avx, vnni};
 use crate::kernel::Scatter;
 use crate::kernel::integer::{Integers, total};
 use rayon::prelude::*;
@@ -45,9 +45,9 @@ fn forward_on(path: Path, x: &Integers, w: &Packed, y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     match path {
         Path::Portable => {}
-        // SAFETY: the path says that the processor has the instructions.
-        Path::Avx2 => return tasks(m, w, |rows, panels| unsafe { avx2::product(w, &x, rows, panels, out) }),
-        // SAFETY: as above.
+        // SAFETY, here and below: the path says that the processor has the instructions.
+        Path::Avx2 => return unsafe { avx::forward(avx::avx2, false, &x, w, out) },
+        Path::AvxVnni => return unsafe { avx::forward(avx::vnni, true, &x, w, out) },
         Path::Vnni | Path::Amx => {
             return tasks(m, w, |rows, panels| unsafe { vnni::product(w, &x, rows, panels, out) });
         }
@@ -57,7 +57,7 @@ fn forward_on(path: Path, x: &Integers, w: &Packed, y: &mut [f32]) {
 }
 
 /// Calls `f` for ranges of rows of activations and of panels, in parallel if that pays.
-fn tasks(m: usize, w: &Packed, f: impl Fn(Range<usize>, Range<usize>) + Sync) {
+pub(super) fn tasks(m: usize, w: &Packed, f: impl Fn(Range<usize>, Range<usize>) + Sync) {
     let panels = w.panels();
     let alone = m * w.rows * w.columns.count < 1 << 16;
     let step = match m {
@@ -93,7 +93,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(x: &'a Integers, w: &Packed) -> Self {
+    pub fn new(x: &'a Integers, w: &Packed) -> Self {
         let (m, k, columns) = (x.scales.len(), x.k, w.columns);
         let (groups, padded) = (columns.groups, columns.padded());
         let mut by_row: Sums = smallvec![0; m * groups];
@@ -130,8 +130,8 @@ impl<'a> Rows<'a> {
 /// Where results go.
 #[derive(Clone, Copy)]
 pub(super) struct Out<'a> {
-    y: Scatter<'a>,
-    n: usize,
+    pub y: Scatter<'a>,
+    pub n: usize,
 }
 
 impl<'a> Out<'a> {
@@ -239,7 +239,6 @@ pub(super) fn add_group(
 
 #[cfg(test)]
 mod tests {
-    use super::super::path::best;
     use super::super::tests::Plain;
     use super::*;
     use crate::kernel::integer;
@@ -250,18 +249,35 @@ mod tests {
         Integers { codes, scales: (0..m).map(|i| 0.1 + i as f32 * 0.01).collect(), k }
     }
 
+    type Forward = Box<dyn Fn(&Integers, &Packed, &mut [f32])>;
+
+    /// What the processor has; and AVX-VNNI wherever there is AVX2, its one instruction spelled out.
+    fn every_path() -> Vec<(String, Forward)> {
+        let available = Path::EACH.into_iter().filter(|path| path.available());
+        let of = |path| -> Forward { Box::new(move |x, w, y| forward_on(path, x, w, y)) };
+        let mut all: Vec<_> = available.map(|path| (format!("{path:?}"), of(path))).collect();
+        #[cfg(target_arch = "x86_64")]
+        if Path::Avx2.available() {
+            let spelled = |x: &Integers, w: &Packed, y: &mut [f32]| {
+                let out = Out { y: Scatter::new(y), n: w.rows };
+                // SAFETY: there is AVX2.
+                unsafe { avx::forward(avx::spelled, true, &Rows::new(x, w), w, out) }
+            };
+            all.push(("AvxVnni spelled out".into(), Box::new(spelled)));
+        }
+        all
+    }
+
     fn check(m: usize, n: usize, k: usize, group: usize, range: (i8, i8), zeros: bool) {
         let plain = Plain { cols: k, group, range, zeros, seed: m };
         let (x, packed) = (activations(m, k, n), Packed::new(n, k, &plain).unwrap());
         let (mut expected, mut y) = (vec![0.0; m * n], vec![0.0; m * n]);
         integer::forward(&x, n, &plain, &mut expected);
-        for path in [Path::Portable, Path::Avx2, Path::Vnni, Path::Amx] {
-            if path <= best() {
-                y.fill(f32::NAN);
-                forward_on(path, &x, &packed, &mut y);
-                let same = y.iter().zip(&expected).all(|(y, e)| y.to_bits() == e.to_bits());
-                assert!(same, "{path:?}: {m}×{k}×{n} g{group} {range:?} zeros {zeros}");
-            }
+        for (name, forward) in every_path() {
+            y.fill(f32::NAN);
+            forward(&x, &packed, &mut y);
+            let same = y.iter().zip(&expected).all(|(y, e)| y.to_bits() == e.to_bits());
+            assert!(same, "{name}: {m}×{k}×{n} g{group} {range:?} zeros {zeros}");
         }
     }
 
@@ -302,14 +318,33 @@ mod tests {
         for (w, x) in [(127, 127), (-128, -128), (127, -128)] {
             let x = Integers { codes: vec![x; 17 << 12], scales: vec![1.0; 17], k: 1 << 12 };
             let packed = Packed::new(3, 1 << 12, &Top(w)).unwrap();
-            for path in
-                [Path::Portable, Path::Avx2, Path::Vnni, Path::Amx].into_iter().filter(|p| *p <= best())
-            {
-                let mut y = vec![0.0; 17 * 3];
-                forward_on(path, &x, &packed, &mut y);
-                let expected = f32::from(w) * f32::from(x.codes[0]) * 4096.0;
-                assert!(y.iter().all(|y| *y == expected), "{path:?} {w}");
+            hold(&x, &packed, f32::from(w) * f32::from(x.codes[0]) * 4096.0);
+        }
+        // Half bytes, with all of their bits and with activations as far from zero as they can be.
+        struct Halves(i8);
+        impl integer::IntegerRows for Halves {
+            fn integers(&self, _: usize, to: &mut [i8]) {
+                to.fill(self.0);
             }
+            fn runs(&self, row: usize, to: &mut Vec<integer::Run>) {
+                Top(0).runs(row, to);
+            }
+            fn range(&self) -> (i8, i8) {
+                (0, 15)
+            }
+        }
+        for x in [127, -128] {
+            let x = Integers { codes: vec![x; 17 << 12], scales: vec![1.0; 17], k: 1 << 12 };
+            let packed = Packed::new(3, 1 << 12, &Halves(15)).unwrap();
+            hold(&x, &packed, 15.0 * f32::from(x.codes[0]) * 4096.0);
+        }
+    }
+
+    fn hold(x: &Integers, w: &Packed, expected: f32) {
+        for (name, forward) in every_path() {
+            let mut y = vec![0.0; 17 * 3];
+            forward(x, w, &mut y);
+            assert!(y.iter().all(|y| *y == expected), "{name}: {y:?} instead of {expected}");
         }
     }
 }

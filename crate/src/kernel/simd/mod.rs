@@ -29,6 +29,8 @@ pub enum Most {
     Portable,
     /// Vectors of 8 lanes.
     Avx2,
+    /// Their products of bytes.
+    AvxVnni,
     /// Vectors of 16 lanes.
     Avx512,
     /// Their products of bytes, and of bf16 in pairs.
@@ -43,6 +45,7 @@ pub fn most() -> Most {
     *MOST.get_or_init(|| match std::env::var("LOWBIT_SIMD").as_deref() {
         Ok("portable") => Most::Portable,
         Ok("avx2") => Most::Avx2,
+        Ok("avxvnni") => Most::AvxVnni,
         Ok("avx512") => Most::Avx512,
         Ok("vnni") => Most::Vnni,
         _ => Most::Amx,
@@ -55,7 +58,7 @@ pub fn level() -> Level {
     *LEVEL.get_or_init(|| {
         let wanted = match most() {
             Most::Portable => Level::Portable,
-            Most::Avx2 => Level::Avx2,
+            Most::Avx2 | Most::AvxVnni => Level::Avx2,
             _ => Level::Avx512,
         };
         wanted.min(detected())
