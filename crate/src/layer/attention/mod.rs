@@ -146,7 +146,7 @@ impl Branch for Attention {
             return self.definition(u, state);
         }
         let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-        let mut fresh = LayerState::default();
+        let mut fresh;
         let state = match state {
             Some(state) => state,
             None => {
