@@ -24,7 +24,7 @@ impl Rotary {
         2 * self.frequencies.len()
     }
 
-    /// The cosines, then the sines [D] of a position.
+    /// The cosines, then the sines `[D]` of a position.
     ///
     /// # Panics
     /// If the position is none of those that it was made for.
