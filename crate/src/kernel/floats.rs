@@ -6,11 +6,13 @@
 use super::Scatter;
 use super::dwords::{Dot, Sums, add};
 use super::kept::Kept;
-use super::linear::{Weight, widen};
+use super::linear::{Weight, narrow, widen};
 use super::packed::{Line, PANEL};
 use super::round::nearest_bf16;
 use super::simd::{Level, level, prefetch};
-use super::tile::transpose;
+use super::stream::Stored;
+use super::tile::{transpose, transposed_8};
+use half::bf16;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -56,11 +58,15 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
         let group = task / parts * GROUP..n.min((task / parts + 1) * GROUP);
         let rows = (task % parts * rows).min(m)..m.min((task % parts + 1) * rows);
         let part = group.start * k..group.end * k;
-        let wide;
+        let (wide, narrowed);
         let w = match w {
             Weight::F32(w) => Weight::F32(&w[part]),
             Weight::Bf16(w) => Weight::Bf16(&w[part]),
             Weight::F16(w) => Weight::F16(&w[part]),
+            _ if w.is_bf16() => {
+                narrowed = kept(part.len(), |to| narrow(w, group.start, k, to));
+                Weight::Bf16(&narrowed)
+            }
             Weight::Coded(_) | Weight::Decoded(_) => {
                 wide = kept(part.len(), |to| widen(w, group.start, k, to));
                 Weight::F32(&wide)
@@ -73,8 +79,8 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
 }
 
 /// Values of `fill`, which writes all of them.
-fn kept(len: usize, fill: impl FnOnce(&mut [f32])) -> Kept<f32> {
-    // SAFETY: they are only written, and any bits are an f32.
+fn kept<T: Stored>(len: usize, fill: impl FnOnce(&mut [T])) -> Kept<T> {
+    // SAFETY: they are only written, and any bits are a number.
     unsafe { Kept::filled(len, |to| fill(std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()))) }
 }
 
@@ -149,6 +155,14 @@ fn piece(w: Weight<'_>, k: usize, rows: Range<usize>, first: usize, lines: &mut 
     if let Weight::F32(w) = w {
         return transpose(count, lines.len() / PANEL, &w[at..], k, lines, PANEL);
     }
+    let mut lines = lines;
+    let mut at = at;
+    if let (Weight::Bf16(w), PANEL) = (w, count) {
+        let whole = lines.len() / PANEL / 16 * 16;
+        // SAFETY: the level says that there are the instructions.
+        unsafe { turn_bf16(&w[at..], k, &mut lines[..whole * PANEL]) };
+        (lines, at) = (&mut lines[whole * PANEL..], at + whole);
+    }
     let mut room = [0.0; PANEL * WIDENED];
     for (i, lines) in lines.chunks_mut(PANEL * WIDENED).enumerate() {
         let (at, width) = (at + i * WIDENED, lines.len() / PANEL);
@@ -162,6 +176,32 @@ fn piece(w: Weight<'_>, k: usize, rows: Range<usize>, first: usize, lines: &mut 
             widen(row, 0, width, to);
         }
         transpose(count, width, &room, width, lines, PANEL);
+    }
+}
+
+/// Columns of sixteen rows of bf16, `k` apart, as lines of f32: pairs of columns are turned, then taken apart.
+#[target_feature(enable = "avx2")]
+fn turn_bf16(w: &[bf16], k: usize, lines: &mut [f32]) {
+    for (c, lines) in lines.chunks_exact_mut(16 * PANEL).enumerate() {
+        for half in 0..2 {
+            let mut block = [_mm256_setzero_ps(); 8];
+            for (r, block) in block.iter_mut().enumerate() {
+                let from = &w[(8 * half + r) * k + 16 * c..][..16];
+                // SAFETY: sixteen bf16 are a vector.
+                *block = unsafe { _mm256_loadu_ps(from.as_ptr().cast()) };
+            }
+            for (pair, to) in transposed_8(block).into_iter().zip(lines.chunks_exact_mut(2 * PANEL)) {
+                let pair = _mm256_castps_si256(pair);
+                let columns =
+                    [_mm256_slli_epi32::<16>(pair), _mm256_and_si256(pair, _mm256_set1_epi32(-1 << 16))];
+                for (column, to) in columns.into_iter().zip(to.chunks_exact_mut(PANEL)) {
+                    // SAFETY: eight values.
+                    unsafe {
+                        _mm256_storeu_ps(to[8 * half..][..8].as_mut_ptr(), _mm256_castsi256_ps(column))
+                    };
+                }
+            }
+        }
     }
 }
 

@@ -194,7 +194,7 @@ fn transpose_avx2(rows: usize, cols: usize, from: &[f32], from_row: usize, to: &
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transposed_8(r: [__m256; 8]) -> [__m256; 8] {
+pub(super) fn transposed_8(r: [__m256; 8]) -> [__m256; 8] {
     let zero = _mm256_setzero_ps();
     let (mut t, mut u, mut out) = ([zero; 8], [zero; 8], [zero; 8]);
     for i in 0..4 {
