@@ -206,9 +206,12 @@ impl Measure for Cost {
         if self.phases.is_empty() {
             return Err(Error::input("cost needs a phase: prefill, decode or both"));
         }
-        // A decoding goes on where the one before it ended.
+        // Where there is no way back to the prompt, a decoding goes on where the one before it ended.
         let decoded = match self.phases.contains(&Phase::Decode) {
-            true => self.repetitions.saturating_add(CALLS).saturating_mul(self.gen_len),
+            true if model.is_recurrent() => {
+                self.repetitions.saturating_add(CALLS).saturating_mul(self.gen_len)
+            }
+            true => self.gen_len,
             false => 0,
         };
         let whole = self.lengths.iter().map(|length| length.saturating_add(decoded));
