@@ -224,10 +224,16 @@ impl Config {
     pub fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
         let named = Self::stated_family(stated)?;
         // Original checkpoints name no type, and some another's; the tensors tell.
-        let told = FAMILIES.iter().find(|about| (about.recognizes)(shapes));
-        let Some(about) = told.copied().or(named) else {
+        let told = FAMILIES.iter().find(|about| (about.recognizes)(shapes)).copied();
+        let Some(about) = told.or(named) else {
             return Err(Error::input("no known model family has tensors of these names").hint(known()));
         };
+        if let (Some(Stated { file, .. }), Some(named)) = (stated, named)
+            && named.name != about.name
+        {
+            let what = format!("model_type is {}, and the tensors are those of a {}", named.name, about.name);
+            return Err(Error::input(what).at(file).hint("are they of the same model?"));
+        }
         (about.resolve)(stated, shapes)
     }
 

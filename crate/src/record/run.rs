@@ -182,11 +182,16 @@ impl Run {
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
-        Self::open_free(path)?.ok_or_else(|| {
-            Error::input("another process is recording into this run")
-                .at(path.display())
-                .hint("wait for it, or create a new run")
-        })
+        // A process that this one starts holds whatever is open here, locks too, until its own program is loaded.
+        for _ in 0..10 {
+            if let Some(run) = Self::open_free(path)? {
+                return Ok(run);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Err(Error::input("another process is recording into this run")
+            .at(path.display())
+            .hint("wait for it, or create a new run"))
     }
 
     /// None if another process has it open.

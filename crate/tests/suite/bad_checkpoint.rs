@@ -112,7 +112,12 @@ fn a_config_that_contradicts_the_tensors() {
         ("time_step_limit", json!([0.1]), &["config.json: time_step_limit must be a pair", "found [0.1]"]),
         ("time_step_limit", json!([0.2, 0.1]), &["time_step_limit must be a range, found [0.2, 0.1]"]),
         ("hidden_act", json!("gelu"), &["config.json: hidden_act = \"gelu\" calls for an architecture"]),
-        ("model_type", json!("llama"), &["config.json: unknown model family \"llama\"", "knows: mamba2"]),
+        ("model_type", json!("gpt2"), &["config.json: unknown model family \"gpt2\"", "knows: mamba2"]),
+        (
+            "model_type",
+            json!("llama"),
+            &["config.json: model_type is llama, and the tensors are those of a mamba2"],
+        ),
         ("model_type", json!(2), &["config.json: model_type must be a name", "found 2"]),
     ] {
         check_folder(&Folder::with_setting(key, value), parts);

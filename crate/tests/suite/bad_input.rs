@@ -78,7 +78,7 @@ fn a_mistake_in_a_settings_file_is_told_with_its_line() {
         ("reproduce", "name: x\nmodel: y\n", &["line 2, column 1: unknown field `model`", "models"]),
         ("train", "steps: 4\nmixture:\n  batchsize: 2\n", &["line 3, column 3: unknown field `batchsize`"]),
         ("train", "steps: 4\nmodel: {model_type: mamba2, hiden_size: 8}\n", &["line 2", "`hiden_size`"]),
-        ("train", "model: {model_type: llama}\n", &["line 1", "unknown variant `llama`", "mamba2"]),
+        ("train", "model: {model_type: gpt2}\n", &["line 1", "unknown variant `gpt2`", "mamba2"]),
     ] {
         let file = folder.write("settings.yaml", yaml);
         let args: &[&str] = match command {
