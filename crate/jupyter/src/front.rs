@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 /// A second interrupt within this time ends the process that runs the cells.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(10);
 
-/// An interrupt overtakes a cell by no more than this.
+/// A cell that an interrupt overtook comes within this time of its sending.
 const OVERTAKEN: Duration = Duration::from_millis(200);
 /// A cell that goes on for so long has not heard an interrupt.
 const HEARING: Duration = Duration::from_millis(800);
@@ -56,7 +56,7 @@ pub struct Shared {
     /// Whether the cell says what it waits for.
     noted: Mutex<bool>,
     interrupted: Mutex<Option<Instant>>,
-    /// When an interrupt came last that found nothing to stop.
+    /// When an interrupt was sent last that found nothing to stop.
     idle_stop: Mutex<Option<SystemTime>>,
     /// No bars: the notebook is run without anyone looking.
     headless: bool,
@@ -177,15 +177,15 @@ impl Shared {
     }
 
     /// Asks the running cell, or the closure of a control, to stop; asked twice, ends the process. Cells that wait for the
-    /// session to open are given up.
-    pub fn interrupt(self: &Arc<Self>) {
+    /// session to open are given up. `sent` is when it was asked: its way here takes its time, as that of a cell does.
+    pub fn interrupt(self: &Arc<Self>, sent: SystemTime) {
         let busy = self.busy.load(Ordering::SeqCst);
         if !busy && self.queued.load(Ordering::SeqCst) > 0 {
             self.given_up.store(true, Ordering::SeqCst);
             return;
         }
         if !busy && !lock(&self.widgets).waits() {
-            *lock(&self.idle_stop) = Some(SystemTime::now());
+            *lock(&self.idle_stop) = Some(sent);
             return;
         }
         let Some(process) = lock(&self.process).clone() else { return };

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A kernel that nobody asks anything for so long after its start uses the time.
@@ -93,7 +93,7 @@ async fn run(connection: &ConnectionInfo, wire: Wire) -> zmq::Result<()> {
     let interrupted = shared.clone();
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
-            interrupted.interrupt();
+            interrupted.interrupt(SystemTime::now());
         }
     });
 
@@ -101,7 +101,7 @@ async fn run(connection: &ConnectionInfo, wire: Wire) -> zmq::Result<()> {
     while let Ok(request) = control.read().await {
         match &request.content {
             JupyterMessageContent::InterruptRequest(_) => {
-                shared.interrupt();
+                shared.interrupt(request.header.date.into());
                 let _ = control_sender.send(JupyterMessage::new(InterruptReply::new(), Some(&request)));
             }
             JupyterMessageContent::ShutdownRequest(shutdown) => {
@@ -194,7 +194,7 @@ fn hear(shared: &Arc<Shared>, request: &JupyterMessage) {
     match heard {
         Heard::Done => {}
         Heard::Waits => return,
-        Heard::Stop => shared.interrupt(),
+        Heard::Stop => shared.interrupt(SystemTime::now()),
     }
     shared.status(ExecutionState::Idle, request);
 }

@@ -252,6 +252,23 @@ class Interrupts(unittest.TestCase):
         _, messages = self.kernel.run("kept")
         self.assertEqual(plain(messages), ["12"])
 
+    def test_a_stop_that_overtakes_its_cell_is_for_it(self):
+        client = self.kernel.client
+        content = {"code": 'for i in 0.. { println!("{i}"); }', "silent": False, "store_history": True,
+                   "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
+        cell = client.session.msg("execute_request", content)
+        self.kernel.manager.interrupt_kernel()
+        time.sleep(0.05)
+        client.shell_channel.send(cell)
+        request = cell["header"]["msg_id"]
+        reply = self.kernel.reply(request)
+        self.assertEqual((reply["status"], reply["evalue"]), ("error", "interrupted before it began"))
+        list(self.kernel.published(request))
+        self.kernel.manager.interrupt_kernel()  # of nothing: what is sent after it runs
+        time.sleep(0.05)  # it is on its way, and would stop what runs when it comes
+        reply, messages = self.kernel.run("1 + 1")
+        self.assertEqual((reply["status"], plain(messages)), ("ok", ["2"]))
+
     def test_an_interrupt_ends_the_wait_for_a_person(self):
         self.kernel.run("let kept = 12;")
         request = self.kernel.send("let line = std::io::read_to_string(std::io::stdin()).unwrap();")
