@@ -43,6 +43,21 @@ OURS = {  # a width of llama.cpp, and what lowbit has of that width
 def write_gguf(folder, path):
     """A checkpoint in the Hugging Face layout as llama.cpp wants it, in f32."""
     config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    metadata, named = {"mamba2": (mamba2, mamba2_tensors), "llama": (llama_type, llama_tensors)}[config["model_type"]]
+    writer = metadata(config, path)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("no_vocab")
+    for name, value in named(config, tensors):
+        writer.add_tensor(name, numpy.ascontiguousarray(value, dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def mamba2(config, path):
+    """Metadata of a Mamba2."""
     hidden, heads = config["hidden_size"], config["num_heads"]
     inner = heads * config["head_dim"]
     writer = gguf.GGUFWriter(path, "mamba2")
@@ -57,27 +72,66 @@ def write_gguf(folder, path):
     writer.add_ssm_time_step_rank(heads)
     writer.add_ssm_group_count(config["n_groups"])
     writer.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
-    writer.add_tensor("token_embd.weight", tensors["backbone.embeddings.weight"])
-    writer.add_tensor("output_norm.weight", tensors["backbone.norm_f.weight"])
+    return writer
+
+
+def mamba2_tensors(config, tensors):
+    """Names and values of the tensors of a Mamba2 as llama.cpp has them."""
+    yield "token_embd.weight", tensors["backbone.embeddings.weight"]
+    yield "output_norm.weight", tensors["backbone.norm_f.weight"]
     for i in range(config["num_hidden_layers"]):
-        layer = {name: tensors[f"backbone.layers.{i}.{name}"] for name in LAYER}
-        for name, (to, change) in LAYER.items():
-            value = change(layer[name], config["n_groups"])
-            writer.add_tensor(f"blk.{i}.{to}", numpy.ascontiguousarray(value, dtype=numpy.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        for name, (to, change) in MAMBA2.items():
+            yield f"blk.{i}.{to}", change(tensors[f"backbone.layers.{i}.{name}"], config["n_groups"])
+
+
+def llama_type(config, path):
+    """Metadata of a Llama-type transformer."""
+    heads = config["num_attention_heads"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // heads)
+    writer.add_rope_freq_base(config["rope_theta"])
+    return writer
+
+
+def llama_tensors(config, tensors):
+    """The same of a Llama: rows of queries and keys are in pairs there, in halves here."""
+    yield "token_embd.weight", tensors["model.embed_tokens.weight"]
+    yield "output_norm.weight", tensors["model.norm.weight"]
+    for i in range(config["num_hidden_layers"]):
+        for name, (to, heads) in LLAMA.items():
+            value = tensors[f"model.layers.{i}.{name}"]
+            if heads:
+                value = value.reshape(config[heads], 2, -1, value.shape[-1]).swapaxes(1, 2).reshape(value.shape)
+            yield f"blk.{i}.{to}", value
+
+
+
+
+LLAMA = {
+    "input_layernorm.weight": ("attn_norm.weight", None),
+    "self_attn.q_proj.weight": ("attn_q.weight", "num_attention_heads"),
+    "self_attn.k_proj.weight": ("attn_k.weight", "num_key_value_heads"),
+    "self_attn.v_proj.weight": ("attn_v.weight", None),
+    "self_attn.o_proj.weight": ("attn_output.weight", None),
+    "post_attention_layernorm.weight": ("ffn_norm.weight", None),
+    "mlp.gate_proj.weight": ("ffn_gate.weight", None),
+    "mlp.up_proj.weight": ("ffn_up.weight", None),
+    "mlp.down_proj.weight": ("ffn_down.weight", None),
+}
 
 
 def as_it_is(value, groups):
     return value
 
 
-LAYER = {
+MAMBA2 = {
     "norm.weight": ("attn_norm.weight", as_it_is),
     "mixer.in_proj.weight": ("ssm_in.weight", as_it_is),
     "mixer.conv1d.weight": ("ssm_conv1d.weight", lambda value, groups: value.squeeze(1)),
@@ -107,41 +161,40 @@ def run(command, cpus):
         return output.read().decode(), usage.ru_maxrss * 1024 / 1e6
 
 
-def llama(bench, model, threads, lengths, decoded):
-    """Tokens/s of two repetitions by length, or of decoding; megabytes."""
-    test = ["-p", ",".join(map(str, lengths)), "-n", 0] if lengths else ["-p", 0, "-n", decoded]
+def llama(bench, model, threads, phase, lengths, decoded):
+    """Tokens/s of two repetitions by phase and length; megabytes."""
+    lengths = ",".join(map(str, lengths))
+    test = ["-p", lengths, "-n", 0] if phase == "prefill" else ["-p", 0, "-n", decoded, "-d", lengths]
     text, memory = run([bench, "-m", model, "-t", threads, "-r", 2, "-o", "json", *test], threads)
-    found = {row["n_prompt"] or "decode": row["samples_ts"] for row in json.loads(text)}
-    return found, memory
+    length = {"prefill": "n_prompt", "decode": "n_depth"}[phase]
+    return {(phase, row[length]): row["samples_ts"] for row in json.loads(text)}, memory
 
 
-def lowbit(model, threads, lengths, decoded):
+def lowbit(model, threads, phase, lengths, decoded):
     """The same of lowbit."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "cost.yaml")
-        phase, prompts = ("prefill", lengths) if lengths else ("decode", [1])
-        config.write_text(f"lengths: {prompts}\nphases: [{phase}]\ngen_len: {decoded}\nrepetitions: 2\n")
+        config.write_text(f"lengths: {lengths}\nphases: [{phase}]\ngen_len: {decoded}\nrepetitions: 2\n")
         run([LOWBIT, "-q", "cost", model, "--config", config, "--runs", folder, "--threads", threads], threads)
         (records,) = Path(folder).glob("*/metrics.jsonl")
         rows = [json.loads(line) for line in records.read_text().splitlines()]
     speeds = ("tokens_per_s_min", "tokens_per_s_max")  # of two repetitions these are all
     memory = max(row["peak_bytes"] for row in rows) / 1e6  # while it read: at its end the process draws figures
-    key = {"prefill": lambda row: row["context_length"], "decode": lambda row: "decode"}[phase]
-    return {key(row): [row[name] for name in speeds] for row in rows}, memory
+    return {(phase, row["context_length"]): [row[name] for name in speeds] for row in rows}, memory
 
 
 def in_turns(arguments, models, width, threads):
     """llama.cpp and lowbit, taking turns: speeds by length, megabytes."""
     found = {who: ({}, []) for who in [width, *OURS[width]]}
     for _ in range(arguments.rounds):
-        for lengths in (arguments.lengths, []):
+        for phase, lengths in (("prefill", arguments.lengths), ("decode", arguments.depths)):
             for who, (speeds, memories) in found.items():
                 tool = [arguments.llama / "llama-bench"] if who == width else []
                 call = llama if who == width else lowbit
-                measured, memory = call(*tool, models[who], threads, lengths, arguments.decoded)
+                measured, memory = call(*tool, models[who], threads, phase, lengths, arguments.decoded)
                 for key, values in measured.items():
                     speeds.setdefault(key, []).extend(values)
-                if lengths:
+                if phase == "prefill":
                     memories.append(memory)
     return found
 
@@ -177,13 +230,14 @@ def main():
     parser.add_argument("--widths", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048])
+    parser.add_argument("--depths", nargs="+", type=int, default=[16], help="tokens read before decoding")
     parser.add_argument("--decoded", type=int, default=64, help="tokens decoded in a repetition")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each, two repetitions a turn")
     arguments = parser.parse_args()
     models = make_models(arguments)
-    columns = ["decode", *arguments.lengths]
+    columns = [("decode", n) for n in arguments.depths] + [("prefill", n) for n in arguments.lengths]
     print(f"{arguments.model}, {date.today()}, {platform.machine()}\n")
-    print("| threads | peer, lowbit |", *(f" {c if c == 'decode' else f'prefill {c}'} |" for c in columns), "MB |")
+    print("| threads | peer, lowbit |", *(f" {'decode after' if phase == 'decode' else phase} {n} |" for phase, n in columns), "MB |")
     print("|---|---|" + "---|" * len(columns) + "---|")
     for threads in arguments.threads:
         for width in arguments.widths:

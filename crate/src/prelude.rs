@@ -5,7 +5,7 @@ pub use crate::corpus::Corpus;
 pub use crate::display::{EvcxrDisplay, show};
 pub use crate::error::{Error, Result};
 pub use crate::family::Config;
-pub use crate::figure::{self, Figure};
+pub use crate::figure::{self, Figure, picture};
 pub use crate::frame::Frame;
 pub use crate::layer::state::State;
 pub use crate::measure::cost::Phase;

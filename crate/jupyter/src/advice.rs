@@ -1,5 +1,7 @@
 //! What to do about the mistakes that are made most, a line for each: under what the compiler says, or before it is asked.
 
+use crate::cell::BROUGHT;
+
 /// The advice for an error with this code and message; `unkept` are variables that an earlier cell could not keep, and what they are.
 pub fn advice(code: Option<&str>, message: &str, unkept: &[(String, String)]) -> Option<String> {
     let quoted = message.split('`').nth(1).unwrap_or_default();
@@ -42,8 +44,9 @@ pub fn advice(code: Option<&str>, message: &str, unkept: &[(String, String)]) ->
         }
         "E0061" => "the number of arguments is another: Shift-Tab inside the brackets shows what it takes".into(),
         "E0369" => "this operator is not there for these types: lend both (`&a + &b`), or convert one".into(),
-        "E0432" | "E0433" if ["polars", "candle_core"].contains(&quoted) || message.contains("`polars`") => {
-            "lowbit brings polars and candle: `use lowbit::polars::prelude::*;`, `use lowbit::candle_core::…`".into()
+        // A path within a macro: elsewhere it is taken for lowbit's.
+        "E0432" | "E0433" if BROUGHT.iter().any(|name| message.contains(&format!("`{name}`"))) => {
+            "lowbit brings polars, plotters and candle: `use polars::prelude::*;` in a line of its own, or `lowbit::polars::…` here".into()
         }
         "E0277" if message.contains("`LazyFrame`") => "a lazy query shows when it is computed: `.collect()?`".into(),
         "E0432" | "E0433" => {
@@ -57,17 +60,19 @@ pub fn advice(code: Option<&str>, message: &str, unkept: &[(String, String)]) ->
     })
 }
 
+/// The name in code of the crate that a `:dep` brings.
+pub fn brought(dependency: &str) -> Option<String> {
+    let name = dependency.trim_start().split(['=', ' ']).next()?.trim_matches('"').replace('-', "_");
+    (!name.is_empty()).then_some(name)
+}
+
 /// For a `:dep` on a crate that lowbit re-exports: how to have that one.
-pub fn brought_already(dependency: &str) -> Option<String> {
-    let name = dependency.trim_start().split(['=', ' ']).next()?.trim_matches('"').replace('_', "-");
-    let path = match name.as_str() {
-        "candle-core" => "lowbit::candle_core",
-        "polars" => "lowbit::polars",
-        _ => return None,
-    };
-    Some(format!(
-        "lowbit brings {name}: `use {path};` is enough. The {name} of :dep is compiled anew, and its types are others.\n"
-    ))
+pub fn brought_already(name: &str) -> Option<String> {
+    BROUGHT.contains(&name).then(|| {
+        format!(
+            "lowbit brings {name}: `use lowbit::{name};` is enough. The {name} of :dep is compiled anew, and its types are others.\n"
+        )
+    })
 }
 
 /// Of a static whose value changes: that it does not last.

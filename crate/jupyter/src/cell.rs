@@ -83,6 +83,26 @@ pub fn showing(code: &str) -> Option<String> {
     Some(edited(code, [(from, from, "(".to_string()), (to, to, ").evcxr_display();".to_string())]))
 }
 
+/// The crates that cells have by lowbit, whose paths in code as others write it begin with their own name.
+pub const BROUGHT: [&str; 3] = ["candle_core", "plotters", "polars"];
+
+/// The code with `lowbit::` before each path that begins with one of `crates`: `use polars::prelude::*;` as in polars'
+/// tutorials. The lines stay where they are.
+pub fn through_lowbit(code: &str, crates: &[&str]) -> String {
+    let first = |path: &ast::Path| {
+        let segment = path.first_segment().filter(|_| path.qualifier().is_none())?;
+        let named = segment.coloncolon_token().is_none()
+            && crates.iter().any(|name| segment.name_ref().is_some_and(|own| own.text() == *name));
+        let trees: Vec<_> = path.syntax().ancestors().filter_map(ast::UseTree::cast).collect();
+        let (used, within) = (!trees.is_empty(), trees.iter().skip(1).any(|tree| tree.path().is_some()));
+        let goes_on = path.syntax().parent().is_some_and(|parent| parent.kind() == SyntaxKind::PATH);
+        (named && !within && (used || goes_on)).then(|| usize::from(path.syntax().text_range().start()))
+    };
+    let nodes = nodes(code).into_iter().flat_map(|node| node.descendants().collect::<Vec<_>>());
+    let places: Vec<_> = nodes.filter_map(ast::Path::cast).filter_map(|path| first(&path)).collect();
+    edited(code, places.into_iter().map(|at| at - BEFORE.len()).map(|at| (at, at, "lowbit::".to_string())))
+}
+
 /// How often a name stands in the code, also in braces of a text.
 pub fn uses(code: &str, name: &str) -> usize {
     let part = |c: char| c.is_alphanumeric() || c == '_';
@@ -297,6 +317,28 @@ mod tests {
             None => Type::Named(text.into()),
         };
         found.iter().map(|(question, text)| ((*question).to_string(), of(text))).collect()
+    }
+
+    #[test]
+    fn paths_begin_with_lowbit() {
+        let own = |code: &str| through_lowbit(code, &["polars", "plotters"]);
+        assert_eq!(
+            own("use polars::prelude::*;\nuse {plotters::style, std::fs};\nuse polars;"),
+            "use lowbit::polars::prelude::*;\nuse {lowbit::plotters::style, std::fs};\nuse lowbit::polars;"
+        );
+        assert_eq!(
+            own("let e: polars::prelude::Expr = f(polars::prelude::col(\"a\"));").matches("lowbit::").count(),
+            2
+        );
+        for other in [
+            "use lowbit::{polars, plotters};",
+            "use ::polars::x;",
+            "let polars = 1; polars + 1",
+            "a::polars::b()",
+        ] {
+            assert_eq!(own(other), other);
+        }
+        assert_eq!(through_lowbit("use polars::prelude::*;", &[]), "use polars::prelude::*;");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Session {
     first: String,
     /// Variables that a cell could not keep, and what they are.
     unkept: Vec<(String, String)>,
+    /// Crates of the session's own, brought by `:dep`.
+    own: Vec<String>,
     folder: Folder,
 }
 
@@ -111,9 +113,9 @@ impl Session {
         let first = format!(
             ":dep lowbit = {{ path = {face:?}, package = \"lowbit-face\" }}\nuse lowbit::prelude::*;\n{ATTACH}\n{TRY}"
         );
-        let (trouble, unkept) = (trouble_seen, vec![]);
+        let (trouble, unkept, own) = (trouble_seen, vec![], vec![]);
         let front = Box::new(front);
-        let mut session = Self { context, trouble, done, events, front, wire, first, unkept, folder };
+        let mut session = Self { context, trouble, done, events, front, wire, first, unkept, own, folder };
         session.load()?;
         Ok(session)
     }
@@ -139,6 +141,7 @@ impl Session {
             "after this cell none would compile or run ({why}); a new session was begun, and all variables are gone"
         );
         self.unkept.clear();
+        self.own.clear();
         self.context.execute(":clear").map_err(|error| Trouble::new(ENDED, error.to_string()))?;
         self.load()?;
         Err(Trouble::new(ENDED, sentence))
@@ -148,8 +151,8 @@ impl Session {
         lock(&self.wire).send(wire::CELL);
         let wanted: Vec<&str> =
             code.lines().filter_map(|line| line.trim_start().strip_prefix(":dep ")).collect();
-        let mut hints: Vec<String> =
-            wanted.iter().filter_map(|dependency| advice::brought_already(dependency)).collect();
+        let wanted: Vec<String> = wanted.into_iter().filter_map(advice::brought).collect();
+        let mut hints: Vec<String> = wanted.iter().filter_map(|name| advice::brought_already(name)).collect();
         hints.extend(cell::statics(code).iter().map(|name| advice::begins_anew(name)));
         if !hints.is_empty() {
             while self.done.try_recv().is_ok() {}
@@ -166,7 +169,13 @@ impl Session {
         *lock(&self.trouble) = None;
         while self.done.try_recv().is_ok() {}
         let unanswered = RefCell::new(None);
-        let result = self.run(code, &unanswered);
+        let crates = |name: &&str| !self.own.iter().chain(&wanted).any(|own| own == name);
+        let crates: Vec<&str> = cell::BROUGHT.into_iter().filter(crates).collect();
+        let (commands, rest) = code.split_at(cell::code_begins(code));
+        let result = self.run(&(commands.to_string() + &cell::through_lowbit(rest, &crates)), &unanswered);
+        if result.is_ok() {
+            self.own.extend(wanted);
+        }
         if online {
             let _ = self.context.execute(":offline 1");
         }

@@ -126,6 +126,24 @@ class Language(Hard):
             self.assertIn("its own cell alone, since it is", "\n".join(self.bad(name)["traceback"]))
         self.assertEqual(self.value("(words.len(), cell.borrow().clone())"), "(2, 3)")
 
+    def test_polars_and_plotters_by_their_own_names(self):
+        self.good("use polars::prelude::*;\nuse plotters::prelude::*;")
+        self.good('let shown = df!("a" => [1.0, 2.0, 4.0])?; let half = shown.clone().lazy().select([col("a") / lit(2.0)]).collect()?;')
+        self.good("fn doubled(e: polars::prelude::Expr) -> Expr { e * lit(2) }")
+        messages = self.good("""picture((320, 200), |root| {
+            root.fill(&WHITE)?;
+            let mut chart = ChartBuilder::on(&root).caption("halves", ("sans-serif", 20)).margin(10).x_label_area_size(20)
+                .y_label_area_size(30).build_cartesian_2d(0.0..2.0, 0.0..2.5)?;
+            chart.configure_mesh().draw()?;
+            let values: Vec<f64> = half.column("a").unwrap().f64().unwrap().into_no_null_iter().collect();
+            chart.draw_series(LineSeries::new(values.iter().enumerate().map(|(i, y)| (i as f64, *y)), BLUE.stroke_width(2)))?;
+            Ok(())
+        })""")
+        data = [message["content"]["data"] for message in messages if "data" in message["content"]][-1]
+        self.assertIn("halves", data["image/svg+xml"])
+        self.assertTrue(data["image/png"].startswith("iVBOR"))
+        self.assertIn("no line", self.bad('picture((32, 20), |root| { root.fill(&WHITE)?; Err("no line".into()) })?')["evalue"])
+
     def test_async(self):
         self.good("async fn slow() -> i32 { 3 }")
         self.good("let got = slow().await + 1;")

@@ -20,7 +20,7 @@ mod table;
 mod tensor;
 
 use crate::error::Error;
-use crate::figure::Figure;
+use crate::figure::{Figure, Picture};
 use crate::frame::{Comparison, Frame};
 use crate::layer::state::State;
 use crate::model::Model;
@@ -148,6 +148,7 @@ known_types!(
     Frame,
     Comparison,
     Figure,
+    Picture,
     State,
     Scheme,
     Quantization,
@@ -172,6 +173,18 @@ impl Draw for String {
 impl Draw for &'static str {
     fn draw(&self) -> Drawing {
         Drawing::text(*self)
+    }
+}
+
+impl Draw for Picture {
+    fn draw(&self) -> Drawing {
+        let (width, height) = self.size();
+        Drawing {
+            text: format!("a picture of {width} × {height} pixels"),
+            svg: Some(self.svg().to_string()),
+            png: Some(data_encoding::BASE64.encode(self.png())),
+            ..Drawing::default()
+        }
     }
 }
 

@@ -17,7 +17,7 @@
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png), [`vega`](Figure::vega) or [`save`](Figure::save). The same figure gives the same bytes.
 //! [`perplexity`], [`size()`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
-//! [`draw_all`] draws those that the records allow.
+//! [`draw_all`] draws those that the records allow. What none of them shows is drawn by hand: [`picture`].
 
 mod axis;
 mod bars;
@@ -36,6 +36,7 @@ mod output;
 mod palette;
 mod passkey;
 mod perplexity;
+mod picture;
 mod plain;
 mod sensitivity;
 mod size;
@@ -54,6 +55,7 @@ pub use memory::memory;
 pub use outliers::outliers;
 pub use passkey::passkey;
 pub use perplexity::perplexity;
+pub use picture::{Canvas, Picture, picture};
 pub use sensitivity::{ranking, sensitivity};
 pub use size::size;
 pub use stability::stability;

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// SVG coordinates are whole numbers: drawn this much larger and scaled down by the view box.
 const SVG_SCALE: u32 = 4;
 /// A bitmap is drawn this much larger and averaged: smooth edges, glyphs at fractions of a pixel.
-const OVERSAMPLING: u32 = 3;
+pub(super) const OVERSAMPLING: u32 = 3;
 /// Pixels a point of a saved PNG: 1,600 wide.
-const PNG_SCALE: u32 = 2;
+pub(super) const PNG_SCALE: u32 = 2;
 
 impl Figure {
     /// The figure as SVG text.
@@ -83,7 +83,7 @@ impl Figure {
 }
 
 /// Mean of each block of pixels.
-fn averaged(pixels: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
+pub(super) fn averaged(pixels: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
     let n = OVERSAMPLING as usize;
     let (width, height) = (width as usize, height as usize);
     let mut sums = vec![0_u32; width * 3];
@@ -103,7 +103,7 @@ fn averaged(pixels: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
 }
 
 /// RGB pixels as a PNG file's bytes. The library's encoder writes files only.
-fn encode(pixels: &[u8], size: (u32, u32)) -> Result<Vec<u8>> {
+pub(super) fn encode(pixels: &[u8], size: (u32, u32)) -> Result<Vec<u8>> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("lowbit-{}-{count}.png", std::process::id()));

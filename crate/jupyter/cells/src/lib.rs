@@ -2,7 +2,7 @@
 //! before the first cell.
 
 pub use lowbit::*;
-pub use {candle_core, polars}; // whose types values of lowbit may have
+pub use {candle_core, plotters, polars}; // whose types values of lowbit may have
 
 use lowbit::display::Drawing;
 use lowbit::progress::{Update, check_interrupt, interrupt};
