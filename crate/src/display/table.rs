@@ -37,14 +37,12 @@ impl Draw for Frame {
 impl Draw for Comparison {
     fn draw(&self) -> Drawing {
         let (heads, rows) = self.table();
-        let words = [0, heads.len() - 1]; // the first column and the last are words
         let columns: Vec<_> = heads
             .iter()
-            .enumerate()
-            .map(|(i, name)| html::Column {
+            .map(|name| html::Column {
                 name: name.clone(),
                 below: String::new(),
-                numeric: !words.contains(&i) && *name != "scheme",
+                numeric: Self::is_numeric(name),
             })
             .collect();
         let html = html::lively(&columns, &rows, None, None, "") + &html::small(&self.note());

@@ -112,9 +112,8 @@ fn frame_table(frame: &Frame) -> String {
 
 fn schemes(comparison: &Comparison) -> String {
     let (heads, rows) = comparison.table();
-    let words = ["model", "scheme", "beside the baseline"];
     let columns: Vec<_> =
-        heads.iter().map(|name| (name.clone(), String::new(), !words.contains(&name.as_str()))).collect();
+        heads.iter().map(|name| (name.clone(), String::new(), Comparison::is_numeric(name))).collect();
     table(&columns, &rows, &[comparison.note()])
 }
 

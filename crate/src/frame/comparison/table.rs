@@ -137,6 +137,11 @@ impl Comparison {
         (told.iter().map(|(name, _)| name.clone()).collect(), cells)
     }
 
+    /// Whether the column of that heading holds numbers, which stand to the right.
+    pub(crate) fn is_numeric(heading: &str) -> bool {
+        !["model", "scheme", "beside the baseline"].contains(&heading)
+    }
+
     /// What the table does not say of itself.
     pub(crate) fn note(&self) -> String {
         let keys = self.rows.iter().any(|row| !row.keys.is_empty());
@@ -198,9 +203,8 @@ impl fmt::Display for Comparison {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(&heads).add_rows(rows);
-        let words = ["model", "scheme", "beside the baseline"];
         for (column, head) in table.column_iter_mut().zip(&heads) {
-            if !words.contains(&head.as_str()) {
+            if Self::is_numeric(head) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
