@@ -164,6 +164,12 @@ await open(notebook(cells), {}, 3000, async (page) => {
   await report.waitForTimeout(2000);
   check("an exported page asks for nothing from outside", asked.every((url) => /^(file|data|blob):/.test(url)), asked.join(" "));
   check("and shows figures and tables", (await report.locator("table").count()) > 0 && (await report.locator("svg, canvas").count()) > 0);
+  const rows = report.locator("[data-rows]").first();
+  const counted = await rows.locator("tbody tr").count();
+  await rows.locator("th").nth(1).press("Enter");
+  const cells = await rows.locator("tbody tr td:nth-child(2)").allInnerTexts();
+  const values = cells.map((text) => Number.parseFloat(text.replace("−", "-"))).filter((value) => !Number.isNaN(value));
+  check("whose tables sort whole", cells.length === counted && values.every((value, i) => i === 0 || values[i - 1] <= value), `${cells}`);
   await shot(report, "report.png");
 });
 

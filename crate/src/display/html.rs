@@ -87,6 +87,13 @@ impl Rows {
     }
 }
 
+/// A function that makes the tables of a mark sort, filter, page and copy: of its mark, rows that are not shown or `null`,
+/// how many there are in all, and how many a page shows.
+pub(crate) fn table_script() -> String {
+    let lines = include_str!("table.js").lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// A [`table`] that sorts, filters, pages and copies where scripts run. `left_out` are all rows where `rows` are only some;
 /// `note`, below the table, says so where scripts do not run.
 pub(super) fn lively(
@@ -101,17 +108,12 @@ pub(super) fn lively(
     if rows.len() < 2 || left_out.as_ref().is_some_and(|all| all.carried <= rows.len()) {
         return still;
     }
-    let (all, total) = left_out.map_or(("null".into(), rows.len()), |rows| (rows.json, rows.total));
+    let (all, total, size) =
+        left_out.map_or(("null".into(), rows.len(), 25), |rows| (rows.json, rows.total, 10));
     // Equal tables have equal names, and each script finds all of them: nothing in an output is random.
     let hash = Sha256::new().chain_update(&still).chain_update(&all).finalize();
     let mark = data_encoding::HEXLOWER.encode(&hash[..8]);
-    let script: String = include_str!("table.js")
-        .lines()
-        .map(str::trim_start)
-        .filter(|line| !line.starts_with("//"))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    let call = format!("{}({mark:?},{all},{total})", script.trim_end());
+    let call = format!("{}({mark:?},{all},{total},{size})", table_script());
     format!(
         "<div data-rows=\"{mark}\" data-lm-suppress-shortcuts=\"true\">{still}</div><script>{call}</script>"
     )

@@ -1,20 +1,30 @@
 // A table that sorts, filters, pages and copies in the page it stands in. `mark` names the tables that it belongs to, `all`
-// holds the rows where the table shows only some of them, `total` counts those of the frame. Where scripts do not run the
-// table stays as it is.
-(function (mark, all, total) {
+// holds the rows where the table shows only some of them, `total` counts those of the frame, and a page begins with `size`
+// rows. Where scripts do not run the table stays as it is.
+(function (mark, all, total, size) {
 document.querySelectorAll('[data-rows="' + mark + '"]').forEach(function (box) {
   if (box.lively) return;
   box.lively = true;
   const table = box.querySelector("table"), heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const titles = heads.map((head) => (head.firstChild || {}).data || ""), names = titles.map((title) => title.toLowerCase());
-  const numeric = heads.map((head) => head.style.textAlign == "right");
+  const numeric = heads.map((head) => getComputedStyle(head).textAlign == "right");
   const looks = [...body.rows[0].cells].map((cell) => cell.style.cssText);
-  const rows = all || [...body.rows].map((row) => [...row.cells].map((cell) => cell.textContent));
+  const texts = (line) => [...line.cells].map((cell) => cell.textContent);
+  const rows = all || [...body.rows].map((line) => Object.assign(texts(line), { line }));
+  const built = (row) => {
+    row.line = document.createElement("tr");
+    row.forEach((text, i) => {
+      const cell = row.line.insertCell();
+      cell.textContent = text;
+      cell.style.cssText = looks[i];
+    });
+    return row.line;
+  };
   const number = (text) => {
     const found = text.replace(/−/g, "-").match(/-?(\d+\.?\d*|\.\d+|inf)(e[-+]?\d+)?/i);
     return found ? +found[0].replace("inf", "Infinity") : NaN;
   };
-  let by = -1, down = false, page = 0, size = all ? 10 : 25, kept = rows;
+  let by = -1, down = false, page = 0, kept = rows;
   const make = (name, into, text) => {
     const made = into.appendChild(document.createElement(name));
     made.textContent = text || "";
@@ -38,24 +48,16 @@ document.querySelectorAll('[data-rows="' + mark + '"]').forEach(function (box) {
     const [x, y] = numeric[by] ? [number(a[by]), number(b[by])] : [a[by], b[by]];
     const [gone, lost] = [x === "" || x !== x, y === "" || y !== y];
     if (gone || lost) return gone - lost;
-    return (numeric[by] ? x - y || 0 : x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
+    return (numeric[by] ? x - y || 0 : x.localeCompare(y, "en", { numeric: true })) * (down ? -1 : 1);
   };
   const draw = () => {
     const tests = terms(filter.value);
     kept = rows.filter((row) => tests.every((test) => test(row)));
     if (by >= 0) kept.sort(compare);
     page = Math.max(0, Math.min(page, Math.ceil(kept.length / size) - 1));
-    body.textContent = "";
-    kept.slice(page * size, page * size + size).forEach((row) => {
-      const line = body.insertRow();
-      row.forEach((text, i) => {
-        const cell = line.insertCell();
-        cell.textContent = text;
-        cell.style.cssText = looks[i];
-      });
-    });
+    body.replaceChildren(...kept.slice(page * size, page * size + size).map((row) => row.line || built(row)));
     heads.forEach((head, i) => {
-      head.lastChild.textContent = i != by ? "" : down ? " ▼" : " ▲";
+      marks[i].textContent = i != by ? "" : down ? " ▼" : " ▲";
       head.setAttribute("aria-sort", i != by ? "none" : down ? "descending" : "ascending");
     });
     const first = page * size, last = Math.min(first + size, kept.length);
@@ -65,6 +67,7 @@ document.querySelectorAll('[data-rows="' + mark + '"]').forEach(function (box) {
     next.disabled = last >= kept.length;
   };
   const tools = document.createElement("div"), filter = make("input", tools), pages = document.createElement("div");
+  tools.className = pages.className = "tools";
   while (table.nextSibling) table.nextSibling.remove();
   box.insertBefore(tools, table);
   box.appendChild(pages);
@@ -97,8 +100,8 @@ document.querySelectorAll('[data-rows="' + mark + '"]').forEach(function (box) {
   choice.onchange = () => { size = +choice.value; page = 0; draw(); };
   if (rows.length <= 10) filter.style.display = pages.style.display = "none";
   if (rows.length <= size) back.style.display = next.style.display = choice.style.display = "none";
+  const marks = heads.map((head) => head.insertBefore(document.createElement("span"), head.querySelector("br,small")));
   heads.forEach((head, i) => {
-    head.appendChild(document.createElement("span"));
     head.style.cursor = "pointer";
     head.tabIndex = 0;
     head.title = "sort";
@@ -108,7 +111,11 @@ document.querySelectorAll('[data-rows="' + mark + '"]').forEach(function (box) {
       else [by, down] = [-1, false];
       draw();
     };
-    head.onkeydown = (event) => event.key == "Enter" && head.onclick();
+    head.onkeydown = (event) => {
+      if (event.key != "Enter" && event.key != " ") return;
+      event.preventDefault();
+      head.onclick();
+    };
   });
   draw();
 });

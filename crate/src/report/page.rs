@@ -1,6 +1,6 @@
 //! The page: head, style, sections, and what makes its figures interactive.
 
-use crate::display::html::escape;
+use crate::display::html::{escape, table_script};
 use data_encoding::BASE64;
 use serde_json::Value;
 
@@ -116,7 +116,7 @@ impl Page {
             kind = escape(&self.kind),
             lead = self.lead,
             body = self.body,
-            script = program(SCRIPT),
+            script = program(&format!("{SCRIPT}{}(\"report\",null,0,Infinity);\n", table_script())),
         )
     }
 }
@@ -162,7 +162,9 @@ pub(super) fn table(columns: &[(String, String, bool)], rows: &[Vec<String>], no
     let table = format!("<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>");
     match rows.is_empty() {
         true => notes,
-        false => format!("<div class=\"table\">{table}</div>\n{notes}"),
+        // One row alone has no order.
+        false if rows.len() == 1 => format!("<div class=\"table\">{table}</div>\n{notes}"),
+        false => format!("<div class=\"table\" data-rows=\"report\">{table}</div>\n{notes}"),
     }
 }
 
