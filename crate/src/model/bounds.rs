@@ -35,9 +35,9 @@ impl Model {
         }
     }
 
-    /// Whether a recurrent state goes from token to token.
+    /// Whether a recurrent state goes from token to token, in any of its layers.
     pub fn is_recurrent(&self) -> bool {
-        self.config.recipe().recurrence().is_some()
+        !self.recurrences().is_empty()
     }
 
     /// A Llama with seeded weights that reads so many tokens.

@@ -45,6 +45,7 @@ pub mod tokenizer;
 mod weights;
 
 use crate::error::{Error, Result};
+use crate::family::stack::Recurring;
 use crate::family::{self, Config, Matrices, Stack, Tensors};
 use crate::layer::linear::{Linear, Tap};
 use crate::layer::quantized::Quantized;
@@ -280,6 +281,11 @@ impl Model {
     /// Every linear with its path, in forward order.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         self.stack.linears()
+    }
+
+    /// Its recurrences, for those who look into them; see [`Stack::recurrences`].
+    pub fn recurrences(&self) -> Vec<Recurring<'_>> {
+        self.stack.recurrences()
     }
 
     /// As [`linears`](Self::linears), to be changed: taps, formats.

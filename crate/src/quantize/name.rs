@@ -5,7 +5,7 @@ use super::scheme::{Budget, Hessians, Rule, Scheme};
 use crate::error::{Error, Result};
 use crate::format::{Clip, Coding, Format};
 use crate::layer::attention::Width;
-use crate::layer::mamba2::{Recurrence, StateBits};
+use crate::layer::recurrence::{Recurrence, StateBits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;

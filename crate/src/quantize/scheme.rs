@@ -3,7 +3,7 @@
 use super::calibrate::Observer;
 use crate::format::{Clip, Coding, Format, Granularity};
 use crate::layer::attention::Width;
-use crate::layer::mamba2::Recurrence;
+use crate::layer::recurrence::Recurrence;
 use std::fmt;
 
 /// A quantization: plain data, with a canonical short name that parses back.

@@ -3,8 +3,8 @@
 use super::*;
 use crate::kernel::integer::{IntegerRows, quantize_rows};
 use crate::layer::linear::Weight;
-use crate::layer::mamba2::Recurrence;
 use crate::layer::quantized::Block;
+use crate::layer::recurrence::Recurrence;
 use crate::model::{Loading, Positions};
 use candle_core::{Device, Tensor};
 
