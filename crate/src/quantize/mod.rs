@@ -129,6 +129,7 @@ impl Scheme {
                 "choose rot or smooth",
             );
         }
+        model.keeps(self.recurrence, self.cache).map_err(|error| error.at(format!("scheme {self}")))?;
         if self.lossless && dtype == DType::F16 {
             return refused(
                 "the exponents of f16 have too few bits to be coded",
