@@ -34,6 +34,7 @@ pub mod cost;
 pub mod divergence;
 pub mod drift;
 mod finite;
+#[macro_use]
 mod items;
 pub mod lambada;
 mod likelihood;
@@ -76,6 +77,8 @@ instruments! {
     Cost(cost::Cost),
     Making(making::Making),
 }
+
+by_items!(lambada::Lambada, choice::MultipleChoice);
 
 /// A measurement of a model.
 pub trait Measure: Serialize + Sized {

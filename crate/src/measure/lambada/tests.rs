@@ -1,3 +1,4 @@
+use super::super::Measure;
 use super::*;
 use crate::record::{PART, read_lines};
 use serde_json::Value;
