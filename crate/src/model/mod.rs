@@ -3,6 +3,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`checkpoint`] | what is there: folders, files, hub ids |
+//! | `contents`, `files` | what a folder holds, and which of its files are weights |
+//! | `finite` | weights that are no numbers |
 //! | `weights` | the network's part of a checkpoint |
 //! | [`safetensors`], `pickle`, `gguf` | the kinds of files |
 //! | `stored`, `pass` | tensors in a file, and one pass through it for those that are wanted |
@@ -24,8 +26,10 @@ pub(crate) mod bounds;
 mod card;
 mod caught;
 pub mod checkpoint;
+mod contents;
 mod destination;
 mod files;
+mod finite;
 pub mod generate;
 mod gguf;
 pub mod hub;
