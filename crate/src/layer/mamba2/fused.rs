@@ -2,7 +2,7 @@
 
 use super::super::op::{Values, with_floats};
 use super::{Core, LayerState, Parts, Sizes};
-use crate::kernel::{conv, conv_grad, norm, round, scan, scan_grad, softplus};
+use crate::kernel::{conv, conv_grad, norm, scan, scan_grad, softplus};
 use crate::layer::recurrence::Recurrence;
 use crate::layer::room::{Buffer, Room};
 use candle_core::{Result, bail};
@@ -109,7 +109,7 @@ fn scan(
         (Values::F32(h), None) => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
         (Values::F32(h), Some(state)) => {
             let feedback = error.filter(|_| state.feedback).map(|error| (error, state.residual));
-            round::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, feedback);
+            scan::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, feedback);
         }
     }
 }
