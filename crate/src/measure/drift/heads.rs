@@ -252,3 +252,26 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
     values
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Noise of variance 1 in every value: that of each channel grows to 1 / (1 − d²), and the head's is their mean.
+    #[test]
+    fn the_gain_of_a_head_is_that_of_its_channels_together() {
+        let head = |decays: &[f64]| Head {
+            layer: 0,
+            head: 0,
+            drift: vec![],
+            rounding: Power::default(),
+            decays: [decays.to_vec(), vec![0.0; decays.len()]],
+        };
+        let several = head(&[0.5, 0.9, 0.99]);
+        let mean = [0.5_f64, 0.9, 0.99].map(|d| 1.0 / (1.0 - d * d)).iter().sum::<f64>() / 3.0;
+        assert!((several.gains()[0] - mean.sqrt()).abs() < 1e-12 && several.gains()[1] == 1.0);
+        assert!((several.decay()[0] - 2.39 / 3.0).abs() < 1e-12);
+        let alone = head(&[0.9]);
+        assert_eq!((alone.gains()[0], alone.decay()[0]), ((1.0_f64 / (1.0 - 0.9 * 0.9)).sqrt(), 0.9));
+    }
+}
