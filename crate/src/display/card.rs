@@ -53,13 +53,13 @@ impl Draw for State {
             line("layers", self.layers.len()),
             line("size", megabytes(self.bytes())),
         ];
-        if let Some(layer) = self.layers.first() {
-            let shape = |tensor: &candle_core::Tensor| format!("{:?}", tensor.dims());
-            lines.extend(layer.conv.as_ref().map(|conv| line("convolution", shape(conv))));
-            let recurrent = layer.recurrent.as_ref();
-            lines.extend(recurrent.map(|h| line("recurrence", format!("{} (batch, head, P, N)", shape(h)))));
-            lines.extend(layer.cache.as_ref().map(|cache| line("cache", format!("{} tokens", cache.len()))));
-        }
+        let shape = |tensor: &candle_core::Tensor| format!("{:?}", tensor.dims());
+        let conv = self.layers.iter().find_map(|layer| layer.conv.as_ref());
+        lines.extend(conv.map(|conv| line("convolution", shape(conv))));
+        let recurrent = self.layers.iter().find_map(|layer| layer.recurrent.as_ref());
+        lines.extend(recurrent.map(|h| line("recurrence", format!("{} (batch, head, …)", shape(h)))));
+        let cache = self.layers.iter().find_map(|layer| layer.cache.as_ref());
+        lines.extend(cache.map(|cache| line("cache", format!("{} tokens", cache.len()))));
         card("state", "", &lines)
     }
 }

@@ -23,8 +23,9 @@ pub fn check(config: &Config, shapes: &Shapes) -> Result<Vec<String>> {
     let specs: Shapes = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     let missing: Vec<&str> =
         specs.keys().filter(|name| !shapes.contains_key(*name)).map(String::as_str).collect();
-    if missing == ["lm_head.weight"] {
-        return Err(Error::input("the checkpoint lacks lm_head.weight, which the config calls for").hint(
+    let head = format!("{}.weight", config.recipe().ends().head);
+    if missing == [&head] {
+        return Err(Error::input(format!("the checkpoint lacks {head}, which the config calls for")).hint(
             "set tie_word_embeddings to true if the embedding is the head too; a head of random numbers is not made",
         ));
     }

@@ -109,11 +109,6 @@ pub trait Family: fmt::Debug {
     fn foreign_to_transformers(&self) -> Option<String> {
         None
     }
-
-    /// Its recurrence, if it has one that can be looked into.
-    fn recurrence(&self) -> Option<&mamba2::Config> {
-        None
-    }
 }
 
 /// What the ends of a network are called in a checkpoint, without `.weight`.
@@ -255,8 +250,7 @@ impl Config {
                 about.map(Some).ok_or_else(|| unknown(name).at(file))
             }
             Some(named) => {
-                let what = format!("model_type must be a name such as \"mamba2\", found {named}");
-                Err(Error::input(what).at(file))
+                Err(Error::input(format!("model_type must be a name, found {named}")).at(file).hint(known()))
             }
         }
     }
@@ -339,17 +333,6 @@ impl Config {
         self.recipe().sites()
     }
 
-    /// Its recurrence, for those who look into it.
-    ///
-    /// # Errors
-    /// If it has none.
-    pub fn recurrence(&self) -> Result<&mamba2::Config> {
-        self.recipe().recurrence().ok_or_else(|| {
-            Error::input(format!("a {} has no recurrence", self.family()))
-                .hint("this measurement is one of recurrent models, such as mamba2")
-        })
-    }
-
     /// Whether a tensor of this name would be part of what a block or the head computes.
     fn is_of_block(&self, name: &str) -> bool {
         let Ends { blocks, head, .. } = self.recipe().ends();
@@ -381,6 +364,18 @@ impl Config {
 fn known() -> String {
     let names: Vec<&str> = FAMILIES.iter().map(|about| about.name).collect();
     format!("this version knows: {}", names.join(", "))
+}
+
+/// The names of all families, each with that of a tensor which it has, as a hint.
+pub(crate) fn known_by_tensors() -> String {
+    let each = FAMILIES.iter().filter_map(|about| {
+        let config = (about.shapes.first()?.1)();
+        let blocks = config.recipe().ends().blocks;
+        let tensor =
+            config.tensors().into_iter().find(|spec| spec.matrix && spec.name.starts_with(blocks))?;
+        Some(format!("{} (tensors such as {})", about.name, tensor.name))
+    });
+    format!("this version knows: {}", each.collect::<Vec<_>>().join(", "))
 }
 
 /// `a, b and c`.

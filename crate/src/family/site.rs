@@ -24,6 +24,8 @@ pub struct Site {
     /// Name of the tensor by which the norm before it scales its inputs. Sites of one norm are all that read it; none where
     /// inputs come from no norm, or from one that others than sites read too.
     pub norm: Option<String>,
+    /// The matrix that its inputs grow with, row by row; none where there is no such one.
+    pub fed: Option<Fed>,
     /// How it is tied to the residual stream.
     pub residual: Residual,
 }
@@ -35,6 +37,26 @@ pub struct Segment {
     pub name: &'static str,
     /// Its rows.
     pub rows: usize,
+}
+
+/// Inputs that grow with the rows of another matrix: if row r of it is multiplied by a number, so is every channel c of the
+/// input with [`row`](Self::row)(c) = r. Values pass through attention so, and the half of a
+/// gated layer that is not the gate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fed {
+    /// Path of that matrix.
+    pub path: String,
+    /// Channels of a head.
+    pub head: usize,
+    /// Heads, one after the other, that share the rows of one.
+    pub shared: usize,
+}
+
+impl Fed {
+    /// The row that a channel of the input grows with.
+    pub fn row(&self, channel: usize) -> usize {
+        channel / (self.head * self.shared) * self.head + channel % self.head
+    }
 }
 
 /// How a matrix is tied to the residual stream.
@@ -63,6 +85,7 @@ impl Site {
             segments: vec![],
             by_default: residual != Residual::Ends,
             norm: None,
+            fed: None,
             residual,
         }
     }
@@ -77,4 +100,11 @@ impl Site {
             false => vec![embedding, head],
         }
     }
+}
+
+#[test]
+fn heads_that_share_values_share_rows() {
+    let fed = Fed { path: "v".into(), head: 3, shared: 2 };
+    let rows: Vec<usize> = (0..12).map(|channel| fed.row(channel)).collect();
+    assert_eq!(rows, [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]);
 }

@@ -9,7 +9,8 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
     /// How training starts it.
     pub init: Init,
-    /// Matrices of linears and embeddings may be stored in bf16 or f16; everything else stays f32.
+    /// Matrices of linears and embeddings may be stored in bf16 or f16, and decay in training; everything else stays f32 and
+    /// does not decay.
     pub matrix: bool,
 }
 

@@ -7,7 +7,7 @@
 //! meanwhile.
 
 use super::Scatter;
-use super::amx::ahead::Ahead;
+use super::ahead::Ahead;
 use super::kept::Kept;
 use super::tile::{View, transposed_16};
 use rayon::prelude::*;
@@ -205,7 +205,7 @@ pub(super) unsafe fn store<const TURNED: bool>(
 pub(super) mod tests {
     use super::*;
     use crate::kernel::coded::Coded;
-    use crate::kernel::linear::{Weight, widen};
+    use crate::kernel::weight::{Weight, widen};
     use half::{bf16, f16};
 
     fn values(count: usize, seed: usize) -> Vec<f32> {

@@ -5,7 +5,7 @@
 //! an f32, two integers of 16 bits, or four of 8 ([`Dot`]). Up to six rows against a panel have sums that fit the sixteen
 //! registers beside what is multiplied.
 
-use super::packed::Line;
+use super::line::Line;
 use std::arch::x86_64::*;
 
 /// A sum for each row of a panel.

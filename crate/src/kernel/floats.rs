@@ -6,12 +6,13 @@
 use super::Scatter;
 use super::dwords::{Dot, Sums, add};
 use super::kept::Kept;
-use super::linear::{Weight, narrow, widen};
-use super::packed::{Line, PANEL};
+use super::line::Line;
+use super::packed::PANEL;
 use super::round::nearest_bf16;
 use super::simd::{Level, level, prefetch};
-use super::stream::Stored;
+use super::stored::Stored;
 use super::tile::{transpose, transposed_8};
+use super::weight::{Weight, narrow, widen};
 use half::bf16;
 use rayon::prelude::*;
 use std::arch::x86_64::*;

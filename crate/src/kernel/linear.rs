@@ -8,12 +8,10 @@
 //! the matrix unit as `split` into bf16 terms; where there is none, to `vectors` of AVX-512, or as `floats` to those of AVX2.
 //! The rest are the crate `gemm`'s, and narrow weights are widened a panel at a time.
 
-use super::coded::Coded;
 use super::round::fake_bf16;
-use super::simd::{Lanes, dispatch};
-use super::stream::{self, FEW_ROWS, Stored};
+use super::stream::{self, FEW_ROWS};
 use super::tile::View;
-use half::{bf16, f16};
+pub use super::weight::{Weight, widen};
 use rayon::prelude::*;
 
 /// From this many rows on it pays to split weights that are not bf16 into terms.
@@ -26,32 +24,6 @@ const SOME_ROWS: usize = 24;
 const PANEL_ROWS: usize = 1024;
 /// Weight rows that a task widens.
 const TASK_ROWS: usize = 32;
-
-/// A weight matrix [n, k] by its storage.
-#[derive(Clone, Copy)]
-pub enum Weight<'a> {
-    /// Single precision.
-    F32(&'a [f32]),
-    /// bfloat16.
-    Bf16(&'a [bf16]),
-    /// Half precision.
-    F16(&'a [f16]),
-    /// f32 or bf16 with all bits, in fewer.
-    Coded(&'a Coded),
-    /// Anything else: a function that fills whole rows, from the given one on, with their values.
-    Decoded(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
-}
-
-impl Weight<'_> {
-    /// Whether it is bf16, which is multiplied with bf16.
-    pub(super) fn is_bf16(self) -> bool {
-        match self {
-            Self::Bf16(_) => true,
-            Self::Coded(w) => !w.is_f32(),
-            Self::F32(_) | Self::F16(_) | Self::Decoded(_) => false,
-        }
-    }
-}
 
 /// y = x Wᵀ: `x` [m, k], `w` [n, k], `y` [m, n], overwritten.
 pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
@@ -168,47 +140,10 @@ fn product(
     }
 }
 
-/// The values of the rows from `first` on, as many as `to` has room for.
-pub fn widen(w: Weight<'_>, first: usize, k: usize, to: &mut [f32]) {
-    let part = first * k..first * k + to.len();
-    match w {
-        Weight::F32(w) => to.copy_from_slice(&w[part]),
-        Weight::Bf16(w) => widen_bf16(&w[part], to),
-        Weight::F16(w) => widen_f16(&w[part], to),
-        Weight::Coded(w) => w.widen(first, to),
-        Weight::Decoded(fill) => fill(first, to),
-    }
-}
-
-/// The same of bf16, as such.
-///
-/// # Panics
-/// If the weights are something else.
-pub(super) fn narrow(w: Weight<'_>, first: usize, k: usize, to: &mut [bf16]) {
-    match w {
-        Weight::Bf16(w) => to.copy_from_slice(&w[first * k..first * k + to.len()]),
-        Weight::Coded(w) if !w.is_f32() => w.narrow(first, to),
-        _ => panic!("these are not bf16"),
-    }
-}
-
-dispatch! { fn widen_bf16(w: &[bf16], to: &mut [f32]) = widen_body; }
-dispatch! { fn widen_f16(w: &[f16], to: &mut [f32]) = widen_body; }
-
-#[inline(always)]
-fn widen_body<V: Lanes>(w: &[impl Stored], to: &mut [f32]) {
-    let whole = to.len() / V::N * V::N;
-    for i in (0..whole).step_by(V::N) {
-        Stored::vector::<V>(&w[i..]).store(&mut to[i..]);
-    }
-    for i in whole..to.len() {
-        to[i] = w[i].one();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::{bf16, f16};
 
     fn values(n: usize, seed: usize) -> Vec<f32> {
         (0..n).map(|i| (((i + seed) * 7919 + 13) % 10_007) as f32 / 5003.0 - 1.0).collect()

@@ -3,6 +3,7 @@
 //! | file | computes |
 //! |---|---|
 //! | [`linear`] | Y = X Wᵀ for f32, bf16, f16 and decoded weights, and its two gradients |
+//! | [`weight`], [`stored`] | a matrix by its storage; values by theirs, one by one and by the vector |
 //! | [`stream`] | the same for a few rows of X, at the speed of memory |
 //! | `blocked` | the same for many rows of X, in blocks: on the matrix unit `amx` from terms that are `split`, or on `vectors` |
 //! | `floats` | the same on vectors of 256 bits, from panels; `dwords` is their loop, and that of integers |
@@ -15,19 +16,21 @@
 //! | [`attention`] | causal attention in tiles, over a cache of keys and values |
 //! | [`rotary`] | positions as rotations of queries and keys |
 //! | [`gated`] | SiLU(a) · b, and its gradient |
-//! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
+//! | [`scan`] | the linear recurrence: token by token, chunked as matrix products, and with a rounded state |
 //! | [`scan_grad`] | its gradient |
-//! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
+//! | [`round`] | values rounded to integers and back |
 //! | [`norm`] | RMSNorm, plain and gated |
 //! | [`hadamard`] | a randomized orthonormal rotation of channels |
 //! | [`softplus`] | the step sizes of the recurrence |
 //! | [`softmax`] | negative log-likelihood and its gradient; divergence of two distributions |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
-//! | `kept`, `pages` | memory that a thread keeps, and memory in large pages |
+//! | `kept`, `pages`, `line`, `ahead` | memory that a thread keeps, in large pages, by cache lines, and asked for ahead of its use |
 //!
 //! All matrices are row-major. Work is split over the current rayon pool; results do not depend on its size.
 //! SIMD is chosen at run time; `LOWBIT_SIMD=portable|avx2|avxvnni|avx512|vnni|amx` forces a lower level (for tests).
 
+#[cfg(target_arch = "x86_64")]
+pub mod ahead;
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
 pub mod attention;
@@ -45,6 +48,7 @@ pub mod hadamard;
 pub mod integer;
 pub(crate) mod kept;
 pub mod levels;
+pub(crate) mod line;
 pub mod linear;
 pub mod norm;
 pub mod packed;
@@ -58,10 +62,12 @@ pub mod softmax;
 pub mod softplus;
 #[cfg(target_arch = "x86_64")]
 pub mod split;
+pub mod stored;
 pub mod stream;
 pub mod tile;
 #[cfg(target_arch = "x86_64")]
 pub mod vectors;
+pub mod weight;
 
 /// A mutable buffer that parallel tasks write at places that do not overlap.
 #[derive(Clone, Copy)]

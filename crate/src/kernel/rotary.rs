@@ -9,6 +9,8 @@ const BLOCK: usize = 256;
 #[derive(Debug)]
 pub struct Rotary {
     frequencies: Vec<f32>,
+    /// On cosines and sines.
+    factor: f32,
     /// For each position of a block D/2 cosines, then D/2 sines.
     blocks: Vec<OnceLock<Vec<f32>>>,
 }
@@ -16,7 +18,15 @@ pub struct Rotary {
 impl Rotary {
     /// Of the frequencies [D/2] in radians a position, for positions below `longest`.
     pub fn new(frequencies: Vec<f32>, longest: usize) -> Self {
-        Self { frequencies, blocks: (0..longest.div_ceil(BLOCK)).map(|_| OnceLock::new()).collect() }
+        let blocks = (0..longest.div_ceil(BLOCK)).map(|_| OnceLock::new()).collect();
+        Self { frequencies, factor: 1.0, blocks }
+    }
+
+    /// With cosines and sines, and so what is turned, multiplied by `factor`.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        let longest = self.blocks.len() * BLOCK;
+        Self { factor: factor as f32, ..Self::new(self.frequencies, longest) }
     }
 
     /// D.
@@ -40,12 +50,12 @@ impl Rotary {
     fn angles(&self, position: usize) -> impl Iterator<Item = f32> {
         // An angle in f32, as everywhere in the field: it is what models were trained with.
         let angle = move |frequency: &f32| f64::from(position as f32 * frequency);
-        let cosines = self.frequencies.iter().map(move |f| angle(f).cos() as f32);
-        cosines.chain(self.frequencies.iter().map(move |f| angle(f).sin() as f32))
+        let cosines = self.frequencies.iter().map(move |f| self.factor * angle(f).cos() as f32);
+        cosines.chain(self.frequencies.iter().map(move |f| self.factor * angle(f).sin() as f32))
     }
 
     /// Turns heads [B, T, heads, D], of which the first token of each sequence is at position `first`, in place; by the
-    /// angles' negatives if `back`.
+    /// angles' negatives, the way that gradients go, if `back`.
     ///
     /// # Panics
     /// If it is not whole tokens, or a position lies beyond the longest.
@@ -89,5 +99,12 @@ mod tests {
         }
         rotary.turn((2, 3), 500, &mut turned, true);
         assert!(turned.iter().zip(&heads).all(|(a, b)| (a - b).abs() < 1e-6));
+        // What is turned grows with the factor, and what is turned back by it again: the way of gradients.
+        let (factor, mut plain) = (rotary.times(1.5), turned.clone());
+        Rotary::new(vec![1.0, 0.25], 600).turn((2, 3), 500, &mut plain, false);
+        factor.turn((2, 3), 500, &mut turned, false);
+        assert!(turned.iter().zip(&plain).all(|(a, b)| (a - 1.5 * b).abs() < 1e-6));
+        factor.turn((2, 3), 500, &mut turned, true);
+        assert!(turned.iter().zip(&heads).all(|(a, b)| (a - 2.25 * b).abs() < 1e-5));
     }
 }

@@ -12,14 +12,14 @@
 //! A tile is 16 rows of 32 values. bf16 weights are read in place.
 
 use super::Scatter;
-use super::amx::ahead::Ahead;
+use super::ahead::Ahead;
 use super::amx::product::{keep, multiply};
 use super::amx::terms::{Tile, pack};
 use super::amx::{Config, Tiles, has_bf16};
 use super::blocked::{Left, PANEL, Panel, STEP, Sums, Unit, product, soon, store};
 use super::kept::Kept;
-use super::linear::{Weight, widen};
 use super::tile::View;
+use super::weight::{Weight, widen};
 use half::bf16;
 use std::mem::MaybeUninit;
 use std::ops::Range;

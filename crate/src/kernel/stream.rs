@@ -4,10 +4,11 @@
 //! its use. Narrow weights are widened in registers, and what meets bf16 is rounded to it there.
 
 use super::Scatter;
-use super::coded::{Grouped, Rows};
+use super::coded::{Grouped, Rows, Streamed};
 use super::kept::Kept;
-use super::linear::{Weight, widen};
-use super::simd::{Lanes, dispatch, prefetch};
+use super::simd::{dispatch, prefetch};
+use super::stored::Stored;
+use super::weight::{Weight, widen};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -81,52 +82,6 @@ unsafe fn range(
             *y = dots[row];
         }
     }
-}
-
-/// A storage type of weights and states.
-pub trait Stored: Copy {
-    /// The value.
-    fn one(self) -> f32;
-    /// The first values of `from`, as many as a vector has.
-    fn vector<V: Lanes>(from: &[Self]) -> V;
-    /// What such a weight is multiplied with.
-    fn factor<V: Lanes>(x: V) -> V;
-    /// [`Self::factor`] of one value.
-    fn one_factor(x: f32) -> f32;
-}
-
-macro_rules! stored {
-    ($ty:ty, $one:expr, $load:ident, |$x:ident| $factor:expr, $one_factor:expr) => {
-        impl Stored for $ty {
-            #[inline(always)]
-            fn one(self) -> f32 {
-                $one(self)
-            }
-            #[inline(always)]
-            fn vector<V: Lanes>(from: &[Self]) -> V {
-                V::$load(from)
-            }
-            #[inline(always)]
-            fn factor<V: Lanes>($x: V) -> V {
-                $factor
-            }
-            #[inline(always)]
-            fn one_factor(x: f32) -> f32 {
-                $one_factor(x)
-            }
-        }
-    };
-}
-stored!(f32, |x| x, load, |x| x, |x| x);
-stored!(bf16, bf16::to_f32, load_bf16, |x| x.to_bf16(), |x| bf16::from_f32(x).to_f32());
-stored!(f16, f16::to_f32, load_f16, |x| x, |x| x);
-
-/// Rows of weights that are streamed.
-pub(super) trait Streamed: Copy {
-    /// How many they are.
-    fn count(self) -> usize;
-    /// x · each of R rows, `apart` rows from each other. The order of the sum is the same for every R.
-    fn dots<V: Grouped, const R: usize>(self, x: &[f32], row: usize, apart: usize) -> [f32; R];
 }
 
 /// Rows of k values as they are.

@@ -4,14 +4,14 @@
 //! A value of the left operand, or a pair of neighbours, meets as many of 16 rows of the right one at once.
 
 use super::Scatter;
-use super::amx::ahead::Ahead;
+use super::ahead::Ahead;
 use super::amx::terms::{Tile, pack};
 use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, store};
 use super::kept::Kept;
-use super::linear::{Weight, narrow, widen};
 use super::round::fake_bf16;
 use super::simd::{Level, Most, level, most};
 use super::tile::{View, transpose};
+use super::weight::{Weight, narrow, widen};
 use half::bf16;
 use rayon::prelude::*;
 use std::arch::x86_64::*;

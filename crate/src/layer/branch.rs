@@ -5,8 +5,8 @@
 
 use super::attention::Width;
 use super::linear::{Linear, Weight};
-use super::mamba2::Recurrence;
 use super::op::with_floats;
+use super::recurrence::{Recurrence, Recurrent};
 use super::room::Room;
 use super::state::LayerState;
 use candle_core::{Device, Error, Result, Tensor, Var, bail};
@@ -48,11 +48,16 @@ pub trait Branch: fmt::Debug + Send + Sync {
         0
     }
 
-    /// Its matrices by their names within it, in the order in which they are used.
+    /// Its matrices by their names within it, in the order in which they are used: the first reads what the branch reads.
     fn linears(&self) -> Vec<(&'static str, &Linear)>;
 
     /// As [`linears`](Self::linears), to be changed.
     fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)>;
+
+    /// Its recurrence, for those who look into it; none if it has none.
+    fn recurrence(&self) -> Option<&dyn Recurrent> {
+        None
+    }
 
     /// Sets the bits of its recurrence; false if it has none.
     ///

@@ -7,6 +7,7 @@
 //! | [`rotation`] | orthonormal rotation of activations |
 //! | [`norm`] | RMSNorm |
 //! | [`branch`] | what a block can add to the residual stream |
+//! | [`recurrence`] | what all recurrences have in common: decays, inputs, bits |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
 //! | [`attention`] | causal attention with rotary positions and a cache |
 //! | [`mlp`] | the gated feed-forward layer |
@@ -23,6 +24,7 @@ pub mod mlp;
 pub mod norm;
 pub(crate) mod op;
 pub mod quantized;
+pub mod recurrence;
 pub(crate) mod room;
 pub mod rotation;
 pub mod state;

@@ -12,9 +12,9 @@ use std::sync::{Mutex, PoisonError};
 pub struct LayerState {
     /// The last K inputs of the convolution, oldest first: [batch, channel, K].
     pub conv: Option<Tensor>,
-    /// The recurrent state h: [batch, head, P, N], in f32 or bf16.
+    /// The recurrent state: [batch, head, ..], a head's values as its branch lays them out; in f32 or bf16.
     pub recurrent: Option<Tensor>,
-    /// The residual: what the last rounding took from a quantized state that is given it back, [batch, head, P, N] in
+    /// The residual: what the last rounding took from a quantized state that is given it back, of the same shape in
     /// f32 (or the values of integers with a scale for each head).
     pub feedback: Option<Tensor>,
     /// The keys and values of the tokens read so far.
@@ -232,13 +232,17 @@ impl State {
         self.layers.iter().map(LayerState::bytes).sum()
     }
 
-    /// ‖h − h'‖ / ‖h'‖ over the recurrent states of all layers: how far this state is from `reference`.
+    /// ‖h − h'‖ / ‖h'‖ over the recurrent states of all layers that have one: how far this state is from `reference`.
     ///
     /// # Errors
-    /// If a layer of either has no recurrence.
+    /// If only one of the two has a recurrence in a layer, or neither in any.
     pub fn distance(&self, reference: &Self) -> Result<f64> {
         let (mut difference, mut norm) = (0.0, 0.0);
-        for (a, b) in self.layers.iter().zip(&reference.layers) {
+        let layers = || self.layers.iter().zip(&reference.layers);
+        if layers().all(|(a, b)| a.recurrent.is_none() && b.recurrent.is_none()) {
+            return Err(missing("recurrence"));
+        }
+        for (a, b) in layers().filter(|(a, b)| a.recurrent.is_some() || b.recurrent.is_some()) {
             let (a, b) = (a.recurrence()?.to_dtype(DType::F32)?, b.recurrence()?.to_dtype(DType::F32)?);
             difference += f64::from((a - &b)?.sqr()?.sum_all()?.to_scalar::<f32>()?);
             norm += f64::from(b.sqr()?.sum_all()?.to_scalar::<f32>()?);

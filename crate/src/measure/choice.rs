@@ -13,11 +13,11 @@
 use super::finite::Known;
 use super::instrument::{Listed, Table};
 use super::items::{self, Answered, Asking, Item, Items};
-use super::{Measure, work};
+use super::work;
 use crate::corpus::questions::{Question, Questions};
 use crate::error::Result;
 use crate::model::Model;
-use crate::record::{Reading, Row, Run};
+use crate::record::{Reading, Row};
 use std::path::PathBuf;
 
 settings! {
@@ -63,6 +63,8 @@ fn greatest(values: impl Iterator<Item = f64>) -> usize {
 }
 
 impl Asking for MultipleChoice {
+    const IS: (&'static str, u32) = ("choice", 1);
+
     fn items(&self) -> Result<Items> {
         let Questions { name, all, sha256 } = self.questions()?;
         let item = |question: Question| Item {
@@ -101,32 +103,6 @@ impl Asking for MultipleChoice {
     }
 }
 
-impl Measure for MultipleChoice {
-    const NAME: &'static str = "choice";
-    const VERSION: u32 = 1;
-
-    /// Within it the items are recorded in parts.
-    fn units(&self) -> Vec<Self> {
-        vec![self.clone()]
-    }
-
-    fn fingerprint(&self, model: &Model) -> Result<String> {
-        items::identity(self, model)
-    }
-
-    fn check(&self, model: &Model) -> Result<()> {
-        items::check(self, model)
-    }
-
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        items::measure(self, model)
-    }
-
-    fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        items::record(self, model, run)
-    }
-}
-
 impl Listed for MultipleChoice {
     const TABLES: &'static [Table] = &[Table::of(
         "choice",
@@ -156,6 +132,7 @@ impl Listed for MultipleChoice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Measure;
     use super::super::likelihood::Likelihood;
     use super::*;
 

@@ -44,8 +44,12 @@ pub(super) struct Answered {
     pub known: bool,
 }
 
-/// A measurement by items: what such measurements have in common is done by the functions below.
+/// A measurement by items: what such measurements have in common is done by the functions below, which `by_items!` makes a
+/// [`Measure`] of.
 pub(super) trait Asking: Measure {
+    /// Name and version of the measurement.
+    const IS: (&'static str, u32);
+
     /// The items of the file, those that are asked for.
     fn items(&self) -> Result<Items>;
 
@@ -54,6 +58,37 @@ pub(super) trait Asking: Measure {
 
     /// Adds to the summary what the rows of all items say together.
     fn summarize(&self, reading: Reading, rows: &[Row]) -> Reading;
+}
+
+/// Makes a [`Measure`] of each of these that asks items.
+macro_rules! by_items {
+    ($($module:ident::$settings:ident),*) => {$(
+        impl Measure for $module::$settings {
+            const NAME: &'static str = <Self as items::Asking>::IS.0;
+            const VERSION: u32 = <Self as items::Asking>::IS.1;
+
+            /// Within it the items are recorded in parts.
+            fn units(&self) -> Vec<Self> {
+                vec![self.clone()]
+            }
+
+            fn fingerprint(&self, model: &Model) -> Result<String> {
+                items::identity(self, model)
+            }
+
+            fn check(&self, model: &Model) -> Result<()> {
+                items::check(self, model)
+            }
+
+            fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
+                items::measure(self, model)
+            }
+
+            fn record(&self, model: &Model, run: &Run) -> Result<()> {
+                items::record(self, model, run)
+            }
+        }
+    )*};
 }
 
 /// A list of a measurement's items, of which the first are asked for.

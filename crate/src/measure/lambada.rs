@@ -15,11 +15,11 @@
 use super::finite::Known;
 use super::instrument::{Listed, Table};
 use super::items::{self, Answered, Asking, Item, Items};
-use super::{Measure, too_little, work};
+use super::{too_little, work};
 use crate::corpus::{Corpus, Document};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::record::{Reading, Row, Run};
+use crate::record::{Reading, Row};
 use crate::stats::Interval;
 use std::path::PathBuf;
 
@@ -52,6 +52,8 @@ impl Lambada {
 }
 
 impl Asking for Lambada {
+    const IS: (&'static str, u32) = ("lambada", 1);
+
     fn items(&self) -> Result<Items> {
         let corpus = self.texts()?;
         let title = corpus.title();
@@ -88,32 +90,6 @@ impl Asking for Lambada {
             .value("ppl_high", nll.map(|nll| nll.high.exp()))
             .value("nll", nll.map(|nll| nll.value));
         too_little(reading, nll)
-    }
-}
-
-impl Measure for Lambada {
-    const NAME: &'static str = "lambada";
-    const VERSION: u32 = 1;
-
-    /// Within it the items are recorded in parts.
-    fn units(&self) -> Vec<Self> {
-        vec![self.clone()]
-    }
-
-    fn fingerprint(&self, model: &Model) -> Result<String> {
-        items::identity(self, model)
-    }
-
-    fn check(&self, model: &Model) -> Result<()> {
-        items::check(self, model)
-    }
-
-    fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
-        items::measure(self, model)
-    }
-
-    fn record(&self, model: &Model, run: &Run) -> Result<()> {
-        items::record(self, model, run)
     }
 }
 

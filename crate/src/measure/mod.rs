@@ -3,6 +3,13 @@
 //! What there is stands in one list, [`Instrument`]: **a measurement is added by its file and its line there**. Commands, flags and
 //! their help, studies and their YAML, checks, estimates of time and tables come from the list.
 //!
+//! **Beginning of a text.** No measurement puts a special token (BOS) before what it reads, whatever the tokenizer's file asks
+//! for (`add_bos_token`): windows are pieces of a longer text, and the two harnesses that people compare by do not agree.
+//! llama.cpp's `perplexity` puts it in the place of the first token of each chunk where the file asks for it, and scores the second
+//! half of a chunk. lm-evaluation-harness adds none to a context and its continuation, unless `add_bos_token` is set, and begins
+//! rolling windows with it (`prefix_token_id`; that for the end, if there is none), so that it scores a text's first token too.
+//! Where a file asks for such tokens, each record says how many were left out (`bos_left_out`), and a warning does.
+//!
 //! | file | holds |
 //! |---|---|
 //! | `instrument` | the registry, and what it asks of a measurement |
@@ -27,6 +34,7 @@ pub mod cost;
 pub mod divergence;
 pub mod drift;
 mod finite;
+#[macro_use]
 mod items;
 pub mod lambada;
 mod likelihood;
@@ -69,6 +77,8 @@ instruments! {
     Cost(cost::Cost),
     Making(making::Making),
 }
+
+by_items!(lambada::Lambada, choice::MultipleChoice);
 
 /// A measurement of a model.
 pub trait Measure: Serialize + Sized {
@@ -138,6 +148,14 @@ pub fn subject(model: &Model) -> Subject {
     for assumed in &model.assumed {
         warn(format!("{}: assumed: {assumed}", model.name));
     }
+    // A file that cannot put them before a text cannot read one either: that is told where a text is read.
+    let opening = model.tokenizer.opening().map_or(0, |tokens| tokens.len());
+    if opening > 0 {
+        let name = &model.name;
+        warn(format!(
+            "{name}: its tokenizer puts {opening} special tokens before a text (BOS): none is measured"
+        ));
+    }
     let dtype = model.dtype.as_str().to_string();
     let quantization = model.quantization.as_ref();
     Subject {
@@ -147,6 +165,7 @@ pub fn subject(model: &Model) -> Subject {
         config_hash: content_hash(&model.config).ok(),
         tokenizer: Some(model.tokenizer.name().to_string()),
         tokenizer_hash: Some(model.tokenizer.hash().to_string()),
+        bos_left_out: Some(opening as u64).filter(|count| *count > 0),
         assumed: Some(model.assumed.join("; ")).filter(|text| !text.is_empty()),
         family: model.config.family().to_string(),
         parameters: model.parameters() as u64,

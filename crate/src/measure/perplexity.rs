@@ -1,4 +1,5 @@
-//! Sliding-window perplexity: e^(mean −ln p) over the tokens of a text, each scored exactly once; see [`super::window`].
+//! Sliding-window perplexity: e^(mean −ln p) over the tokens of a text, each scored exactly once; see [`super::window`]. No
+//! token for the beginning (BOS) is put before a window; see [`super`] for what other programs do.
 
 use super::instrument::{Listed, Table};
 use super::window::Window;

@@ -1,6 +1,7 @@
 //! A model whose linears are watched: what each of them reads.
 
 use crate::error::Result;
+use crate::layer::linear::Linear;
 use crate::model::Model;
 use candle_core::Tensor;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +35,14 @@ impl Watched {
         read?;
         let whole = |pieces: Vec<Tensor>| (!pieces.is_empty()).then(|| Tensor::cat(&pieces, 1)).transpose();
         Ok(seen.into_iter().map(whole).collect::<candle_core::Result<_>>()?)
+    }
+}
+
+/// What a linear was given that was seen to read `input`: a tap sees it rotated, where the linear rotates it.
+pub(super) fn given(linear: &Linear, input: &Tensor) -> Result<Tensor> {
+    match &linear.rotation {
+        Some(rotation) => Ok(rotation.backward(input)?),
+        None => Ok(input.clone()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::Model;
 use crate::error::{Error, Result};
+use crate::layer::attention::Width;
+use crate::layer::recurrence::Recurrence;
 
 impl Model {
     /// The longest sequence that the model can read, in tokens; none where nothing bounds it. What reads more is refused
@@ -35,9 +37,19 @@ impl Model {
         }
     }
 
-    /// Whether a recurrent state goes from token to token.
+    /// Refuses bits for what no branch of the model has: a recurrence, or a cache of keys and values.
+    ///
+    /// # Errors
+    /// There is none, or it cannot have such bits.
+    pub(crate) fn keeps(&self, recurrence: Recurrence, cache: Width) -> Result<()> {
+        let mut stack = self.stack.clone(); // shares the weights
+        stack.set_recurrence(recurrence)?;
+        stack.set_cache(cache)
+    }
+
+    /// Whether a recurrent state goes from token to token, in any of its layers.
     pub fn is_recurrent(&self) -> bool {
-        self.config.recipe().recurrence().is_some()
+        !self.recurrences().is_empty()
     }
 
     /// A Llama with seeded weights that reads so many tokens.

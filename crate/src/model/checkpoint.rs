@@ -1,15 +1,15 @@
 //! A checkpoint as it is found, before anything is made of it: names of tensors, a configuration, where it came from.
 
-use super::gguf::{self, Tokens};
+use super::contents::Contents;
+use super::finite::refuse_non_finite;
+use super::gguf::Tokens;
 use super::hub::{self, Hub};
-use super::stored::{Listing, Own, Stored};
+use super::pass;
+use super::stored::{Listing, Stored};
 use super::tokenizer::Tokenizer;
-use super::{destination, files, pass, pickle, safetensors};
 use crate::error::{Error, Result};
 use crate::family::Stated;
-use crate::json;
-use candle_core::{CpuStorage, DType, Storage, Tensor};
-use rayon::prelude::*;
+use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ pub struct Checkpoint {
     pub source: PathBuf,
     /// The commit on the hub, if it came from there.
     pub revision: Option<String>,
-    /// `config.json`, read by [`json::read`], or else `params.json`, if there is one beside the weights. A GGUF file states
+    /// `config.json`, read by [`json::read`](crate::json::read), or else `params.json`, if there is one beside the weights. A GGUF file states
     /// itself what a `config.json` would.
     pub stated: Option<Stated>,
     /// Path of `tokenizer.json`, if there is one beside the weights, and none in them.
@@ -83,44 +83,8 @@ impl Checkpoint {
     }
 
     fn open_path(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        destination::finish(folder)?;
-        let found = if path.is_dir() { files::weight_files(path)? } else { files::single(path)? };
-        let (mut files, mut metadata, mut layers, mut own) = (vec![], BTreeMap::new(), vec![], None);
-        for file in found.files {
-            let mut listing = list(&file)?;
-            own = own.or(listing.own.take());
-            metadata.extend(listing.metadata.clone());
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            layers.extend(listing.layers.iter().map(|(at, n)| (format!("{name}: {at}"), *n)));
-            files.push((file, listing));
-        }
-        let mut names = BTreeMap::new();
-        for (file, listing) in &files {
-            for name in listing.tensors.keys() {
-                if names.insert(name, file).is_some() {
-                    return Err(Error::input("this tensor is also in another shard")
-                        .at(name)
-                        .at(file.display()));
-                }
-            }
-        }
-        if names.is_empty() {
-            return Err(Error::input("the checkpoint holds no tensors").at(path.display()));
-        }
-        if let Some((name, index)) = found.listed.iter().find(|(name, _)| !names.contains_key(name)) {
-            return Err(Error::input(format!("missing, though {index} lists it"))
-                .at(name)
-                .at(path.display())
-                .hint("copy or download the checkpoint again"));
-        }
-        let alone = own.is_some();
-        let (stated, tokens, stored_as) = match own {
-            Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, Some(stored_as)),
-            None => (stated(folder, &mut layers)?, None, None),
-        };
-        // A tokenizer.json beside a file that has no tokenizer is better than none.
-        let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };
+        let Contents { files, metadata, layers, stated, tokenizer, tokens, stored_as, alone } =
+            Contents::of(path)?;
         let (name, source, revision) = (name(path), path.to_path_buf(), None);
         Ok(Self {
             name,
@@ -210,32 +174,6 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
-/// What `config.json` or else `params.json` of a folder states; numbers of layers that the other tells are added to
-/// `layers`.
-fn stated(folder: &Path, layers: &mut Vec<(String, u64)>) -> Result<Option<Stated>> {
-    let [config, params] = ["config.json", "params.json"].map(|name| -> Result<Option<Stated>> {
-        let Some(path) = files::beside(folder, name) else { return Ok(None) };
-        Ok(Some(Stated { file: name.to_string(), json: json::read(path)? }))
-    });
-    let (config, params) = (config?, params?);
-    if let Some(Stated { file, json }) = config.as_ref().and(params.as_ref()) {
-        let told = json::LAYERS.iter().filter_map(|key| Some((key, json.get(key)?.as_u64()?)));
-        layers.extend(told.map(|(key, n)| (format!("{file}: {key}"), n)));
-    }
-    Ok(config.or(params))
-}
-
-fn list(file: &Path) -> Result<Listing> {
-    match files::ending(&file.to_string_lossy()).as_str() {
-        "safetensors" => safetensors::list(file),
-        "bin" | "pt" | "pth" => pickle::list(file),
-        "gguf" => gguf::list(file),
-        _ => Err(Error::input("this file's ending is not one of weights")
-            .at(file.display())
-            .hint("expected .safetensors, .bin, .pt, .pth or .gguf")),
-    }
-}
-
 /// A name to be recognized by, from a path.
 fn name(path: &Path) -> String {
     // `.` has no name of its own; the folder it stands for does.
@@ -251,39 +189,12 @@ fn name(path: &Path) -> String {
     }
 }
 
-fn refuse_non_finite(tensor: &Tensor) -> Result<()> {
-    match (non_finite(tensor), tensor.elem_count()) {
-        (0, _) => Ok(()),
-        (found, all) => Err(Error::input(format!("{found} of {all} weights are NaN or infinite"))
-            .hint("the checkpoint is damaged or its training diverged; use another one")),
-    }
-}
-
-/// How many elements of a tensor are NaN or infinite: those whose exponent bits are all set.
-pub(super) fn non_finite(tensor: &Tensor) -> usize {
-    // The loops without branches inside a block run at the speed of memory.
-    fn count<T: Copy + Sync>(values: &[T], is_bad: impl Fn(T) -> bool + Sync) -> usize {
-        let block = |block: &[T]| block.iter().map(|&value| u32::from(is_bad(value))).sum::<u32>() as usize;
-        values.par_chunks(1 << 16).map(block).sum()
-    }
-    // Tensors just read or cast own their storage, so it holds nothing but them.
-    let (storage, _) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { return 0 };
-    match storage {
-        CpuStorage::F64(values) => count(values, |v| !v.is_finite()),
-        CpuStorage::F32(values) => count(values, |v| v.to_bits() & 0x7f80_0000 == 0x7f80_0000),
-        CpuStorage::BF16(values) => count(values, |v| v.to_bits() & 0x7f80 == 0x7f80),
-        CpuStorage::F16(values) => count(values, |v| v.to_bits() & 0x7c00 == 0x7c00),
-        CpuStorage::F8E4M3(values) => count(values, |v| v.to_bits() & 0x7f == 0x7f),
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::safetensors::save_safetensors;
     use super::*;
-    use candle_core::{DType, Device};
+    use crate::json;
+    use candle_core::Device;
     use std::fs;
 
     fn fixtures() -> PathBuf {

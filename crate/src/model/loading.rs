@@ -1,6 +1,7 @@
 //! How a model is to be loaded: storage, device, revision, tokenizer.
 
-use super::checkpoint::{Checkpoint, non_finite};
+use super::checkpoint::Checkpoint;
+use super::finite::non_finite;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};

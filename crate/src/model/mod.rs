@@ -3,6 +3,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`checkpoint`] | what is there: folders, files, hub ids |
+//! | `contents`, `files` | what a folder holds, and which of its files are weights |
+//! | `finite` | weights that are no numbers |
 //! | `weights` | the network's part of a checkpoint |
 //! | [`safetensors`], `pickle`, `gguf` | the kinds of files |
 //! | `stored`, `pass` | tensors in a file, and one pass through it for those that are wanted |
@@ -24,8 +26,10 @@ pub(crate) mod bounds;
 mod card;
 mod caught;
 pub mod checkpoint;
+mod contents;
 mod destination;
 mod files;
+mod finite;
 pub mod generate;
 mod gguf;
 pub mod hub;
@@ -45,6 +49,7 @@ pub mod tokenizer;
 mod weights;
 
 use crate::error::{Error, Result};
+use crate::family::stack::Recurring;
 use crate::family::{self, Config, Matrices, Stack, Tensors};
 use crate::layer::linear::{Linear, Tap};
 use crate::layer::quantized::Quantized;
@@ -280,6 +285,11 @@ impl Model {
     /// Every linear with its path, in forward order.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         self.stack.linears()
+    }
+
+    /// Its recurrences, for those who look into them; see [`Stack::recurrences`].
+    pub fn recurrences(&self) -> Vec<Recurring<'_>> {
+        self.stack.recurrences()
     }
 
     /// As [`linears`](Self::linears), to be changed: taps, formats.

@@ -8,7 +8,7 @@ use crate::family::{Config, Matrices, Stack, Tensors};
 use crate::format::Coding;
 use crate::layer::attention::Width;
 use crate::layer::linear::Activation;
-use crate::layer::mamba2::Recurrence;
+use crate::layer::recurrence::Recurrence;
 use crate::layer::rotation::Rotation;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use rand::RngExt;

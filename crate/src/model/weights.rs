@@ -43,9 +43,7 @@ impl Weights {
                 "no known model family has tensors of these names: {}",
                 family::some_of(&names.others)
             );
-            let hint = "this version knows mamba2, whose tensors are called backbone.layers.0.mixer.A_log and so on, and llama, \
-                        whose are called model.layers.0.self_attn.q_proj.weight";
-            return Err(at(Error::input(what).hint(hint)));
+            return Err(at(Error::input(what).hint(family::known_by_tensors())));
         }
         let coded = |own: &str| {
             let layers = quantization.iter().flat_map(|report| &report.layers);

@@ -1,9 +1,8 @@
 //! Changes of a model that leave its function as it is and make it easier to quantize: rotation and smoothing.
 
-use super::calibrate::Inputs;
 use crate::error::{Error, Result};
 use crate::family::Tensors;
-use crate::family::site::{Residual, Site};
+use crate::family::site::{Fed, Residual, Site};
 use crate::layer::rotation::Rotation;
 use crate::model::quantization::rotation;
 use candle_core::{DType, Tensor};
@@ -47,48 +46,95 @@ fn columns(weight: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     Ok(rotation.forward(&weight.t()?.contiguous()?)?.t()?.contiguous()?)
 }
 
-/// Divides what a norm gives by `by`, one number for each channel, and multiplies the columns of all matrices that read it.
-///
-/// # Errors
-/// If a tensor is not there.
-pub fn divide(tensors: &mut Tensors, norm: &str, readers: &[&Site], by: &[f32]) -> Result<()> {
-    let scaled = tensor(tensors, norm)?.clone();
-    let by = Tensor::from_slice(by, by.len(), scaled.device())?;
-    for site in readers {
-        let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
-        tensors.insert(site.weight.clone(), weight.broadcast_mul(&by)?);
-    }
-    tensors.insert(norm.to_string(), scaled.div(&by)?);
-    Ok(())
+/// What gives the inputs of a matrix, where it can be rescaled without a change of function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source<'a> {
+    /// The weight of a norm, by channel; by its name.
+    Norm(&'a str),
+    /// The rows of another matrix.
+    Rows(&'a Fed),
 }
 
-/// The norm by way of which the inputs of a matrix can be rescaled.
-pub(super) fn norm(site: &Site) -> Result<&String> {
-    site.norm.as_ref().ok_or_else(|| {
-        Error::input("its input does not come from a norm of its own, which could be rescaled")
-            .at(&site.path)
-            .hint("leave this layer out of smoothing and of scales by channel")
-    })
-}
-
-/// SmoothQuant's divisors (Xiao et al. 2023): max|X_j|^α / max|W_j|^(1−α) for every input channel j, over all matrices that
-/// read the norm.
-///
-/// # Errors
-/// If a tensor is not there.
-pub fn smoothing(tensors: &Tensors, readers: &[&Site], inputs: &Inputs, exponent: f32) -> Result<Vec<f32>> {
-    let mut columns: Vec<f32> = vec![];
-    for site in readers {
-        let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
-        let own = weight.abs()?.max(0)?.to_vec1::<f32>()?;
-        columns.resize(own.len(), 0.0);
-        columns.iter_mut().zip(own).for_each(|(top, w)| *top = top.max(w));
+impl<'a> Source<'a> {
+    /// That of a site; none if nothing can be rescaled for it.
+    pub fn of(site: &'a Site) -> Option<Self> {
+        site.norm.as_deref().map(Self::Norm).or(site.fed.as_ref().map(Self::Rows))
     }
-    let divisor = |(x, w): (&f32, f32)| {
-        let by = x.powf(exponent) / w.powf(1.0 - exponent);
-        if by.is_finite() && by > 0.0 { by } else { 1.0 }
-    };
-    Ok(inputs.absmax.iter().zip(columns).map(divisor).collect())
+
+    /// Channels that can only be rescaled together all get the largest value of them.
+    pub fn join(self, values: &mut [f32]) {
+        let Self::Rows(fed) = self else { return };
+        let mut tops = vec![0.0f32; values.len()];
+        values.iter().enumerate().for_each(|(c, value)| tops[fed.row(c)] = tops[fed.row(c)].max(*value));
+        values.iter_mut().enumerate().for_each(|(c, value)| *value = tops[fed.row(c)]);
+    }
+
+    /// Divides what is given by `by`, one number for each channel, and multiplies the columns of all matrices that read it.
+    ///
+    /// # Errors
+    /// If a tensor is not there.
+    pub fn divide(self, tensors: &mut Tensors, sites: &[Site], by: &[f32]) -> Result<()> {
+        let numbers = |by: &[f32], like: &Tensor| Tensor::from_slice(by, by.len(), like.device());
+        for site in self.readers(sites) {
+            let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
+            let scaled = weight.broadcast_mul(&numbers(by, &weight)?)?;
+            tensors.insert(site.weight.clone(), scaled);
+        }
+        match self {
+            Self::Norm(name) => {
+                let norm = tensor(tensors, name)?;
+                let scaled = norm.div(&numbers(by, norm)?)?;
+                tensors.insert(name.to_string(), scaled);
+            }
+            Self::Rows(fed) => {
+                let giver = sites.iter().find(|site| site.path == fed.path);
+                let giver = giver.ok_or_else(|| Error::internal(format!("no site {}", fed.path)))?;
+                let mut rows = vec![1.0; giver.rows];
+                by.iter().enumerate().for_each(|(c, by)| rows[fed.row(c)] = *by);
+                let weight = tensor(tensors, &giver.weight)?.to_dtype(DType::F32)?; // [rows, in]
+                let rows = numbers(&rows, &weight)?;
+                tensors.insert(giver.weight.clone(), weight.broadcast_div(&rows.unsqueeze(1)?)?);
+                let name = format!("{}.bias", giver.path);
+                if let Some(bias) = tensors.get(&name) {
+                    let scaled = bias.to_dtype(DType::F32)?.div(&rows)?.to_dtype(bias.dtype())?;
+                    tensors.insert(name, scaled);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// SmoothQuant's divisors (Xiao et al. 2023): max|X_j|^α / max|W_j|^(1−α) for every input channel j, over all matrices
+    /// that read what is given; `absmax` is of joined channels.
+    ///
+    /// # Errors
+    /// If a tensor is not there.
+    pub fn smoothing(
+        self,
+        tensors: &Tensors,
+        sites: &[Site],
+        absmax: &[f32],
+        exponent: f32,
+    ) -> Result<Vec<f32>> {
+        let mut columns: Vec<f32> = vec![];
+        for site in self.readers(sites) {
+            let weight = tensor(tensors, &site.weight)?.to_dtype(DType::F32)?;
+            let own = weight.abs()?.max(0)?.to_vec1::<f32>()?;
+            columns.resize(own.len(), 0.0);
+            columns.iter_mut().zip(own).for_each(|(top, w)| *top = top.max(w));
+        }
+        self.join(&mut columns);
+        let divisor = |(x, w): (&f32, f32)| {
+            let by = x.powf(exponent) / w.powf(1.0 - exponent);
+            if by.is_finite() && by > 0.0 { by } else { 1.0 }
+        };
+        Ok(absmax.iter().zip(columns).map(divisor).collect())
+    }
+
+    /// The matrices that read what is given: they are rescaled together.
+    fn readers(self, sites: &[Site]) -> impl Iterator<Item = &Site> {
+        sites.iter().filter(move |site| Source::of(site) == Some(self))
+    }
 }
 
 fn tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {

@@ -40,13 +40,14 @@ mod tests;
 mod walk;
 
 use crate::error::{Error, Result};
-use crate::family::{Matrices, Site, Tensors};
+use crate::family::{Matrices, Site, Tensors, some_of};
 use crate::format::Granularity;
 use crate::model::quantization::{Backend, LayerReport, Made, Quantization};
 use crate::model::{Model, cast, parse_dtype};
 pub use calibrate::{Calibration, Observer};
 use calibrate::{Sample, Wanted, observe};
 use candle_core::DType;
+use fold::Source;
 pub use scheme::{Budget, Hessians, Rule, Scheme};
 use select::Part;
 use serde::{Deserialize, Serialize};
@@ -128,6 +129,7 @@ impl Scheme {
                 "choose rot or smooth",
             );
         }
+        model.keeps(self.recurrence, self.cache).map_err(|error| error.at(format!("scheme {self}")))?;
         if self.lossless && dtype == DType::F16 {
             return refused(
                 "the exponents of f16 have too few bits to be coded",
@@ -241,40 +243,58 @@ impl<'a> Job<'a> {
         let Some(sample) = sample.filter(|_| self.scheme.smooth.is_some() || by_channel) else {
             return Ok(());
         };
+        self.check_rescale()?;
         let inputs = observe(&self.current()?, sample, Wanted::default())?;
         self.made.whole.tokens += sample.tokens();
-        let mut done = BTreeSet::new();
-        for (i, mut absmax) in inputs.into_iter().enumerate() {
+        let (sites, mut done, mut left) = (self.sites.clone(), BTreeSet::new(), vec![]);
+        for (i, inputs) in inputs.into_iter().enumerate() {
             if !self.is_in(i) && !self.is_rounded(i) {
                 continue;
             }
             // All readers of a norm see the same inputs, and are rescaled together.
-            let norm = fold::norm(&self.sites[i])?;
-            if !done.insert(norm) {
+            let Some(source) = Source::of(&sites[i]) else {
+                left.push(sites[i].path.as_str());
+                continue;
+            };
+            if !done.insert(source) {
                 continue;
             }
-            let readers: Vec<&Site> =
-                self.sites.iter().filter(|site| site.norm.as_ref() == Some(norm)).collect();
+            let mut absmax = inputs.absmax;
+            source.join(&mut absmax);
             if let Some(exponent) = self.scheme.smooth {
-                let by = fold::smoothing(&self.tensors, &readers, &absmax, exponent)?;
-                fold::divide(&mut self.tensors, norm, &readers, &by)?;
-                absmax.absmax.iter_mut().zip(by).for_each(|(top, by)| *top /= by);
+                let by = source.smoothing(&self.tensors, &sites, &absmax, exponent)?;
+                source.divide(&mut self.tensors, &sites, &by)?;
+                absmax.iter_mut().zip(by).for_each(|(top, by)| *top /= by);
             }
             if let Some(bits) = self.scheme.activations.filter(|_| by_channel) {
-                let by = absmax.absmax.iter().map(|top| if *top > 0.0 { top / top_of(bits) } else { 1.0 });
-                fold::divide(&mut self.tensors, norm, &readers, &by.collect::<Vec<_>>())?;
+                let by = absmax.iter().map(|top| if *top > 0.0 { top / top_of(bits) } else { 1.0 });
+                source.divide(&mut self.tensors, &sites, &by.collect::<Vec<_>>())?;
             }
+        }
+        if !left.is_empty() {
+            let told = format!(
+                "smoothing (but of {}, whose input comes from no norm of its own and no rows of another matrix)",
+                some_of(&left)
+            );
+            self.report.method = self.report.method.replacen("smoothing", &told, 1);
         }
         Ok(())
     }
 
-    /// Refuses to rescale inputs that do not come from a norm of their own.
+    /// Refuses scales by channel for inputs that nothing gives which could be rescaled. Smoothing leaves them out.
     fn check_rescale(&self) -> Result<()> {
-        let by_channel = self.scheme.observer == Some(Observer::Channel) && self.scheme.activations.is_some();
-        let rescales = |i: &usize| {
-            (self.scheme.smooth.is_some() || by_channel) && (self.is_in(*i) || self.is_rounded(*i))
-        };
-        (0..self.sites.len()).filter(rescales).try_for_each(|i| fold::norm(&self.sites[i]).map(drop))
+        if self.scheme.observer != Some(Observer::Channel) || self.scheme.activations.is_none() {
+            return Ok(());
+        }
+        let rescaled = |i: usize| self.is_in(i) || self.is_rounded(i);
+        match (0..self.sites.len()).find(|i| rescaled(*i) && Source::of(&self.sites[*i]).is_none()) {
+            None => Ok(()),
+            Some(i) => {
+                let what = "its input does not come from a norm of its own, nor from rows of another matrix, which could be rescaled";
+                let hint = "leave this layer out of scales by channel";
+                Err(Error::input(what).at(&self.sites[i].path).hint(hint))
+            }
+        }
     }
 
     fn finish(mut self, matrices: Matrices) -> Result<Model> {

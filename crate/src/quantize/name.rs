@@ -5,7 +5,7 @@ use super::scheme::{Budget, Hessians, Rule, Scheme};
 use crate::error::{Error, Result};
 use crate::format::{Clip, Coding, Format};
 use crate::layer::attention::Width;
-use crate::layer::mamba2::{Recurrence, StateBits};
+use crate::layer::recurrence::{Recurrence, StateBits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -29,14 +29,14 @@ gptqseq          the same block by block, on the inputs that rounded blocks leav
                  reading); gptqtrueseq: matrix by matrix. Activations are not rounded meanwhile
 mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all, which it
                  measures: the KL of every part at 4 bits on 1,024 tokens; mix1460608B: so many bytes in all
-x8, bc8          the recurrence's input; its B and C
-h8, h16          the recurrence's state in 8 bits; in bf16
+x8, bc8          a recurrence's input; what writes and reads its state (B and C, keys and queries)
+h8, h16          a recurrence's state in 8 bits; in bf16
 h8ef8, h8ef4     with error feedback, its residual in 8 or 4 bits: 16 or 12 bits a value in all
 h8ef             with a residual in f32: 40 bits a value, more than a state in f32 that needs none
 kv8, kv4, kv16   the keys and values that attention keeps: integers by head and token; bf16
 f32, bf16, f16   the dtype of all that is not quantized; stored: as the model is
 lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also alone: as stored)
-+dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
++dt=w8           another format for a role or a segment of the model's, or a path with * and ?; +head=keep for none.
                  The head has 8 bits where activations have 8, else stays as it is";
 
     /// Common schemes, for lists and for suggestions.

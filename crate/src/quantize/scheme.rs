@@ -3,7 +3,7 @@
 use super::calibrate::Observer;
 use crate::format::{Clip, Coding, Format, Granularity};
 use crate::layer::attention::Width;
-use crate::layer::mamba2::Recurrence;
+use crate::layer::recurrence::Recurrence;
 use std::fmt;
 
 /// A quantization: plain data, with a canonical short name that parses back.
@@ -30,7 +30,7 @@ use std::fmt;
 /// | `gptq` | codes chosen by GPTQ on the inputs that matrices have in the model as it is ([`Hessians`]) |
 /// | `gptqseq`, `gptqtrueseq` | the same block by block, or matrix by matrix, on inputs that what is rounded leaves |
 /// | `mix4.25`, `mix1460608B` | each matrix in the width that it earns, so many bits a weight, or bytes, in all |
-/// | `x8`, `bc8`, `h8`, `h16` | the recurrence's input, its B and C, its state; its state in bf16 |
+/// | `x8`, `bc8`, `h8`, `h16` | a recurrence's input, what writes and reads its state (B and C, keys and queries), its state; its state in bf16 |
 /// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |
 /// | `kv8`, `kv4`, `kv16` | the keys and values that attention keeps: integers by head and token; bf16 |
 /// | `bf16` | the dtype of all that is not quantized |
@@ -123,7 +123,7 @@ impl fmt::Display for Budget {
 /// An exception of a scheme.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// A role (`head`), a segment (`dt`), or a pattern with `*` and `?` for paths (`backbone.layers.0.*`).
+    /// A role of the model's matrices (`head`), a segment of theirs (`dt` of a Mamba2), or a pattern with `*` and `?` for paths (`backbone.layers.0.*`).
     pub pattern: String,
     /// The format there; none leaves it as it is.
     pub coding: Option<Coding>,

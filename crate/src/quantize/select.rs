@@ -4,6 +4,7 @@ use super::Scheme;
 use crate::error::{Error, Result};
 use crate::family::Site;
 use crate::format::Coding;
+use std::collections::BTreeSet;
 use wildmatch::WildMatch;
 
 /// Rows of a matrix that are treated alike.
@@ -40,18 +41,23 @@ pub fn segments(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
                 || site.segments.iter().any(|segment| matches(&rule.pattern, site, Some(segment.name)))
         };
         if !sites.iter().any(fits) {
-            let mut names: Vec<&str> = sites
-                .iter()
-                .flat_map(|site| site.roles.iter().copied().chain(site.segments.iter().map(|s| s.name)))
-                .collect();
-            names.sort_unstable();
-            names.dedup();
-            return Err(Error::input(format!("the pattern {:?} fits no matrix of the model", rule.pattern))
-                .at(format!("scheme {scheme}"))
-                .hint(format!("roles are {}; `lowbit info --linears` lists the paths", names.join(", "))));
+            let roles = listed(sites.iter().flat_map(|site| site.roles.iter().copied()));
+            let segments = sites.iter().flat_map(|site| site.segments.iter().map(|segment| segment.name));
+            let segments = match listed(segments) {
+                none if none.is_empty() => "it has no segments".to_string(),
+                segments => format!("its segments {segments}"),
+            };
+            let what = format!("the pattern {:?} fits no matrix of the model", rule.pattern);
+            let hint = format!("its roles are {roles}, {segments}; `lowbit info --linears` lists the paths");
+            return Err(Error::input(what).at(format!("scheme {scheme}")).hint(hint));
         }
     }
     sites.iter().map(|site| parts_of(scheme, site)).collect()
+}
+
+/// Names in their order, each once.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Neighbours in one format as one part.
@@ -146,10 +152,17 @@ mod tests {
     fn what_fits_nothing_is_refused() {
         let error = |name: &str| of(name).unwrap_err().to_string();
         let nothing = error("w4a8+router=w8");
+        let named = "its roles are embedding, head, in_proj, out_proj, its segments B, C, dt, x, z;";
         assert!(
-            nothing.contains("the pattern \"router\" fits no matrix") && nothing.contains("dt"),
+            nothing.contains("the pattern \"router\" fits no matrix") && nothing.contains(named),
             "{nothing}"
         );
+        // The segments of another family are none of this one's.
+        let llama = Config::named("llama-tiny").unwrap().sites();
+        let nothing = parts(&"w4a8+dt=w8".parse().unwrap(), &llama).unwrap_err().to_string();
+        let named = "the pattern \"dt\" fits no matrix of the model; its roles are down_proj, embedding, gate_proj, head, \
+                     k_proj, o_proj, q_proj, up_proj, v_proj, it has no segments;";
+        assert!(nothing.contains(named), "{nothing}");
         let large = error("w4a8-g512");
         let place = "backbone.layers.0.mixer.in_proj: groups of 512 are larger than the row of 256";
         assert!(large.contains(place), "{large}");

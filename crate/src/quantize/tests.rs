@@ -3,8 +3,8 @@
 use super::*;
 use crate::kernel::integer::{IntegerRows, quantize_rows};
 use crate::layer::linear::Weight;
-use crate::layer::mamba2::Recurrence;
 use crate::layer::quantized::Block;
+use crate::layer::recurrence::Recurrence;
 use crate::model::{Loading, Positions};
 use candle_core::{Device, Tensor};
 
@@ -200,6 +200,59 @@ fn rotation_and_smoothing_leave_the_function_as_it_is() {
     let untied = Model::random("untied", untied, 5, &Loading::default()).unwrap();
     let rotated = untied.quantized(&"w16a16-rot".parse().unwrap()).unwrap();
     assert!(far(&logits(&rotated), &logits(&untied)) < 1e-4);
+}
+
+/// What feeds o_proj and down_proj are rows of v_proj, shared by the heads of a group, and of up_proj; biases too.
+#[test]
+fn smoothing_a_llama_leaves_its_function_as_it_is() {
+    let shape = crate::family::llama::Config {
+        hidden_size: 48,
+        intermediate_size: 80,
+        num_hidden_layers: 2,
+        num_attention_heads: 6,
+        num_key_value_heads: 2,
+        head_dim: 16,
+        attention_bias: true,
+        mlp_bias: true,
+        tie_word_embeddings: false,
+        ..Default::default()
+    };
+    let config = crate::family::Config::Llama(shape);
+    let mut tensors = crate::model::init::initialize(&config, 5).unwrap();
+    for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.ends_with("bias")) {
+        let (len, seed) = (tensor.elem_count(), name.len());
+        let values: Vec<f32> = (0..len).map(|i| ((i * 31 + seed * 7) % 23) as f32 / 92.0 - 0.1).collect();
+        *tensor = Tensor::from_vec(values, len, &Device::Cpu).unwrap();
+    }
+    let model = Model::from_tensors("llama", config, tensors, &Loading::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (how, plain) = (calibration(&folder), logits(&model));
+    let made = |name: &str| model.quantized_with(&name.parse().unwrap(), &how).unwrap();
+    let same = made("w16a16-smooth0.5");
+    assert!(far(&logits(&same), &plain) < 1e-5, "{}", far(&logits(&same), &plain));
+    // Every matrix of a block reads other numbers now, by the heads that share values in one.
+    for role in ["q_proj", "o_proj", "gate_proj", "down_proj"] {
+        let weight = |model: &Model| {
+            let linears = model.linears();
+            let (_, linear) = linears.iter().find(|(path, _)| path.ends_with(role)).unwrap();
+            linear.weight.values().unwrap()
+        };
+        let ratio = (weight(&same) / weight(&model)).unwrap().get(0).unwrap().to_vec1::<f32>().unwrap();
+        assert!(ratio.iter().any(|by| (by - 1.0).abs() > 0.01), "{role}");
+        if role == "o_proj" {
+            assert!((0..48).all(|c| (ratio[c] / ratio[c % 16] - 1.0).abs() < 1e-3), "{ratio:?}");
+        }
+    }
+    let method = |model: Model| model.quantization.unwrap().method;
+    assert_eq!(method(same), "smoothing");
+    // What nothing gives that could be rescaled is left as it is, and told.
+    let head = made("w8a8-smooth0.5+head=w8");
+    let told = method(head);
+    assert!(
+        told.starts_with("smoothing (but of lm_head, whose input comes from no norm of its own"),
+        "{told}"
+    );
+    assert!(method(made("w8a8-perchannel")).contains("nearest"));
 }
 
 #[test]

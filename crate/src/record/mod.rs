@@ -88,6 +88,7 @@ pub const COLUMNS: &[&str] = &[
     "config_hash",
     "tokenizer",
     "tokenizer_hash",
+    "bos_left_out",
     "assumed",
     "family",
     "parameters",

@@ -20,6 +20,9 @@ pub struct Subject {
     pub tokenizer: Option<String>,
     /// Hash of the tokenizer's file; `bytes` for bytes.
     pub tokenizer_hash: Option<String>,
+    /// Special tokens that the tokenizer's file puts before a text, such as one for its beginning (BOS), and that
+    /// measurements leave out; none where it puts none.
+    pub bos_left_out: Option<u64>,
     /// What nothing said and a default was taken for.
     pub assumed: Option<String>,
     /// Model family, such as `mamba2`.

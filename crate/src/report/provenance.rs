@@ -28,6 +28,10 @@ pub(super) fn facts(rows: &[Row], folder: &Path, id: &str) -> Result<Facts> {
         ("model", distinct(rows, model)),
         ("stored as", distinct(rows, |row| text(row, "stored_as"))),
         ("tokenizer", distinct(rows, |row| hashed(text(row, "tokenizer"), text(row, "tokenizer_hash")))),
+        (
+            "special tokens before a text (BOS), left out",
+            distinct(rows, |row| row.get("bos_left_out")?.as_u64().map(|count| count.to_string())),
+        ),
         ("assumed", distinct(rows, |row| text(row, "assumed"))),
         ("text", distinct(rows, |row| hashed(text(row, "corpus"), text(row, "corpus_hash")))),
         ("calibration", distinct(rows, |row| text(row, "calibration"))),

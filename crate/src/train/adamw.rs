@@ -60,11 +60,16 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Puts tensors under optimization. Matrices decay and vectors do not, unless a group says otherwise.
-    pub fn new(settings: AdamW, groups: &[Group], tensors: &Tensors) -> Result<Self> {
+    /// Puts tensors under optimization. Those decay whose names `decays` holds for, unless a group says otherwise.
+    pub fn new(
+        settings: AdamW,
+        groups: &[Group],
+        tensors: &Tensors,
+        decays: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         let parameters = tensors.iter().map(|(name, tensor)| {
             let group = groups.iter().find(|group| name.ends_with(&group.suffix));
-            let decays = if tensor.rank() == 2 { 1.0 } else { 0.0 };
+            let decays = if decays(name) { 1.0 } else { 0.0 };
             let zeros = vec![0.0; tensor.elem_count()];
             let (lr, decay) = group.map_or((1.0, decays), |group| (group.lr, group.decay));
             let weights = tensor.copy()?; // changed in place: nobody else's
@@ -165,7 +170,7 @@ mod tests {
         let start = [0.7f32, -0.4];
         let tensors = Tensors::from([("a.weight".to_string(), Tensor::new(&[start], &Device::Cpu).unwrap())]);
         let settings = AdamW { clip: 0.0, ..AdamW::default() };
-        let mut optimizer = Optimizer::new(settings.clone(), &[], &tensors).unwrap();
+        let mut optimizer = Optimizer::new(settings.clone(), &[], &tensors, |_| true).unwrap();
         let (mut w, mut m, mut v) = (f64::from(start[0]), 0.0, 0.0);
         for t in 1..=3 {
             let x = optimizer.tensors()["a.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -186,7 +191,7 @@ mod tests {
         let one = || Tensor::new(&[[1.0f32, 1.0]], &Device::Cpu).unwrap();
         let tensors = Tensors::from([("a.slow".to_string(), one()), ("b".to_string(), one())]);
         let groups = [Group { suffix: "slow".into(), lr: 0.0, decay: 0.0 }];
-        let mut optimizer = Optimizer::new(AdamW::default(), &groups, &tensors).unwrap();
+        let mut optimizer = Optimizer::new(AdamW::default(), &groups, &tensors, |_| true).unwrap();
         let grads = [("a.slow".to_string(), vec![30.0; 2]), ("b".to_string(), vec![40.0; 2])].into();
         let norm = optimizer.update(&grads, 0.1).unwrap();
         assert!((norm - (2.0f64 * (900.0 + 1600.0)).sqrt()).abs() < 1e-4);

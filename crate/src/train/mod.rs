@@ -23,14 +23,14 @@ use crate::model::checkpoint::{Checkpoint, Wanted};
 use crate::model::init;
 use crate::model::safetensors::save_safetensors;
 use crate::model::tokenizer::Tokenizer;
-use crate::model::{Loading, Model};
+use crate::model::{Loading, Model, parse_tokenizer};
 use crate::progress::Progress;
 use crate::threads::install;
 use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,10 @@ pub struct Training {
     pub model: Config,
     /// A model of this shape whose weights the run starts from; none: seeded random ones.
     pub start: Option<String>,
+    /// How text is read: `bytes`, or the path of a `tokenizer.json` or of its folder; none: as the start reads it, and as
+    /// bytes where there is no start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// Folder with the splits `train` and `valid`.
     pub corpus: PathBuf,
     /// Updates in all.
@@ -72,6 +76,7 @@ impl Default for Training {
         Self {
             model: Config::Mamba2(crate::family::mamba2::Config::default()),
             start: None,
+            tokenizer: None,
             corpus: PathBuf::from("data/corpus"),
             steps: 3600,
             seed: 0,
@@ -111,13 +116,18 @@ impl Training {
     fn run_in_pool(&self, folder: &Path) -> Result<Outcome> {
         crate::memory::keep_large_buffers();
         self.check()?;
-        let tokenizer = Tokenizer::Bytes;
+        let start = self.started(folder)?;
+        let how = Loading { tokenizer: Some(self.reader(start.as_ref())?), ..Loading::default() };
+        let tokenizer = how.tokenizer.clone().unwrap_or_default();
         let train = Corpus::split(&self.corpus, "train")?;
         let valid = validation::Text::new(&Corpus::split(&self.corpus, "valid")?, &tokenizer, self)?;
         let recall = validation::Recall::new(&tokenizer, self)?;
         let data = data::Data::new(self.mixture.clone(), &train, tokenizer, self.seed)?;
-        let weights = self.initial(folder)?;
-        let mut optimizer = adamw::Optimizer::new(self.optimizer.clone(), &self.groups, &weights)?;
+        let weights = self.initial(start, &how, folder)?;
+        let matrices: BTreeSet<String> =
+            self.model.tensors().into_iter().filter(|spec| spec.matrix).map(|spec| spec.name).collect();
+        let decays = |name: &str| matrices.contains(name);
+        let mut optimizer = adamw::Optimizer::new(self.optimizer.clone(), &self.groups, &weights, decays)?;
         // Bad input has ended here: a folder claimed by wrong settings would refuse the right ones.
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
         self.claim(folder)?;
@@ -166,8 +176,7 @@ impl Training {
         }
         let model = folder.join("model");
         let tensors = optimizer.tensors();
-        Model::from_tensors("model", self.model.clone(), tensors.clone(), &Loading::default())?
-            .save(&model)?;
+        Model::from_tensors("model", self.model.clone(), tensors.clone(), &how)?.save(&model)?;
         let bits = match bits {
             Some(bits) => bits,
             None => valid.bits_per_byte(&self.model.stack(&tensors, &Default::default())?)?,
@@ -181,7 +190,6 @@ impl Training {
     /// Refuses settings that no run can follow.
     fn check(&self) -> Result<()> {
         self.model.recipe().check().map_err(|error| error.at("model"))?;
-        Tokenizer::Bytes.check(self.model.vocab_size()).map_err(|error| error.at("model: vocab_size"))?;
         for (name, value) in [
             ("mixture.batch_size", self.mixture.batch_size as u64),
             ("mixture.seq_len", self.mixture.seq_len as u64),
@@ -194,6 +202,7 @@ impl Training {
         }
         for (name, value, most) in [
             ("mixture.batch_size", self.mixture.batch_size, 1 << 16),
+            ("mixture.seq_len", self.mixture.seq_len, self.model.longest().unwrap_or(usize::MAX)),
             ("mixture.digits", self.mixture.digits, 1000),
         ] {
             if value > most {
@@ -211,28 +220,40 @@ impl Training {
         Ok(())
     }
 
-    /// The weights to start from, where the model can be saved in the end.
-    fn initial(&self, folder: &Path) -> Result<Tensors> {
-        let out = folder.join("model");
-        let weights = match &self.start {
-            Some(start) => self.weights_of(start, [folder, &out])?,
-            None => init::initialize(&self.model, self.seed)?,
-        };
-        Model::from_tensors("model", self.model.clone(), weights.clone(), &Loading::default())?
-            .check_save(&out)?;
-        Ok(weights)
-    }
-
-    fn weights_of(&self, start: &str, folders: [&Path; 2]) -> Result<Tensors> {
-        let how = Loading { dtype: Some(DType::F32), ..Loading::default() };
-        let model = Model::load_with(start, &how)?;
+    /// The model to start from, if one is named.
+    fn started(&self, folder: &Path) -> Result<Option<Model>> {
+        let Some(start) = &self.start else { return Ok(None) };
+        let model = Model::load_with(start, &Loading { dtype: Some(DType::F32), ..Loading::default() })?;
         if model.config != self.model {
             return Err(Error::input("this model has another config than the run")
                 .at(start)
                 .hint("give the run's model the start's sizes, or leave start out"));
         }
-        folders.into_iter().try_for_each(|folder| model.check_folder(folder))?;
-        Ok(model.tensors().clone())
+        [folder, &folder.join("model")].into_iter().try_for_each(|folder| model.check_folder(folder))?;
+        Ok(Some(model))
+    }
+
+    /// How text is read.
+    fn reader(&self, start: Option<&Model>) -> Result<Tokenizer> {
+        let (tokenizer, place) = match (&self.tokenizer, start) {
+            (Some(name), _) => (parse_tokenizer(name).map_err(|error| error.at("tokenizer"))?, "tokenizer"),
+            (None, Some(start)) => (start.tokenizer.clone(), "start"),
+            (None, None) => (Tokenizer::Bytes, "model: vocab_size"),
+        };
+        tokenizer.present()?;
+        tokenizer.check(self.model.vocab_size()).map_err(|error| error.at(place))?;
+        Ok(tokenizer)
+    }
+
+    /// The weights to start from, where the model can be saved in the end.
+    fn initial(&self, start: Option<Model>, how: &Loading, folder: &Path) -> Result<Tensors> {
+        let weights = match start {
+            Some(start) => start.tensors().clone(),
+            None => init::initialize(&self.model, self.seed)?,
+        };
+        Model::from_tensors("model", self.model.clone(), weights.clone(), how)?
+            .check_save(&folder.join("model"))?;
+        Ok(weights)
     }
 
     /// The loss of a batch and its gradients. Every sequence is walked forwards and backwards on its own, many at the
@@ -379,5 +400,54 @@ mod tests {
         assert_eq!(of(&one).unwrap(), of(&two).unwrap());
         let error = of(&[0.0; 24]).unwrap_err().to_string();
         assert!(error.contains("there is nothing to learn from it"), "{error}");
+    }
+
+    #[test]
+    fn a_llama_trains_on_the_pieces_of_a_tokenizer() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let words = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"[unk]": 0, "to": 1, "be": 2, "or": 3, "not": 4}, "unk_token": "[unk]"}}"#;
+        fs::write(at("tokenizer.json"), words).unwrap();
+        fs::create_dir(at("corpus")).unwrap();
+        for split in ["train", "valid"] {
+            fs::write(at(&format!("corpus/{split}.txt")), "to be or not to be ".repeat(40)).unwrap();
+        }
+        let model = crate::family::llama::Config {
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 8,
+            vocab_size: 5,
+            max_position_embeddings: 12,
+            ..Default::default()
+        };
+        let training = Training {
+            model: Config::Llama(model),
+            tokenizer: Some(at("tokenizer.json").display().to_string()),
+            corpus: at("corpus"),
+            steps: 3,
+            mixture: Mixture { batch_size: 2, seq_len: 12, passkey: 0.0, ..Mixture::default() },
+            validate_windows: 2,
+            ..Training::default()
+        };
+        let outcome = training.run(&at("out")).unwrap();
+        assert!(outcome.valid_bits_per_byte.is_finite() && outcome.valid_bits_per_byte > 0.0);
+        let trained = Model::load(&outcome.model.to_string_lossy()).unwrap();
+        let own = Tokenizer::load(at("tokenizer.json")).unwrap();
+        assert_eq!(trained.tokenizer.hash(), own.hash());
+        // What goes on from it reads as it does.
+        let start = Some(outcome.model.display().to_string());
+        let next = Training { start, tokenizer: None, ..training.clone() }.run(&at("next")).unwrap();
+        assert_eq!(Model::load(&next.model.to_string_lossy()).unwrap().tokenizer.hash(), own.hash());
+        let error = |training: Training| training.run(&at("bad")).unwrap_err().to_string();
+        let bytes = error(Training { tokenizer: None, ..training.clone() });
+        assert!(bytes.contains("'bytes' has 256 tokens, and the model has embeddings for 5"), "{bytes}");
+        let long = Mixture { seq_len: 13, ..training.mixture.clone() };
+        let long = error(Training { mixture: long, ..training });
+        assert!(long.contains("mixture.seq_len must be at most 12, found 13"), "{long}");
     }
 }

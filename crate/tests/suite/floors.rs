@@ -1,5 +1,6 @@
 //! The floors of the house: a lower one never imports a higher one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -123,4 +124,54 @@ fn models_know_no_frames_and_figures_know_no_tensors() {
             }
         }
     }
+}
+
+/// Which other kernels a kernel names, tests left out.
+fn kernels_named(kernel: &str, all: &BTreeSet<String>, source: &Path) -> BTreeSet<String> {
+    let folder = source.join(kernel);
+    let path = if folder.is_dir() { folder } else { source.join(format!("{kernel}.rs")) };
+    let mut named = BTreeSet::new();
+    for file in files(&path) {
+        let text = fs::read_to_string(&file).unwrap();
+        let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        // As many times `super::` as there are folders up to the kernels.
+        let depth = file.strip_prefix(source).unwrap().components().count();
+        let depth = if file.ends_with("mod.rs") { depth - 1 } else { depth };
+        let places = ["crate::kernel::".to_string(), "super::".repeat(depth)];
+        for line in own.lines().filter(|_| !file.ends_with("tests.rs")) {
+            let code = line.split("//").next().unwrap_or_default();
+            for place in &places {
+                for (at, _) in code.match_indices(place.as_str()) {
+                    let rest = &code[at + place.len()..];
+                    let more = code[..at].ends_with("super::") || rest.starts_with("super::");
+                    let name: String =
+                        rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    if !more && name != kernel && all.contains(&name) {
+                        named.insert(name);
+                    }
+                }
+            }
+        }
+    }
+    named
+}
+
+#[test]
+fn no_kernels_know_each_other_in_circles() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernel");
+    let names = fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path());
+    let names = names.map(|path| path.file_stem().unwrap().to_str().unwrap().to_string());
+    let all: BTreeSet<String> = names.filter(|name| name != "mod").collect();
+    let mut left: BTreeMap<&String, BTreeSet<String>> =
+        all.iter().map(|kernel| (kernel, kernels_named(kernel, &all, &source))).collect();
+    assert!(left.values().any(|named| !named.is_empty()), "nothing is found");
+    // Those that name none of the others go, until none are left.
+    while let Some(free) = left
+        .iter()
+        .find(|(_, named)| named.iter().all(|other| !left.contains_key(other)))
+        .map(|(kernel, _)| *kernel)
+    {
+        left.remove(free);
+    }
+    assert!(left.is_empty(), "in circles: {left:?}");
 }

@@ -75,6 +75,9 @@ fn the_card_and_the_records_say_what_weights_are_stored_in() {
     assert_eq!(model.stored_as.as_deref(), Some(told));
     assert!(model.to_string().contains(told) && model.to_string().contains("as f32"), "{model}");
     assert_eq!(lowbit::measure::subject(&model).stored_as.as_deref(), Some(told));
+    // So do records where a tokenizer would put a token before a text: measurements read it without.
+    let bos = |name: &str| lowbit::measure::subject(&load(name)).bos_left_out;
+    assert_eq!((bos("q8_0"), bos("q4_1")), (Some(1), None));
     // The numbers, and not what they were stored in, go on to other types.
     assert_eq!(model.cast(DType::BF16).unwrap().stored_as.as_deref(), Some(told));
 }

@@ -285,7 +285,11 @@ fn what_has_no_recurrence_and_no_norm_of_its_own_is_told() {
     let mamba2 = Model::load("random:mamba2-tiny").unwrap();
     let sentence = mamba2.quantized(&"w16a16-kv8".parse().unwrap()).unwrap_err().to_string();
     assert!(sentence.contains("keeps no keys and values"), "{sentence}");
-    let smooth: lowbit::quantize::Scheme = "w8a8-smooth0.5".parse().unwrap();
-    let sentence = smooth.check(&model, &Default::default()).unwrap_err().to_string();
-    assert!(sentence.contains("o_proj: its input does not come from a norm"), "{sentence}");
+    let by_channel: lowbit::quantize::Scheme = "w8a8-perchannel+head=w8".parse().unwrap();
+    let sentence = by_channel.check(&model, &Default::default()).unwrap_err().to_string();
+    assert!(sentence.contains("lm_head: its input does not come from a norm"), "{sentence}");
+    // Before time is spent.
+    let rounded: lowbit::quantize::Scheme = "w8a8-gptq-h8".parse().unwrap();
+    let sentence = rounded.check(&model, &Default::default()).unwrap_err().to_string();
+    assert!(sentence.starts_with("scheme w8a8-gptq-h8: the model has no recurrence"), "{sentence}");
 }

@@ -2,6 +2,7 @@
 
 mod bad_checkpoint;
 mod bad_input;
+mod chosen;
 mod command_line;
 mod divergence;
 mod ends;
@@ -10,6 +11,7 @@ mod fixture;
 mod floors;
 mod gguf;
 mod identity;
+mod keys;
 mod layouts;
 mod left_by_training;
 mod limits;
@@ -18,6 +20,7 @@ mod nonfinite;
 mod parity;
 mod pickled;
 mod quantized;
+mod readers;
 mod readings;
 mod reference;
 mod repetition;

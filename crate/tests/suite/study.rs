@@ -235,7 +235,7 @@ fn a_setting_that_must_fail_fails_before_measuring() {
         ),
         (study(&[tiny], &["f32", "w4a8-rot-smooth0.5"]).measure(passkey.clone()), "choose rot or smooth"),
         (study(&[tiny, &int4], &["f32"]).measure(passkey.clone()), "is quantized already"),
-        (study(&[tiny], &["f32", "w4a8-smooth0.5+head=w8"]).measure(passkey), "a norm of its own"),
+        (study(&[tiny], &["f32", "w4a8-perchannel+head=w8"]).measure(passkey), "a norm of its own"),
     ] {
         let opened = || -> Result<Run> { panic!("a run was made before: {part}") };
         let error = study.run_into(opened).unwrap_err().to_string();

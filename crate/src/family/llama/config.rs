@@ -1,7 +1,7 @@
 //! The shape of a Llama, and the tensors that it calls for.
 
 use super::super::setting::check_sizes;
-use super::super::site::{Residual, Site};
+use super::super::site::{Fed, Residual, Site};
 use super::super::source::{kept, tokens_unknown};
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use super::rope::{Rope, Scaling};
@@ -171,18 +171,23 @@ impl Family for Config {
     }
 
     fn sites(&self) -> Vec<Site> {
-        let mut sites = vec![];
+        let (shared, mut sites) = (self.num_attention_heads / self.num_key_value_heads.max(1), vec![]);
         for i in 0..self.num_hidden_layers {
             let at = |name: &str| format!("model.layers.{i}.{name}");
             for (path, rows, cols, _) in self.matrices() {
                 let role = path.rsplit('.').next().unwrap_or(path);
-                let (norm, residual) = match role {
-                    "o_proj" | "down_proj" => (None, Residual::Writes),
-                    "gate_proj" | "up_proj" => (Some(at("post_attention_layernorm.weight")), Residual::Reads),
-                    _ => (Some(at("input_layernorm.weight")), Residual::Reads),
+                let read = |norm: &str| (Some(at(norm)), None, Residual::Reads);
+                let fed = |path: &str, head: usize, shared: usize| {
+                    (None, Some(Fed { path: at(path), head, shared }), Residual::Writes)
+                };
+                let (norm, fed, residual) = match role {
+                    "o_proj" => fed("self_attn.v_proj", self.head_dim, shared),
+                    "down_proj" => fed("mlp.up_proj", self.intermediate_size, 1),
+                    "gate_proj" | "up_proj" => read("post_attention_layernorm.weight"),
+                    _ => read("input_layernorm.weight"),
                 };
                 let site = Site::new(at(path), (rows, cols), role, residual);
-                sites.push(Site { layer: Some(i), norm, ..site });
+                sites.push(Site { layer: Some(i), norm, fed, ..site });
             }
         }
         sites.extend(Site::of_ends(self.ends(), self.sizes(), self.tie_word_embeddings));

@@ -4,6 +4,7 @@
 mod config;
 mod resolve;
 mod rope;
+mod yarn;
 
 use super::{About, Family, Parts, Stack};
 use crate::layer::attention::{Attention, Rotary};
@@ -12,6 +13,7 @@ use candle_core::Result;
 pub use config::Config;
 pub use rope::{Rope, Scaling};
 use std::sync::Arc;
+pub use yarn::Yarn;
 
 /// The family.
 pub const ABOUT: About = About {
@@ -36,7 +38,8 @@ pub const ABOUT: About = About {
 fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
     let (sizes, eps) = (config.attention(), config.rms_norm_eps);
     let frequencies = config.rope.frequencies(sizes.dim);
-    let rotary = Arc::new(Rotary::new(frequencies, config.max_position_embeddings));
+    let rotary = Rotary::new(frequencies, config.max_position_embeddings);
+    let rotary = Arc::new(rotary.times(config.rope.attention_factor()));
     let block = |i: usize| {
         let at = |name: &str| format!("model.layers.{i}.{name}");
         let (bias, out_bias) = (config.attention_bias, config.attention_out_bias);

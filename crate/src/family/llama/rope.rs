@@ -1,6 +1,7 @@
 //! The frequencies of rotary positions, and their scalings for longer texts than those of the training.
 
 use super::super::setting::find;
+use super::yarn::Yarn;
 use crate::error::{Error, Result};
 use crate::json::float;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ pub enum Scaling {
         /// Longest sequence of the training before.
         original: usize,
     },
+    /// Slow ones are divided, fast ones stay, and queries and keys grow.
+    Yarn(Yarn),
     /// Each is divided by its own factor, as GGUF files state them.
     Factors {
         /// A factor for each frequency.
@@ -53,8 +56,12 @@ impl Rope {
     pub fn frequencies(&self, dim: usize) -> Vec<f32> {
         // Powers in f64: the nearest f32 of each is what other programs come within an ulp of.
         let plain = (0..dim / 2).map(|c| self.theta.powf(-2.0 * c as f64 / dim as f64));
+        if let Scaling::Yarn(yarn) = &self.scaling {
+            let plain: Vec<f64> = plain.collect();
+            return yarn.scaled(self.theta, &plain).into_iter().map(|f| f as f32).collect();
+        }
         let scaled = |(c, f): (usize, f64)| match &self.scaling {
-            Scaling::Default => f,
+            Scaling::Default | Scaling::Yarn(_) => f,
             Scaling::Linear { factor } => f / factor,
             Scaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original } => {
                 let (wavelength, length) = (TAU / f, *original as f64);
@@ -70,6 +77,14 @@ impl Rope {
             Scaling::Factors { rope_freqs } => f / rope_freqs.get(c).map_or(1.0, |by| f64::from(*by)),
         };
         plain.enumerate().map(|(c, f)| scaled((c, f)) as f32).collect()
+    }
+
+    /// The factor on cosines and sines.
+    pub fn attention_factor(&self) -> f64 {
+        match &self.scaling {
+            Scaling::Yarn(yarn) => yarn.attention_factor,
+            _ => 1.0,
+        }
     }
 
     /// What a `config.json` states, in the spelling of transformers 4 or 5, and what is assumed because it does not; `longest`
@@ -93,6 +108,15 @@ impl Rope {
         };
         let get = |name: &str| inside.and_then(|inside| inside.get(name)).filter(|value| !value.is_null());
         let number = |name: &str| positive(name, get(name));
+        let original = || {
+            let stated = find(json, &["/original_max_position_embeddings"]);
+            let whole = |value: &Value| {
+                let wrong = "original_max_position_embeddings must be a positive integer";
+                let found = value.as_u64().filter(|n| *n > 0).map(|n| n as usize);
+                found.ok_or_else(|| Error::input(format!("{wrong}, found {value}")))
+            };
+            stated.or_else(|| get("original_max_position_embeddings")).map(whole).transpose()
+        };
         let scaling = match get("rope_type").or_else(|| get("type")) {
             None => Scaling::Default,
             Some(Value::String(name)) => match name.as_str() {
@@ -100,24 +124,40 @@ impl Rope {
                 // It differs from the default beyond max_position_embeddings alone, which are refused.
                 "dynamic" => Scaling::Default,
                 "linear" => Scaling::Linear { factor: number("factor")? },
-                "llama3" => {
-                    let original = find(json, &["/original_max_position_embeddings"])
-                        .or_else(|| get("original_max_position_embeddings"));
-                    let whole = |value: &Value| {
-                        let wrong = "original_max_position_embeddings must be a positive integer";
-                        let found = value.as_u64().filter(|n| *n > 0).map(|n| n as usize);
-                        found.ok_or_else(|| Error::input(format!("{wrong}, found {value}")))
-                    };
-                    Scaling::Llama3 {
-                        factor: number("factor")?,
-                        low_freq_factor: number("low_freq_factor")?,
-                        high_freq_factor: number("high_freq_factor")?,
-                        original: original.map_or(Ok(longest), whole)?,
-                    }
+                "llama3" => Scaling::Llama3 {
+                    factor: number("factor")?,
+                    low_freq_factor: number("low_freq_factor")?,
+                    high_freq_factor: number("high_freq_factor")?,
+                    original: original()?.unwrap_or(longest),
+                },
+                "yarn" => {
+                    let original = original()?;
+                    // Some state the two lengths alone.
+                    let of_lengths = original.filter(|_| get("factor").is_none());
+                    let factor = of_lengths.map(|original| longest as f64 / original as f64);
+                    let factor = factor.map_or_else(|| number("factor"), Ok)?;
+                    let or = |name: &str, default: f64| get(name).map_or(Ok(default), |_| number(name));
+                    let weight = |name: &str| Ok::<_, Error>(get(name).map(|_| number(name)).transpose()?);
+                    let mscales = weight("mscale")?.zip(weight("mscale_all_dim")?);
+                    Scaling::Yarn(Yarn {
+                        factor,
+                        original: original.unwrap_or(longest),
+                        attention_factor: or("attention_factor", Yarn::attention(factor, mscales))?,
+                        beta_fast: or("beta_fast", 32.0)?,
+                        beta_slow: or("beta_slow", 1.0)?,
+                        truncate: match get("truncate") {
+                            None => true,
+                            Some(Value::Bool(truncate)) => *truncate,
+                            Some(other) => {
+                                let what = format!("truncate must be true or false, found {other}");
+                                return Err(Error::input(what));
+                            }
+                        },
+                    })
                 }
                 other => {
                     return Err(Error::input(format!("unknown rope_type {other:?}"))
-                        .hint("known are default, linear, dynamic and llama3"));
+                        .hint("known are default, linear, dynamic, llama3 and yarn"));
                 }
             },
             Some(other) => {
@@ -150,6 +190,11 @@ impl Rope {
             Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
                 "high_freq_factor": high_freq_factor, "original_max_position_embeddings": original,
+            }),
+            Scaling::Yarn(yarn) => json!({
+                "rope_type": "yarn", "factor": yarn.factor, "original_max_position_embeddings": yarn.original,
+                "attention_factor": yarn.attention_factor, "beta_fast": yarn.beta_fast, "beta_slow": yarn.beta_slow,
+                "truncate": yarn.truncate,
             }),
         };
         let old = if scaling["rope_type"] == "default" { Value::Null } else { scaling.clone() };
@@ -232,7 +277,10 @@ mod tests {
     #[test]
     fn what_is_not_here_is_refused_by_name() {
         for (json, part) in [
-            (json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "unknown rope_type \"yarn\""),
+            (
+                json!({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}),
+                "unknown rope_type \"longrope\"; known are default, linear, dynamic, llama3 and yarn",
+            ),
             (
                 json!({"rope_scaling": {"type": "linear"}}),
                 "factor of the rotary positions must be a positive number",

@@ -239,8 +239,4 @@ impl Family for Config {
         let fits = inner.is_multiple_of(hidden);
         (!fits).then(|| format!("num_heads × head_dim = {inner} is no multiple of hidden_size = {hidden}"))
     }
-
-    fn recurrence(&self) -> Option<&Self> {
-        Some(self)
-    }
 }

@@ -2,15 +2,12 @@
 
 mod config;
 mod hugging_face;
-mod inputs;
 mod resolve;
-mod steps;
 
 use super::{About, Family, Parts, Stack};
 use crate::layer::mamba2::{Mamba2, Parts as Small};
 use candle_core::{DType, Result, Tensor};
 pub use config::Config;
-pub use steps::Steps;
 
 /// The family.
 pub const ABOUT: About = About {

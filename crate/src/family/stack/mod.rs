@@ -18,9 +18,9 @@ use crate::kernel::scan::CHUNK;
 use crate::layer::attention::Width;
 use crate::layer::branch::Branch;
 use crate::layer::linear::Linear;
-use crate::layer::mamba2::Recurrence;
 use crate::layer::norm::RmsNorm;
 use crate::layer::op::with_floats;
+use crate::layer::recurrence::{Recurrence, Recurrent};
 use crate::layer::room::Room;
 use crate::layer::rotation::Rotation;
 use crate::layer::state::{LayerState, Spare, State};
@@ -57,6 +57,17 @@ pub struct Step {
     pub norm: RmsNorm,
     /// The branch.
     pub branch: Box<dyn Branch>,
+}
+
+/// A recurrence of a stack, and where it is.
+#[derive(Clone, Copy)]
+pub struct Recurring<'a> {
+    /// Number of its block.
+    pub layer: usize,
+    /// Number in [`Stack::linears`] of a matrix that reads what its branch reads.
+    pub entry: usize,
+    /// The recurrence.
+    pub recurrence: &'a dyn Recurrent,
 }
 
 /// Tokens that go through all layers together, at most: what a layer hands to the next stays in the caches.
@@ -282,6 +293,18 @@ impl Stack {
 
     fn steps(&self) -> impl Iterator<Item = &Step> {
         self.blocks.iter().flatten()
+    }
+
+    /// The recurrences of its blocks, for those who look into them.
+    pub fn recurrences(&self) -> Vec<Recurring<'_>> {
+        let (mut all, mut entry) = (vec![], 0);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            for Step { branch, .. } in block {
+                all.extend(branch.recurrence().map(|recurrence| Recurring { layer, entry, recurrence }));
+                entry += branch.linears().len();
+            }
+        }
+        all
     }
 
     /// Sets the bits of what goes through the recurrence: inputs and state of every layer.

@@ -3,7 +3,6 @@
 //! The shapes are a state of the thread that other libraries set too, and may remember as set: whoever uses the tiles
 //! holds a [`Tiles`] for that long, which puts back what it found.
 
-pub mod ahead;
 pub mod product;
 pub mod terms;
 
@@ -130,9 +129,9 @@ mod tests {
     use super::*;
 
     use crate::kernel::integer::Integers;
-    use crate::kernel::linear::Weight;
     use crate::kernel::packed::tests::Plain;
     use crate::kernel::packed::{Packed, forward};
+    use crate::kernel::weight::Weight;
     use crate::kernel::{scan, split};
 
     fn current() -> (u8, u16, u8) {

@@ -1,8 +1,8 @@
 //! Products of tiles of bf16 terms, summed in f32.
 
 use super::Tiles;
-use super::ahead::{Ahead, fetch};
 use super::terms::Tile;
+use crate::kernel::ahead::{Ahead, fetch};
 use crate::kernel::blocked::{Left, Sums};
 use std::arch::asm;
 

@@ -2,14 +2,21 @@
 
 use super::vectors::Grouped;
 use super::{Coded, Exception, GROUP, group_lines};
-use crate::kernel::packed::Line;
+use crate::kernel::line::Line;
 use crate::kernel::simd::prefetch;
-use crate::kernel::stream::Streamed;
 use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Cache lines that a stream is asked for ahead: far, as looking up takes part of the time that memory needs.
 const AHEAD: usize = 32;
+
+/// Rows of weights that are read once, as fast as memory gives them: coded ones, and others.
+pub(in crate::kernel) trait Streamed: Copy {
+    /// How many they are.
+    fn count(self) -> usize;
+    /// x · each of R rows, `apart` rows from each other. The order of the sum is the same for every R.
+    fn dots<V: Grouped, const R: usize>(self, x: &[f32], row: usize, apart: usize) -> [f32; R];
+}
 
 /// Some rows, to be multiplied with rows of x that are filled up to whole groups.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! The way to codes: a base for each row, and what fits none of its codes.
 
 use super::{Coded, Exception, GROUP, MOST_COLS, NOUGHT, Place, group_lines};
-use crate::kernel::packed::Line;
+use crate::kernel::line::Line;
 use crate::kernel::pages::large;
 use half::bf16;
 use rayon::prelude::*;

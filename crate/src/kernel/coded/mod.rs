@@ -27,10 +27,10 @@ mod tests;
 mod vectors;
 
 use super::kept::Kept;
-use super::packed::Line;
+use super::line::Line;
 use super::pages::large;
 use super::round::fake_bf16;
-pub(super) use dots::Rows;
+pub(super) use dots::{Rows, Streamed};
 use half::bf16;
 use std::mem::MaybeUninit;
 use std::ops::Range;

@@ -1,8 +1,9 @@
 //! Every bit comes back, and products are those of the plain matrix.
 
 use super::*;
-use crate::kernel::linear::{Weight, forward};
+use crate::kernel::linear::forward;
 use crate::kernel::stream::FEW_ROWS;
+use crate::kernel::weight::Weight;
 
 fn value(i: usize) -> f32 {
     let hashed = (i as u32).wrapping_mul(2_654_435_761);

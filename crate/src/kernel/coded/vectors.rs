@@ -1,9 +1,9 @@
 //! Groups of codes as vectors: the exponents of a whole vector are looked up at once, and interleaved with what lies in full.
 
 use super::{Coded, EXPONENT, Exception, GROUP, group_lines, one};
-use crate::kernel::packed::Line;
-use crate::kernel::scan::Held;
+use crate::kernel::line::Line;
 use crate::kernel::simd::{Lanes, dispatch};
+use crate::kernel::stored::Held;
 use half::bf16;
 
 /// Vectors that a group becomes.

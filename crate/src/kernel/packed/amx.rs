@@ -4,7 +4,7 @@
 use super::columns::{Columns, DEPTH};
 use super::product::{Out, put_vector, vector, with_group};
 use super::{Line, PANEL, Packed};
-use crate::kernel::amx::ahead::{Ahead, fetch};
+use crate::kernel::ahead::{Ahead, fetch};
 use crate::kernel::amx::{self, Config};
 use crate::kernel::integer::{Integers, total};
 use rayon::prelude::*;

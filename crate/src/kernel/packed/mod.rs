@@ -29,17 +29,13 @@ pub mod product;
 mod vnni;
 
 use super::integer::{IntegerRows, Run};
+use super::line::Line;
 use columns::{Columns, places};
 pub use product::forward;
 use rayon::prelude::*;
 
 /// Rows of a panel.
 pub(in crate::kernel) const PANEL: usize = 16;
-
-/// What a cache holds together; loads of it never straddle two.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u8; 64]);
 
 /// A matrix [rows, cols] of integers with a scale, and perhaps a zero point, for every row or every group of columns.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,8 @@
 //! The linear recurrence of Mamba2 (SSD): h_t = e^{Δ_t A} h_{t−1} + (Δ_t x_t) ⊗ B_t, y_t = h_t C_t + D x_t.
 //!
 //! [`recurrent`] is the definition, token by token. [`chunked()`] computes the same as matrix products within chunks
-//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit. With a =
+//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit; `rounded` keeps
+//! the state in integers. With a =
 //! cumulative sum of ΔA in the chunk, u = Δx and L[t, s] = e^{a_t − a_s} for s ≤ t:
 //!
 //! - inside the chunk  Y = ((C Bᵀ) ∘ L) u,
@@ -14,6 +15,7 @@
 //! | G, N | groups that share B and C, state size |
 
 pub(super) mod chunked;
+mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 
@@ -21,10 +23,11 @@ use super::Scatter;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::simd::{Lanes, dispatch};
-use super::stream::Stored;
+use super::stored::{Held, Stored};
 pub use chunked::chunked;
 use half::bf16;
 use rayon::prelude::*;
+pub use rounded::recurrent_rounded;
 
 /// Tokens of a chunk. 64 keeps a head's operands in the first two cache levels.
 pub const CHUNK: usize = 64;
@@ -119,7 +122,7 @@ pub fn scan(
 
 /// The recurrence, one token after the other. Arguments as in [`scan`]; a state in bf16 is rounded to the nearest after every
 /// token, and y_t reads h_t as it is before.
-pub fn recurrent<H: Held>(
+pub fn recurrent<H: Stepped>(
     shape: Shape,
     xbc: &[f32],
     dt: &[f32],
@@ -132,7 +135,7 @@ pub fn recurrent<H: Held>(
 }
 
 /// [`recurrent`], where `after` each token gets the number of (sequence, head) and its state [P, N].
-pub(super) fn each_token<H: Held>(
+fn each_token<H: Stepped>(
     shape: Shape,
     xbc: &[f32],
     dt: &[f32],
@@ -166,19 +169,15 @@ pub(super) fn each_token<H: Held>(
     }
 }
 
-/// How the values of a state are stored: f32 or bf16.
-pub trait Held: Stored + Send + Sync {
+/// A storage of states that can move on by a token.
+pub trait Stepped: Held {
     /// One token of one head: h [P, N] ← decay · h + (dt · x) ⊗ b, y = h c + d · x.
     fn step(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [Self], y: &mut [f32]);
-    /// Writes a vector, each value the nearest.
-    fn keep<V: Lanes>(values: V, to: &mut [Self]);
-    /// The nearest of one value.
-    fn nearest(x: f32) -> Self;
 }
 
-macro_rules! held {
-    ($ty:ty, $step:ident, $store:ident, $nearest:expr) => {
-        impl Held for $ty {
+macro_rules! stepped {
+    ($ty:ty, $step:ident) => {
+        impl Stepped for $ty {
             fn step(
                 decay: f32,
                 dt: f32,
@@ -191,19 +190,11 @@ macro_rules! held {
             ) {
                 $step(decay, dt, d, x, b, c, h, y);
             }
-            #[inline(always)]
-            fn keep<V: Lanes>(values: V, to: &mut [Self]) {
-                values.$store(to);
-            }
-            #[inline(always)]
-            fn nearest(x: f32) -> Self {
-                $nearest(x)
-            }
         }
     };
 }
-held!(f32, step_f32, store, |x| x);
-held!(bf16, step_bf16, store_bf16, bf16::from_f32);
+stepped!(f32, step_f32);
+stepped!(bf16, step_bf16);
 
 dispatch! { fn step_f32(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [f32], y: &mut [f32]) = step_body; }
 dispatch! { fn step_bf16(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [bf16], y: &mut [f32]) = step_body; }

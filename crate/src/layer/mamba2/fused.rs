@@ -1,8 +1,9 @@
 //! The mixer's core by the kernels, on a CPU: from a state, or from zero and back again with gradients.
 
 use super::super::op::{Values, with_floats};
-use super::{Core, LayerState, Parts, Recurrence, Sizes};
-use crate::kernel::{conv, conv_grad, norm, round, scan, scan_grad, softplus};
+use super::{Core, LayerState, Parts, Sizes};
+use crate::kernel::{conv, conv_grad, norm, scan, scan_grad, softplus};
+use crate::layer::recurrence::Recurrence;
 use crate::layer::room::{Buffer, Room};
 use candle_core::{Result, bail};
 use smallvec::SmallVec;
@@ -38,7 +39,7 @@ impl Core {
 }
 
 impl Sizes {
-    fn conv(&self, batch: usize, time: usize) -> conv::Shape {
+    pub(super) fn conv(&self, batch: usize, time: usize) -> conv::Shape {
         conv::Shape { batch, time, channels: self.channels(), width: self.conv_width, row: self.rows() }
     }
 
@@ -49,7 +50,7 @@ impl Sizes {
     }
 }
 
-fn slices(s: Sizes, mut packed: &[f32]) -> Parts<&[f32]> {
+pub(super) fn slices(s: Sizes, mut packed: &[f32]) -> Parts<&[f32]> {
     Parts::cut(s, |len| {
         let (part, rest) = packed.split_at(len);
         packed = rest;
@@ -58,7 +59,7 @@ fn slices(s: Sizes, mut packed: &[f32]) -> Parts<&[f32]> {
 }
 
 /// A of every head.
-fn rates(a_log: &[f32]) -> SmallVec<[f32; 64]> {
+pub(super) fn rates(a_log: &[f32]) -> SmallVec<[f32; 64]> {
     a_log.iter().map(|a| -a.exp()).collect()
 }
 
@@ -86,7 +87,7 @@ fn inputs(
 ) {
     let shape = s.conv(batch, time);
     conv::conv_silu(shape, &zxbcdt[s.inner()..], p.conv_weight, p.conv_bias, conv, xbc);
-    recurrence.round_inputs(s, xbc);
+    s.round_inputs(recurrence, xbc);
     softplus::step_sizes(zxbcdt, s.rows(), p.dt_bias, s.dt_limit, dt);
 }
 
@@ -108,7 +109,7 @@ fn scan(
         (Values::F32(h), None) => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
         (Values::F32(h), Some(state)) => {
             let feedback = error.filter(|_| state.feedback).map(|error| (error, state.residual));
-            round::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, feedback);
+            scan::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, feedback);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Between the projections there are two forms of one computation: `definition.rs`, in differentiable tensor
 //! operations on any device, and `fused.rs`, the kernels on a CPU, forward and back. `precision.rs` rounds
-//! what goes through the recurrence to few bits, in the fused form alone.
+//! what goes through the recurrence to few bits, in the fused form alone; `recurrent.rs` lets measurements look into it.
 //!
 //! | letter | meaning |
 //! |---|---|
@@ -15,16 +15,17 @@
 mod definition;
 mod fused;
 mod precision;
+mod recurrent;
 #[cfg(test)]
 mod tests;
 
 use super::branch::{Back, Branch};
 use super::linear::{Linear, Weight};
 use super::op::with_floats;
+use super::recurrence::{Recurrence, Recurrent};
 use super::room::{Buffer, Room};
 use super::state::LayerState;
 use candle_core::{DType, Device, Result, Tensor, bail};
-pub use precision::{Recurrence, StateBits};
 
 /// One mixer.
 #[derive(Clone, Debug)]
@@ -107,6 +108,10 @@ impl Branch for Mamba2 {
 
     fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
         vec![("in_proj", &mut self.in_proj), ("out_proj", &mut self.out_proj)]
+    }
+
+    fn recurrence(&self) -> Option<&dyn Recurrent> {
+        Some(self)
     }
 
     fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<bool> {

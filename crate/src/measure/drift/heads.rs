@@ -1,8 +1,9 @@
 //! The heads whose states are followed, and what is told of them.
 
 use super::super::power::Power;
-use super::super::watch::Watched;
+use super::super::watch::{Watched, given};
 use crate::error::Result;
+use crate::family::stack::Recurring;
 use crate::kernel::round::fake_state;
 use crate::layer::op::with_floats;
 use crate::layer::state::State;
@@ -21,14 +22,22 @@ struct Head {
     drift: Vec<Power>,
     /// The reference's state rounded once, where the scheme rounds it.
     rounding: Power,
-    /// Share of the state that it keeps, from the weights alone and as measured on a text.
-    decay: [f64; 2],
+    /// Share of the state that it keeps, from the weights alone and as measured on a text: one, or one for each channel of
+    /// its keys.
+    decays: [Vec<f64>; 2],
 }
 
 impl Head {
-    /// √(1 / (1 − d²)): from the weights alone, and with the measured decay.
+    /// Its mean decay: from the weights alone, and as measured.
+    fn decay(&self) -> [f64; 2] {
+        self.decays.each_ref().map(|decays| mean(decays.iter().copied(), decays.len()))
+    }
+
+    /// √(1 / (1 − d²)): from the weights alone, and with the measured decay. Of several channels, over which the noise is
+    /// spread evenly, the root of the mean square.
     fn gains(&self) -> [f64; 2] {
-        self.decay.map(|d| (1.0 / (1.0 - d * d)).sqrt())
+        let square = |d: &f64| 1.0 / (1.0 - d * d);
+        self.decays.each_ref().map(|decays| mean(decays.iter().map(square), decays.len()).sqrt())
     }
 
     /// The drift over the positions from `first` on.
@@ -53,19 +62,21 @@ pub(super) struct Seen {
 
 impl Seen {
     pub fn new(reference: &Model, positions: Vec<usize>) -> Result<Self> {
-        let steps = reference.config.recurrence()?.steps(reference.tensors())?;
-        let heads = steps.iter().enumerate().flat_map(|(layer, steps)| {
-            let drift = vec![Power::default(); positions.len()];
-            let rest = steps.at_rest().into_iter().enumerate();
-            rest.map(move |(head, d)| Head {
-                layer,
-                head,
-                drift: drift.clone(),
-                rounding: Power::default(),
-                decay: [f64::from(d); 2],
-            })
-        });
-        Ok(Self { heads: heads.collect(), positions })
+        let mut heads = vec![];
+        for Recurring { layer, recurrence, .. } in reference.recurrences() {
+            let decays = recurrence.at_rest()?.to_vec2::<f32>()?; // [H, A]
+            heads.extend(decays.into_iter().enumerate().map(|(head, decays)| {
+                let decays: Vec<f64> = decays.into_iter().map(f64::from).collect();
+                Head {
+                    layer,
+                    head,
+                    drift: vec![Power::default(); positions.len()],
+                    rounding: Power::default(),
+                    decays: [decays.clone(), decays],
+                }
+            }));
+        }
+        Ok(Self { heads, positions })
     }
 
     /// Index of the first position of the last two octaves, over which the drift has settled.
@@ -99,9 +110,12 @@ impl Seen {
     fn compare(&mut self, exact: &State, found: &State, at: usize, bits: Option<u8>) -> Result<()> {
         for (layer, (exact, found)) in exact.layers.iter().zip(&found.layers).enumerate() {
             let host = |state: &Tensor| state.to_device(&Device::Cpu)?.to_dtype(DType::F32);
-            let (exact, found) = (host(exact.recurrence()?)?, host(found.recurrence()?)?); // [1, H, P, N]
+            let mut heads = self.heads.iter_mut().filter(|head| head.layer == layer).peekable();
+            if heads.peek().is_none() {
+                continue;
+            }
+            let (exact, found) = (host(exact.recurrence()?)?, host(found.recurrence()?)?); // [1, H, ..]
             let size = exact.elem_count() / exact.dim(1)?;
-            let heads = self.heads.iter_mut().filter(|head| head.layer == layer);
             with_floats([&exact, &found], |[exact, found]| {
                 for (head, (exact, found)) in heads.zip(exact.chunks(size).zip(found.chunks(size))) {
                     head.drift[at].add(exact, found);
@@ -118,22 +132,21 @@ impl Seen {
 
     /// Measures the mean decays on a piece of text.
     pub fn forget(&mut self, reference: &Model, ids: &[u32]) -> Result<()> {
-        let steps = reference.config.recurrence()?.steps(reference.tensors())?;
         let inputs = Watched::new(reference).inputs(ids)?;
-        let sites = reference.config.sites();
-        let read = reference.linears().into_iter().zip(inputs).zip(&sites);
-        let projections = read.filter(|(_, site)| site.roles.contains(&"in_proj"));
-        for (layer, (((_, linear), input), _)) in projections.enumerate() {
-            let Some(input) = input else { continue };
-            let rows = install(|| linear.forward(&input))?; // [1, T, R]
-            let (_, time, row) = rows.dims3()?;
-            let rows = rows.to_device(&candle_core::Device::Cpu)?;
-            let decays = with_floats([&rows], |[rows]| steps[layer].decays(rows, row))?; // [T, H]
-            let count = steps[layer].heads();
-            for head in self.heads.iter_mut().filter(|head| head.layer == layer) {
-                let each = decays.iter().skip(head.head).step_by(count);
-                head.decay[1] = each.map(|d| f64::from(*d)).sum::<f64>() / time as f64;
-            }
+        let linears = reference.linears();
+        for Recurring { layer, entry, recurrence } in reference.recurrences() {
+            let Some(input) = &inputs[entry] else { continue };
+            let u = given(linears[entry].1, input)?;
+            let decays = install(|| recurrence.decays(&u))?; // [T, H, A]
+            let (time, heads, each) = decays.dims3()?;
+            with_floats([&decays], |[decays]| {
+                for head in self.heads.iter_mut().filter(|head| head.layer == layer) {
+                    for (channel, decay) in head.decays[1].iter_mut().enumerate() {
+                        let over = decays.iter().skip(head.head * each + channel).step_by(heads * each);
+                        *decay = mean(over.map(|d| f64::from(*d)), time);
+                    }
+                }
+            })?;
         }
         Ok(())
     }
@@ -143,14 +156,19 @@ impl Seen {
         let settled = self.first_settled();
         let rounded = |head: &Head| (head.rounding.signal != 0.0).then(|| head.rounding.relative());
         let heads = self.heads.iter().map(|head| {
-            let [gain, measured] = head.gains();
-            row()
+            let ([gain, measured], [decay, decay_measured]) = (head.gains(), head.decay());
+            let mut row = row()
                 .row("head")
                 .value("layer", head.layer)
                 .value("head", head.head)
-                .value("decay", head.decay[0])
-                .value("decay_measured", head.decay[1])
-                .value("gain", gain)
+                .value("decay", decay)
+                .value("decay_measured", decay_measured);
+            if head.decays[0].len() > 1 {
+                row = row
+                    .value("channel_decays", head.decays[0].clone())
+                    .value("channel_decays_measured", head.decays[1].clone());
+            }
+            row.value("gain", gain)
                 .value("gain_measured", measured)
                 .value("drift", head.settled(settled))
                 .value("growth", head.growth(settled))
@@ -217,6 +235,11 @@ impl Seen {
     }
 }
 
+/// The mean of so many values.
+fn mean(values: impl Iterator<Item = f64>, count: usize) -> f64 {
+    values.sum::<f64>() / count as f64
+}
+
 /// Adds a τ with its interval.
 fn ranked(row: Reading, name: &str, found: Option<Kendall>) -> Reading {
     row.value(name, found.map(|found| found.tau))
@@ -228,4 +251,27 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Noise of variance 1 in every value: that of each channel grows to 1 / (1 − d²), and the head's is their mean.
+    #[test]
+    fn the_gain_of_a_head_is_that_of_its_channels_together() {
+        let head = |decays: &[f64]| Head {
+            layer: 0,
+            head: 0,
+            drift: vec![],
+            rounding: Power::default(),
+            decays: [decays.to_vec(), vec![0.0; decays.len()]],
+        };
+        let several = head(&[0.5, 0.9, 0.99]);
+        let mean = [0.5_f64, 0.9, 0.99].map(|d| 1.0 / (1.0 - d * d)).iter().sum::<f64>() / 3.0;
+        assert!((several.gains()[0] - mean.sqrt()).abs() < 1e-12 && several.gains()[1] == 1.0);
+        assert!((several.decay()[0] - 2.39 / 3.0).abs() < 1e-12);
+        let alone = head(&[0.9]);
+        assert_eq!((alone.gains()[0], alone.decay()[0]), ((1.0_f64 / (1.0 - 0.9 * 0.9)).sqrt(), 0.9));
+    }
 }

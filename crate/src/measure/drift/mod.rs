@@ -2,7 +2,8 @@
 //! ‖h_q − h‖ / ‖h‖, head by head against time.
 //!
 //! A head keeps the share d of its state from one token to the next. If rounding adds independent noise of variance σ²
-//! to the state at every token, the noise grows to σ² (1 + d² + d⁴ + …): by the **gain** √(1 / (1 − d²)). The gain is
+//! to the state at every token, the noise grows to σ² (1 + d² + d⁴ + …): by the **gain** √(1 / (1 − d²)). Where each channel
+//! of the keys has a decay of its own, the gain of the head is the root of the mean of the channels' squares. The gain is
 //! known before anything is quantized: with d from the weights alone (dt = 0), or as the mean over the tokens of a text.
 //! What the noise relative to the state does is another matter where the noise comes in with the updates, because these
 //! add up too: the records say how well the gain ranks the heads (Kendall's τ), and for a rounded state how large one

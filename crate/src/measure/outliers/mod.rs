@@ -1,7 +1,7 @@
 //! Activation outliers: how large they are, and whether they stay in their channels.
 //!
-//! What is looked at are the inputs of the matrices, as they meet them (rotated, where the scheme rotates), and x, B and C
-//! as the recurrence gets them. Large values cost bits twice: a token's largest value sets the scale of all its values
+//! What is looked at are the inputs of the matrices, as they meet them (rotated, where the scheme rotates), and those of a
+//! recurrence (x, B and C in Mamba2). Large values cost bits twice: a token's largest value sets the scale of all its values
 //! (its crest), and a method that scales channels apart, as SmoothQuant does, helps only while the large values stay in
 //! the same channels. So each token's largest channels are compared with those of a token `lag` tokens later. Chance
 //! would have k of n channels in common k / n of the time; **persistence** is how far beyond that they agree:
@@ -11,7 +11,7 @@
 mod stream;
 
 use super::instrument::{Listed, Table};
-use super::watch::Watched;
+use super::watch::{Watched, given};
 use super::window::Window;
 use super::{Measure, finite, subject, work};
 use crate::corpus::Corpus;
@@ -159,16 +159,15 @@ fn inputs(
     watched: &Watched,
     ids: &[u32],
 ) -> Result<Vec<(&'static str, Option<usize>, Tensor)>> {
-    let (sites, mut all) = (model.config.sites(), vec![]);
-    let recurrent = model.config.recipe().recurrence();
-    for (((_, linear), input), site) in model.linears().into_iter().zip(watched.inputs(ids)?).zip(&sites) {
+    let (sites, recurrences, mut all) = (model.config.sites(), model.recurrences(), vec![]);
+    let read = model.linears().into_iter().zip(watched.inputs(ids)?).zip(&sites).enumerate();
+    for (at, (((_, linear), input), site)) in read {
         let Some(input) = input else { continue };
-        let role = site.roles[0];
-        all.push((role, site.layer, input.to_device(&Device::Cpu)?.squeeze(0)?.contiguous()?));
-        if let (Some(config), Some(layer), "in_proj") = (recurrent, site.layer, role) {
-            let rows = install(|| linear.forward(&input))?; // [1, T, R]
-            let parts = config.recurrence_inputs(model.tensors(), layer, &rows)?;
-            all.extend(parts.into_iter().map(|(name, part)| (name, Some(layer), part)));
+        all.push((site.roles[0], site.layer, input.to_device(&Device::Cpu)?.squeeze(0)?.contiguous()?));
+        if let Some(found) = recurrences.iter().find(|found| found.entry == at) {
+            let u = given(linear, &input)?; // [1, T, hidden]
+            let parts = install(|| found.recurrence.inputs(&u))?;
+            all.extend(parts.into_iter().map(|(name, part)| (name, Some(found.layer), part)));
         }
     }
     Ok(all)

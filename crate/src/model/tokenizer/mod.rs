@@ -99,16 +99,23 @@ impl Tokenizer {
     }
 
     /// The tokens of a text that a model is to continue: behind those that its file puts before every text, such as one for
-    /// the beginning. Measurements add none: the texts that they read are pieces of longer ones.
+    /// the beginning. Measurements add none; see [`measure`](crate::measure).
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let opening = match self {
-            Self::Pieces(pieces) => pieces.opening()?,
-            Self::Bytes | Self::Missing { .. } => vec![],
-        };
-        Ok([opening, self.encode(text)?].concat())
+        Ok([self.opening()?, self.encode(text)?].concat())
+    }
+
+    /// The special tokens that its file puts before every text, such as one for the beginning.
+    ///
+    /// # Errors
+    /// The file cannot put them there.
+    pub fn opening(&self) -> Result<Vec<u32>> {
+        match self {
+            Self::Pieces(pieces) => pieces.opening(),
+            Self::Bytes | Self::Missing { .. } => Ok(vec![]),
+        }
     }
 
     /// The tokens of a text with their places in it.

@@ -1,0 +1,96 @@
+//! What a folder or a file holds: weights by the names of their tensors, and what is told in them and beside them.
+
+use super::gguf::{self, Tokens};
+use super::stored::{Listing, Own};
+use super::{destination, files, pickle, safetensors};
+use crate::error::{Error, Result};
+use crate::family::Stated;
+use crate::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What is there; see [`Checkpoint`](super::checkpoint::Checkpoint), whose fields these become.
+pub(super) struct Contents {
+    pub files: Vec<(PathBuf, Listing)>,
+    pub metadata: BTreeMap<String, String>,
+    pub layers: Vec<(String, u64)>,
+    pub stated: Option<Stated>,
+    pub tokenizer: Option<PathBuf>,
+    pub tokens: Option<Tokens>,
+    pub stored_as: Option<String>,
+    pub alone: bool,
+}
+
+impl Contents {
+    /// Lists a folder, or a file and what lies beside it.
+    ///
+    /// # Errors
+    /// There are no weights, or they are damaged: the sentence says how.
+    pub fn of(path: &Path) -> Result<Self> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        destination::finish(folder)?;
+        let found = if path.is_dir() { files::weight_files(path)? } else { files::single(path)? };
+        let (mut files, mut metadata, mut layers, mut own) = (vec![], BTreeMap::new(), vec![], None);
+        for file in found.files {
+            let mut listing = list(&file)?;
+            own = own.or(listing.own.take());
+            metadata.extend(listing.metadata.clone());
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            layers.extend(listing.layers.iter().map(|(at, n)| (format!("{name}: {at}"), *n)));
+            files.push((file, listing));
+        }
+        let mut names = BTreeMap::new();
+        for (file, listing) in &files {
+            for name in listing.tensors.keys() {
+                if names.insert(name, file).is_some() {
+                    return Err(Error::input("this tensor is also in another shard")
+                        .at(name)
+                        .at(file.display()));
+                }
+            }
+        }
+        if names.is_empty() {
+            return Err(Error::input("the checkpoint holds no tensors").at(path.display()));
+        }
+        if let Some((name, index)) = found.listed.iter().find(|(name, _)| !names.contains_key(name)) {
+            return Err(Error::input(format!("missing, though {index} lists it"))
+                .at(name)
+                .at(path.display())
+                .hint("copy or download the checkpoint again"));
+        }
+        let alone = own.is_some();
+        let (stated, tokens, stored_as) = match own {
+            Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, Some(stored_as)),
+            None => (stated(folder, &mut layers)?, None, None),
+        };
+        // A tokenizer.json beside a file that has no tokenizer is better than none.
+        let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };
+        Ok(Self { files, metadata, layers, stated, tokenizer, tokens, stored_as, alone })
+    }
+}
+
+/// What `config.json` or else `params.json` of a folder states; numbers of layers that the other tells are added to
+/// `layers`.
+fn stated(folder: &Path, layers: &mut Vec<(String, u64)>) -> Result<Option<Stated>> {
+    let [config, params] = ["config.json", "params.json"].map(|name| -> Result<Option<Stated>> {
+        let Some(path) = files::beside(folder, name) else { return Ok(None) };
+        Ok(Some(Stated { file: name.to_string(), json: json::read(path)? }))
+    });
+    let (config, params) = (config?, params?);
+    if let Some(Stated { file, json }) = config.as_ref().and(params.as_ref()) {
+        let told = json::LAYERS.iter().filter_map(|key| Some((key, json.get(key)?.as_u64()?)));
+        layers.extend(told.map(|(key, n)| (format!("{file}: {key}"), n)));
+    }
+    Ok(config.or(params))
+}
+
+fn list(file: &Path) -> Result<Listing> {
+    match files::ending(&file.to_string_lossy()).as_str() {
+        "safetensors" => safetensors::list(file),
+        "bin" | "pt" | "pth" => pickle::list(file),
+        "gguf" => gguf::list(file),
+        _ => Err(Error::input("this file's ending is not one of weights")
+            .at(file.display())
+            .hint("expected .safetensors, .bin, .pt, .pth or .gguf")),
+    }
+}
