@@ -1,12 +1,13 @@
 //! A checkpoint as it is found, before anything is made of it: names of tensors, a configuration, where it came from.
 
-use super::gguf::{self, Tokens};
+use super::gguf::{self, Block, Tokens};
 use super::hub::{self, Hub};
 use super::stored::{Listing, Own, Stored};
 use super::tokenizer::Tokenizer;
 use super::{destination, files, pass, pickle, safetensors};
 use crate::error::{Error, Result};
 use crate::family::Stated;
+use crate::format::Encoded;
 use crate::json;
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
@@ -14,6 +15,9 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+/// What safetensors metadata call that which weights were stored in before they were saved here.
+pub(super) const STORED_AS: &str = "stored_as";
 
 /// What is there under the names of tensors, with configuration and provenance; the tensors themselves are read as they
 /// are wanted.
@@ -34,7 +38,7 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
     /// Numbers of layers that are told elsewhere than in `stated`, by where.
     pub layers: Vec<(String, u64)>,
-    /// What the weights are stored in, in a line, where that says more than a dtype.
+    /// What the weights are stored in, or were where they were first read, in a line, where that says more than a dtype.
     pub stored_as: Option<String>,
     /// The tokenizer in a GGUF file.
     tokens: Option<Tokens>,
@@ -117,7 +121,7 @@ impl Checkpoint {
         let alone = own.is_some();
         let (stated, tokens, stored_as) = match own {
             Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, Some(stored_as)),
-            None => (stated(folder, &mut layers)?, None, None),
+            None => (stated(folder, &mut layers)?, None, metadata.get(STORED_AS).cloned()),
         };
         // A tokenizer.json beside a file that has no tokenizer is better than none.
         let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };
@@ -160,6 +164,26 @@ impl Checkpoint {
         listings.map(|(name, stored)| (name.as_str(), stored))
     }
 
+    /// The type of the blocks of each tensor that is in any, by name.
+    pub(super) fn blocks(&self) -> BTreeMap<String, Block> {
+        self.stored().filter_map(|(name, stored)| Some((name.to_string(), stored.block()?))).collect()
+    }
+
+    /// Reads all files once, as [`read`](Self::read), for matrices in blocks that stay as they are.
+    pub(super) fn read_blocks(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(BTreeMap<String, Encoded>, String)> {
+        let (mut blocks, mut hash) = (BTreeMap::new(), Sha256::new());
+        for (file, listing) in &self.files {
+            let of_file = listing.tensors.iter().filter(|(name, _)| wanted(name));
+            let needed = of_file.map(|(name, stored)| (name.as_str(), stored)).collect();
+            let read = pass::read(file, needed, &listing.sums, &mut hash, Stored::encoded)?;
+            blocks.extend(read.into_iter().map(|(name, encoded)| (name.to_string(), encoded)));
+        }
+        Ok((blocks, hex(hash)))
+    }
+
     /// Reads all files once. Returns the tensors that are wanted by name, on the CPU, in the type they are stored in;
     /// and the SHA-256 over the bytes of the files, one after the other in the order of their names.
     ///
@@ -189,13 +213,17 @@ impl Checkpoint {
                 }
                 needed.push((name.as_str(), stored));
             }
-            for (name, tensor) in pass::read(file, needed, &listing.sums, &mut hash)? {
+            for (name, tensor) in pass::read(file, needed, &listing.sums, &mut hash, Stored::tensor)? {
                 refuse_non_finite(&tensor).map_err(|e| e.at(name).at(file.display()))?;
                 tensors.insert(name.to_string(), tensor);
             }
         }
-        Ok((tensors, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok((tensors, hex(hash)))
     }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn is_float(stored: &Stored) -> bool {

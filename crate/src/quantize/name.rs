@@ -15,10 +15,11 @@ impl Scheme {
     pub const GRAMMAR: &str = "\
 A name is a format and the bits of the activations, then any of the parts below, joined by -.
 
+gguf             the blocks of a GGUF file packed as they are (Q8_0, Q5_0, Q5_1, Q4_0, Q4_1); the rest as it is
 w2 … w8, w16     signed integers by row; w16 leaves weights as they are
 u2 … u8          integers with a zero point
 nf4, nf4dq, fp8, mxfp4, nvfp4, ternary
-a2 … a8, a16     activations as integers, right after the format (w4a8, nf4a8)
+a2 … a8, a16     activations as integers, right after the format (w4a8, nf4a8, ggufa8)
 g64, b64         groups of 64 columns, blocks of 64 values; also row, tensor
 mse              scales that clip, for least squared error
 static           one scale for all tokens; also static99.9 (percent), staticmse, perchannel
@@ -50,6 +51,8 @@ lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also a
                 "single precision in 28 bits: the same values, exponents coded; faster with AVX-512, hardly with AVX2 alone",
             ),
             ("bf16-lossless", "bfloat16 in 12 bits, likewise"),
+            ("gguf", "the blocks of a GGUF file packed as they are"),
+            ("ggufa8", "the same, 8-bit activations by token"),
             ("w8a8", "8-bit weights by row, 8-bit activations by token, the head too"),
             ("w4a16", "4-bit weights by row"),
             ("w4a8", "4-bit weights by row, 8-bit activations, the head in 8 bits"),
@@ -74,6 +77,9 @@ impl fmt::Display for Scheme {
         let mut parts: Vec<String> = vec![];
         let mut dtype = self.dtype.clone();
         match &self.weights {
+            None if self.blocks => {
+                parts.push(self.activations.map_or("gguf".into(), |bits| format!("ggufa{bits}")));
+            }
             None if self.keeps_values() => match dtype.take() {
                 Some(dtype) => parts.push(dtype),
                 None if self.lossless => {}
@@ -179,6 +185,9 @@ fn base(part: &str) -> Option<Scheme> {
         bits @ 2..=8 => Some(bits),
         _ => return None,
     };
+    if format == "gguf" {
+        return Some(Scheme { activations, ..Scheme::gguf() });
+    }
     let weights = if format == "w16" { None } else { Some(Coding::of(format.parse().ok()?)) };
     Some(Scheme { weights, activations, ..Scheme::default() })
 }
