@@ -44,7 +44,8 @@ mod walk;
 use crate::error::{Error, Result};
 use crate::family::{Matrices, Site, Tensors};
 use crate::format::Granularity;
-use crate::model::quantization::{Backend, LayerReport, Made, Quantization};
+use crate::layer::attention::Width;
+use crate::model::quantization::{Backend, Cached, LayerReport, Made, Quantization};
 use crate::model::{Model, cast, parse_dtype};
 pub use calibrate::{Calibration, Observer};
 use calibrate::{Sample, Wanted, observe};
@@ -210,7 +211,7 @@ impl<'a> Job<'a> {
             backend: how.backend,
             rotation: scheme.rotation,
             recurrence: scheme.recurrence,
-            cache: scheme.cache.bits(),
+            cache: Some(Cached(scheme.cache)).filter(|cached| cached.0 != Width::F32),
             calibration: None,
             budget: None,
             layers: layers.collect(),

@@ -35,6 +35,7 @@ h8, h16          the recurrence's state in 8 bits; in bf16
 h8ef8, h8ef4     with error feedback, its residual in 8 or 4 bits: 16 or 12 bits a value in all
 h8ef             with a residual in f32: 40 bits a value, more than a state in f32 that needs none
 kv8, kv4, kv16   the keys and values that attention keeps: integers by head and token; bf16
+kv8c, kv4c       the same, keys by channel over 32 tokens (KIVI), in f32 until there are so many
 f32, bf16, f16   the dtype of all that is not quantized; stored: as the model is
 lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also alone: as stored)
 +dt=w8           another format for a role, a segment or a path with * and ?; +head=keep for none.
@@ -112,7 +113,7 @@ impl fmt::Display for Scheme {
         parts.extend(x.map(|bits| format!("x{bits}")));
         parts.extend(bc.map(|bits| format!("bc{bits}")));
         parts.extend(state.map(|state| format!("h{state}")));
-        parts.extend(self.cache.bits().map(|bits| format!("kv{bits}")));
+        parts.extend(self.cache.name().map(|width| format!("kv{width}")));
         parts.extend(dtype);
         parts.extend(self.lossless.then(|| "lossless".to_string()));
         f.write_str(&parts.join("-"))?;
@@ -219,7 +220,7 @@ impl Scheme {
                 None => Budget::Bits(budget.parse().ok().filter(|b: &f64| *b > 0.0 && b.is_finite())?),
             });
         } else if let Some(width) = part.strip_prefix("kv") {
-            self.cache = Width::of_bits(width.parse().ok()?)?;
+            self.cache = Width::named(width)?;
         } else if let Some(width) = part.strip_prefix("bc") {
             self.recurrence.bc = Some(bits(width)?);
         } else if let Some(width) = part.strip_prefix('x') {
@@ -272,6 +273,10 @@ mod tests {
             "w3a16-mix1460608B+head=w3",
             "w16a16-h8ef",
             "w16a16-h4ef8",
+            "w16a16-kv4c",
+            "w4a8-kv8c-bf16",
+            "gguf",
+            "ggufa8-kv4-bf16+head=w8",
         ] {
             assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
         }
@@ -301,6 +306,12 @@ mod tests {
             "w4a8-h9",
             "w4a8-h16ef",
             "w4a8-h8ef9",
+            "w4a8-kv5",
+            "w4a8-kv16c",
+            "gguf-g64",
+            "gguf-mse",
+            "gguf-gptq",
+            "q4_0",
         ] {
             assert!(name.parse::<Scheme>().is_err(), "{name}");
         }

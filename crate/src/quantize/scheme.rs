@@ -34,6 +34,7 @@ use std::fmt;
 /// | `x8`, `bc8`, `h8`, `h16` | the recurrence's input, its B and C, its state; its state in bf16 |
 /// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |
 /// | `kv8`, `kv4`, `kv16` | the keys and values that attention keeps: integers by head and token; bf16 |
+/// | `kv8c`, `kv4c` | the same with a scale and a minimum of the keys for each channel over 32 tokens |
 /// | `bf16` | the dtype of all that is not quantized |
 /// | `lossless` | what is not quantized keeps every bit in fewer: 12 for bf16, 28 for f32 ([`Coded`](crate::kernel::coded::Coded)) |
 /// | `+dt=w8`, `+head=nf4`, `+*.3.*=keep` | other formats, or none, for roles, segments or paths; the last that fits holds |
