@@ -81,15 +81,16 @@ impl Draw for Study {
 impl Draw for Scheme {
     fn draw(&self) -> Drawing {
         let kept = || "as they are".to_string();
+        let weights = match self.blocks {
+            true => "the blocks of a GGUF file, packed as they are".to_string(),
+            false => self.weights.map_or_else(kept, |coding| format!("{coding}, by {}", coding.granularity)),
+        };
         let activations = |bits: u8| match self.observer {
             None => format!("integers of {bits} bits, a scale for each token"),
             Some(observer) => format!("integers of {bits} bits, one scale by calibration ({observer})"),
         };
         let mut lines = vec![
-            line(
-                "weights",
-                self.weights.map_or_else(kept, |coding| format!("{coding}, by {}", coding.granularity)),
-            ),
+            line("weights", weights),
             line("activations", self.activations.map_or_else(kept, activations)),
             line("method", self.method()),
         ];

@@ -2,13 +2,13 @@
 
 use super::{Coding, Format, Granularity, Scale, Scales, pack};
 use crate::error::{Error, Result};
-use crate::kernel::integer::{IntegerRows, Run};
+use crate::kernel::integer::{self, IntegerRows, Integers, Run};
 use crate::kernel::levels::{self, Levels};
-#[cfg(target_arch = "x86_64")]
-use crate::kernel::packed;
-use crate::kernel::packed::Packed;
+use crate::kernel::linear::{self, Weight};
+use crate::kernel::packed::{self, Packed};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// An encoded matrix [rows, cols].
 #[derive(Clone, Debug, PartialEq)]
@@ -158,8 +158,11 @@ impl Encoded {
         for (i, values) in values.chunks_mut(self.cols).enumerate() {
             self.row_codes(first + i, &mut codes);
             let mut start = 0;
-            for (end, Scale { scale, zero }) in self.row_scales(first + i) {
-                levels::decode(&codes[start..end], &self.levels, zero, scale, &mut values[start..end]);
+            for (end, Scale { scale, zero, min }) in self.row_scales(first + i) {
+                let values = &mut values[start..end];
+                levels::decode(&codes[start..end], &self.levels, zero, scale, values);
+                // Not in one rounding: ggml's numbers are a product, and then a sum.
+                min.into_iter().for_each(|min| values.iter_mut().for_each(|value| *value += min));
                 start = end;
             }
         }
@@ -176,7 +179,7 @@ impl Encoded {
 }
 
 /// For integer formats their integers, brought into the range of 8 bits with sign, and the zero points with them; for
-/// others the numbers of their codes.
+/// others the numbers of their codes. Minimums are not among them.
 impl IntegerRows for Encoded {
     fn integers(&self, row: usize, integers: &mut [i8]) {
         let mut codes = vec![0; self.cols];
@@ -195,7 +198,9 @@ impl IntegerRows for Encoded {
     fn range(&self) -> (i8, i8) {
         match (self.coding.format, self.coding.format.width()) {
             (_, 8) => (-128, 127),
-            (Format::Int(_) | Format::Ternary, bits) => (-1 << (bits - 1), (1 << (bits - 1)) - 1),
+            (Format::Int(_) | Format::Ternary | Format::Ggml { min: false, .. }, bits) => {
+                (-1 << (bits - 1), (1 << (bits - 1)) - 1)
+            }
             (_, bits) => (0, ((1u8 << bits) - 1) as i8),
         }
     }
@@ -211,16 +216,50 @@ impl Encoded {
             let sign = usize::from(sign_bit(self.coding.format));
             let levels = std::array::from_fn(|stored| self.levels[stored ^ sign]);
             let bytes = if self.coding.format == Format::Fp8 { Bytes::E4m3 } else { Bytes::Integers };
-            return forward(m, x, packed, &levels, bytes, y);
+            if forward(m, x, packed, &levels, bytes, y) {
+                self.add_minimums(m, y, |i, run| x[i * self.cols..][run].iter().sum());
+                return true;
+            }
         }
         false
+    }
+
+    /// y = x Wᵀ for integer activations x [m, cols], y [m, rows], where codes are integers: exact sums in every run.
+    pub(crate) fn integer_product(&self, x: &Integers, y: &mut [f32]) {
+        match self.packed() {
+            Some(packed) => packed::forward(x, packed, y),
+            None => integer::forward(x, self.rows, self, y),
+        }
+        let sum = |i: usize, run: Range<usize>| {
+            let codes = &x.codes[i * self.cols..][run];
+            codes.iter().map(|code| i32::from(*code)).sum::<i32>() as f32 * x.scales[i]
+        };
+        self.add_minimums(x.scales.len(), y, sum);
+    }
+
+    /// Adds what the minimums of groups do: y += S minᵀ, where `sum` tells the sum S of each group of a row of x, so that no
+    /// product over codes has to know of them.
+    fn add_minimums(&self, m: usize, y: &mut [f32], sum: impl Fn(usize, Range<usize>) -> f32) {
+        let (Scales::F16(_, Some(mins)), Granularity::Group(size)) = (&self.scales, self.coding.granularity)
+        else {
+            return;
+        };
+        let starts = (0..self.cols).step_by(size);
+        let groups = starts.len();
+        let sums: Vec<f32> = (0..m)
+            .flat_map(|i| starts.clone().map(move |start| (i, start)))
+            .map(|(i, start)| sum(i, start..self.cols.min(start + size)))
+            .collect();
+        let mut part = vec![0.0; y.len()];
+        linear::forward(m, groups, self.rows, &sums, Weight::F16(mins), &mut part);
+        y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
     }
 }
 
 /// The bit by which codes with a sign, in two's complement, differ from their distance to the least one.
 fn sign_bit(format: Format) -> u8 {
     match format {
-        Format::Int(_) | Format::Ternary => 1 << (format.width() - 1),
+        Format::Int(_) | Format::Ternary | Format::Ggml { min: false, .. } => 1 << (format.width() - 1),
         _ => 0,
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn affine(run: &[f32], share: f32, bits: u8) -> Scale {
     let high = run.iter().fold(0.0f32, |high, x| high.max(*x)) * share;
     let top = ((1u32 << bits) - 1) as f32;
     if low == high {
-        return Scale { scale: 0.0, zero: 0.0 };
+        return Scale::of(0.0);
     }
     // Both ends of the range must be hit, or quantizing the result again would find another scale. The scale is
     // therefore rounded down, and further where the two ends would tie to the wrong side. With 16 significant bits its
@@ -50,7 +50,7 @@ pub(super) fn affine(run: &[f32], share: f32, bits: u8) -> Scale {
         let hit =
             (low / scale).round_ties_even() + zero <= 0.0 && (high / scale).round_ties_even() + zero >= top;
         if hit || bits < STEP {
-            return Scale { scale, zero };
+            return Scale { zero, ..Scale::of(scale) };
         }
         bits -= STEP;
     }

@@ -54,6 +54,14 @@ pub enum Format {
     Mxfp4,
     /// E2M1 with an E4M3 scale, and one f32 scale for the matrix.
     Nvfp4,
+    /// The blocks of GGUF files named Q8_0, Q5_0 and Q4_0, and with a minimum Q5_1 and Q4_1, as llama.cpp has them: kept as
+    /// they are read, never made.
+    Ggml {
+        /// Bits of a code: 4, 5 or 8.
+        bits: u8,
+        /// Whether codes count from the minimum of their block: value = code · scale + minimum, without sign.
+        min: bool,
+    },
 }
 
 /// How far the largest value of a run reaches in the format's range.
@@ -95,7 +103,7 @@ impl Format {
     /// Bits that tell the codes apart.
     pub(crate) fn width(self) -> u32 {
         match self {
-            Self::Int(bits) | Self::Uint(bits) => u32::from(bits),
+            Self::Int(bits) | Self::Uint(bits) | Self::Ggml { bits, .. } => u32::from(bits),
             Self::Ternary => 2,
             Self::Nf4 | Self::Nf4Double | Self::Mxfp4 | Self::Nvfp4 => 4,
             Self::Fp8 => 8,
@@ -104,7 +112,7 @@ impl Format {
 
     /// Whether codes are integers, so that products with integer activations are exact.
     pub fn is_integer(self) -> bool {
-        matches!(self, Self::Int(_) | Self::Uint(_) | Self::Ternary)
+        matches!(self, Self::Int(_) | Self::Uint(_) | Self::Ternary | Self::Ggml { .. })
     }
 
     /// The value of every code at scale 1 and zero 0.
@@ -114,9 +122,9 @@ impl Format {
 
     fn level(self, code: u8) -> f32 {
         match self {
-            Self::Int(bits) => f32::from(int::signed(code, bits)),
+            Self::Int(bits) | Self::Ggml { bits, min: false } => f32::from(int::signed(code, bits)),
             Self::Ternary => f32::from(int::signed(code, 2)),
-            Self::Uint(_) => f32::from(code),
+            Self::Uint(_) | Self::Ggml { min: true, .. } => f32::from(code),
             Self::Nf4 | Self::Nf4Double => nf4::LEVELS[usize::from(code & 15)],
             Self::Fp8 => minifloat::E4M3.value(code),
             Self::Mxfp4 | Self::Nvfp4 => minifloat::E2M1.value(code),
@@ -126,8 +134,8 @@ impl Format {
     /// The largest level.
     fn top(self) -> f32 {
         match self {
-            Self::Int(bits) => int::top(bits),
-            Self::Uint(bits) => (1u32 << bits) as f32 - 1.0,
+            Self::Int(bits) | Self::Ggml { bits, min: false } => int::top(bits),
+            Self::Uint(bits) | Self::Ggml { bits, min: true } => (1u32 << bits) as f32 - 1.0,
             Self::Ternary | Self::Nf4 | Self::Nf4Double => 1.0,
             Self::Fp8 => minifloat::E4M3.max,
             Self::Mxfp4 | Self::Nvfp4 => minifloat::E2M1.max,
@@ -143,7 +151,8 @@ impl Format {
 
     /// What a code stands for under a scale.
     pub fn value(self, code: u8, scale: Scale) -> f32 {
-        (self.level(code) - scale.zero) * scale.scale
+        let value = (self.level(code) - scale.zero) * scale.scale;
+        scale.min.map_or(value, |min| value + min)
     }
 
     /// Nearest codes of a run. A scale of 0 stands for a run of zeros.
@@ -151,11 +160,16 @@ impl Format {
         // Unsigned formats have zeros at the zero point, all others at code 0.
         let divisor = if scale.scale > 0.0 { scale.scale } else { f32::INFINITY };
         match self {
-            Self::Int(bits) => {
+            Self::Int(bits) | Self::Ggml { bits, min: false } => {
                 int::encode(values, divisor, 0.0, -int::top(bits), int::top(bits), bits, codes)
             }
             Self::Ternary => int::encode(values, divisor, 0.0, -1.0, 1.0, 2, codes),
             Self::Uint(bits) => int::encode(values, divisor, scale.zero, 0.0, self.top(), bits, codes),
+            Self::Ggml { bits, min: true } => {
+                let min = scale.min.unwrap_or_default();
+                let above: Vec<f32> = values.iter().map(|x| x - min).collect();
+                int::encode(&above, divisor, 0.0, 0.0, self.top(), bits, codes);
+            }
             Self::Nf4 | Self::Nf4Double => nf4::encode(values, divisor, codes),
             Self::Fp8 => minifloat::E4M3.encode(values, divisor, codes),
             Self::Mxfp4 | Self::Nvfp4 => minifloat::E2M1.encode(values, divisor, codes),
@@ -178,13 +192,13 @@ pub(crate) fn absmax(values: &[f32]) -> f32 {
 
 impl Coding {
     /// A format with its customary granularity: rows for int-n and FP8, the matrix for ternary, blocks of 64 for NF4,
-    /// groups of 32 for MXFP4 and of 16 for NVFP4.
+    /// groups of 32 for MXFP4 and the blocks of GGUF, and of 16 for NVFP4.
     pub fn of(format: Format) -> Self {
         let granularity = match format {
             Format::Int(_) | Format::Uint(_) | Format::Fp8 => Granularity::Row,
             Format::Ternary => Granularity::Tensor,
             Format::Nf4 | Format::Nf4Double => Granularity::Block(64),
-            Format::Mxfp4 => Granularity::Group(32),
+            Format::Mxfp4 | Format::Ggml { .. } => Granularity::Group(32),
             Format::Nvfp4 => Granularity::Group(16),
         };
         Self { format, granularity, clip: Clip::Max }
@@ -216,6 +230,10 @@ impl Coding {
     /// As [`check`](Self::check), and if a value is NaN or infinite, or too large for the scale that it needs.
     pub fn fit(&self, values: &[f32], rows: usize, cols: usize) -> Result<Scales> {
         self.check(rows, cols)?;
+        if let Format::Ggml { .. } = self.format {
+            return Err(Error::input(format!("blocks of {self} are kept where a file has them, not made"))
+                .hint("w8, w4 or u4 with -g32 are their like"));
+        }
         let bad = values.par_chunks(1 << 16).map(|v| v.iter().filter(|v| !v.is_finite()).count());
         let bad: usize = bad.sum();
         if bad > 0 {
@@ -315,6 +333,7 @@ impl fmt::Display for Format {
             Self::Fp8 => f.write_str("fp8"),
             Self::Mxfp4 => f.write_str("mxfp4"),
             Self::Nvfp4 => f.write_str("nvfp4"),
+            Self::Ggml { bits, min } => write!(f, "q{bits}_{}", u8::from(*min)),
         }
     }
 }

@@ -3,21 +3,23 @@
 use super::minifloat::{E2M1, E4M3};
 use super::nf4::{dynamic_map, nearest};
 use super::{Format, absmax};
-use half::bf16;
+use half::{bf16, f16};
 
-/// What the codes of a run mean: value = (level − zero) · scale.
+/// What the codes of a run mean: value = (level − zero) · scale, or level · scale + min.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
     /// Distance of the levels; 0 for a run of zeros.
     pub scale: f32,
     /// The level that stands for 0; other than 0 for unsigned integers only.
     pub zero: f32,
+    /// What stands at level 0, where a format has one.
+    pub min: Option<f32>,
 }
 
 impl Scale {
     /// A scale without zero point.
     pub fn of(scale: f32) -> Self {
-        Self { scale, zero: 0.0 }
+        Self { scale, zero: 0.0, min: None }
     }
 }
 
@@ -43,6 +45,8 @@ pub enum Scales {
         /// The numbers of the 256 codes.
         map: Box<[f32; 256]>,
     },
+    /// f16, and minimums where codes count from one. The blocks of GGUF.
+    F16(Vec<f16>, Option<Vec<f16>>),
     /// 2^(code − 127). MXFP4.
     Power(Vec<u8>),
     /// E4M3 times one f32. NVFP4.
@@ -68,6 +72,10 @@ impl Scales {
             Format::Uint(_) => Self::Affine(plain().collect(), ideal.iter().map(|s| s.zero as u8).collect()),
             Format::Nf4 => Self::F32(plain().collect()),
             Format::Nf4Double => double(&plain().collect::<Vec<_>>()),
+            Format::Ggml { min, .. } => {
+                let mins = || ideal.iter().map(|s| f16::from_f32(s.min.unwrap_or_default())).collect();
+                Self::F16(plain().map(f16::from_f32).collect(), min.then(mins))
+            }
             Format::Mxfp4 => Self::Power(plain().map(power).collect()),
             Format::Nvfp4 => {
                 let scales: Vec<f32> = plain().collect();
@@ -90,8 +98,11 @@ impl Scales {
     pub fn get(&self, i: usize) -> Scale {
         match self {
             Self::Bf16(scales) => Scale::of(scales[i].to_f32()),
-            Self::Affine(scales, zeros) => Scale { scale: scales[i], zero: f32::from(zeros[i]) },
+            Self::Affine(scales, zeros) => Scale { zero: f32::from(zeros[i]), ..Scale::of(scales[i]) },
             Self::F32(scales) => Scale::of(scales[i]),
+            Self::F16(scales, mins) => {
+                Scale { min: mins.as_ref().map(|mins| mins[i].to_f32()), ..Scale::of(scales[i].to_f32()) }
+            }
             Self::Double { codes, absmax, offset, map } => {
                 Scale::of(map[usize::from(codes[i])] * absmax[i / SECOND] + offset)
             }
@@ -104,6 +115,7 @@ impl Scales {
     pub fn len(&self) -> usize {
         match self {
             Self::Bf16(scales) => scales.len(),
+            Self::F16(scales, _) => scales.len(),
             Self::F32(scales) | Self::Affine(scales, _) => scales.len(),
             Self::Double { codes, .. } | Self::Power(codes) | Self::Fp8 { codes, .. } => codes.len(),
         }
@@ -118,6 +130,7 @@ impl Scales {
     pub(super) fn are_whole(&self) -> bool {
         match self {
             Self::Affine(scales, zeros) => scales.len() == zeros.len(),
+            Self::F16(scales, Some(mins)) => scales.len() == mins.len(),
             Self::Double { codes, absmax, .. } => absmax.len() == codes.len().div_ceil(SECOND),
             _ => true,
         }
@@ -129,6 +142,7 @@ impl Scales {
             Format::Int(_) | Format::Ternary | Format::Fp8 => 2 * runs,
             Format::Uint(_) => 5 * runs,
             Format::Nf4 => 4 * runs,
+            Format::Ggml { min, .. } => (2 + 2 * usize::from(min)) * runs,
             Format::Nf4Double => runs + 4 * runs.div_ceil(SECOND) + 4,
             Format::Mxfp4 => runs,
             Format::Nvfp4 => runs + 4,

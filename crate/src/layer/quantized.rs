@@ -3,9 +3,8 @@
 use super::op::with_values;
 use crate::format::Encoded;
 use crate::kernel::coded::Coded;
-use crate::kernel::integer::{self, Integers};
+use crate::kernel::integer::Integers;
 use crate::kernel::linear as kernel;
-use crate::kernel::packed;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
@@ -81,10 +80,7 @@ impl Block {
             (Self::Packed(encoded), Activations::Integers { codes, .. })
                 if encoded.coding.format.is_integer() =>
             {
-                match encoded.packed() {
-                    Some(packed) => packed::forward(codes, packed, y),
-                    None => integer::forward(codes, rows, &**encoded, y),
-                }
+                encoded.integer_product(codes, y);
             }
             (Self::Packed(encoded), _) => {
                 if !encoded.product(x.rows(cols), x.values(), y) {

@@ -207,15 +207,15 @@ impl State {
         Ok(())
     }
 
-    /// Goes back to where `position` tokens were read, if everything that it carries is a cache of them that knows more; false
-    /// and unchanged if not.
+    /// Goes back to where `position` tokens were read, if everything that it carries is a cache of them that knows more and has
+    /// not rounded what came later with them; false and unchanged if not.
     ///
     /// # Errors
     /// If a tensor cannot be cut.
     pub fn rewind(&mut self, position: usize) -> Result<bool> {
         let only_cache = |layer: &LayerState| {
             layer.tensors().next().is_none()
-                && layer.cache.as_ref().is_some_and(|cache| cache.len() >= position)
+                && layer.cache.as_ref().is_some_and(|cache| cache.reaches(position))
         };
         let can = self.layers.iter().all(only_cache);
         if can {

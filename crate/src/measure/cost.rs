@@ -145,7 +145,12 @@ impl Cost {
                 let timed = self.time(model.device(), &progress, || {
                     // A call goes on behind the prompt where there is a way back to it; a recurrence has none, and its steps
                     // cost the same everywhere.
-                    state.rewind(length)?;
+                    let has_cache = state.layers.iter().any(|layer| layer.cache.is_some());
+                    if !state.rewind(length)? && has_cache {
+                        // Then it would grow from call to call: the prompt is read again.
+                        state.clear()?;
+                        model.prefill(&ids, &mut state)?;
+                    }
                     let clock = Instant::now();
                     for i in 0..self.gen_len {
                         model.step_into(ids[i % length], &mut state, &mut logits)?;

@@ -10,6 +10,9 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::record::{Conditions, Reading, fingerprint};
 
+/// Tokens over which the bytes of one in a cache are a mean: whole groups of those that share scales.
+const TOKENS: usize = 64;
+
 settings! {
     /// What quantizing takes: seconds and tokens, of choosing widths apart; the budget, and the bytes of the state.
     #[derive(Default, Eq)]
@@ -44,7 +47,8 @@ impl Measure for Making {
                 .value("state_packed_bytes", model.state_bytes(1, 0))
                 .value(
                     "cache_token_bytes",
-                    Some(model.state_bytes(1, 1) - model.state_bytes(1, 0)).filter(|b| *b > 0),
+                    Some((model.state_bytes(1, TOKENS) - model.state_bytes(1, 0)) / TOKENS)
+                        .filter(|b| *b > 0),
                 ),
         ])
     }

@@ -17,7 +17,7 @@ impl Model {
         let lines = [
             ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
             ("parameters", Some(size)),
-            ("stored as", self.stored_as.clone()),
+            ("stored as", self.stored_as.as_ref().map(|told| self.with_a_word_on_blocks(told))),
             ("vocabulary", Some(format!("{} ({text})", self.config.vocab_size()))),
             (
                 "quantized",
@@ -32,6 +32,19 @@ impl Model {
             ("unused", Some(some_of(&self.unused)).filter(|text| !text.is_empty())),
         ];
         lines.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
+    }
+}
+
+impl Model {
+    /// What the weights were stored in, and what became of blocks that can stay packed.
+    fn with_a_word_on_blocks(&self, told: &str) -> String {
+        let can_stay = self.read_in().values().any(|own| own.coding.is_some());
+        match self.quantization {
+            None if can_stay => {
+                format!("{told}; here as {}, the scheme gguf keeps blocks packed", self.dtype.as_str())
+            }
+            _ => told.to_string(),
+        }
     }
 }
 

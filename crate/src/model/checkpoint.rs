@@ -2,13 +2,14 @@
 
 use super::contents::Contents;
 use super::finite::refuse_non_finite;
-use super::gguf::Tokens;
+use super::gguf::{Block, Tokens};
 use super::hub::{self, Hub};
 use super::pass;
 use super::stored::{Listing, Stored};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::family::Stated;
+use crate::format::Encoded;
 use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
     /// Numbers of layers that are told elsewhere than in `stated`, by where.
     pub layers: Vec<(String, u64)>,
-    /// What the weights are stored in, in a line, where that says more than a dtype.
+    /// What the weights are stored in, or were where they were first read, in a line, where that says more than a dtype.
     pub stored_as: Option<String>,
     /// The tokenizer in a GGUF file.
     tokens: Option<Tokens>,
@@ -124,6 +125,26 @@ impl Checkpoint {
         listings.map(|(name, stored)| (name.as_str(), stored))
     }
 
+    /// The type of the blocks of each tensor that is in any, by name.
+    pub(super) fn blocks(&self) -> BTreeMap<String, Block> {
+        self.stored().filter_map(|(name, stored)| Some((name.to_string(), stored.block()?))).collect()
+    }
+
+    /// Reads all files once, as [`read`](Self::read), for matrices in blocks that stay as they are.
+    pub(super) fn read_blocks(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(BTreeMap<String, Encoded>, String)> {
+        let (mut blocks, mut hash) = (BTreeMap::new(), Sha256::new());
+        for (file, listing) in &self.files {
+            let of_file = listing.tensors.iter().filter(|(name, _)| wanted(name));
+            let needed = of_file.map(|(name, stored)| (name.as_str(), stored)).collect();
+            let read = pass::read(file, needed, &listing.sums, &mut hash, Stored::encoded)?;
+            blocks.extend(read.into_iter().map(|(name, encoded)| (name.to_string(), encoded)));
+        }
+        Ok((blocks, hex(hash)))
+    }
+
     /// Reads all files once. Returns the tensors that are wanted by name, on the CPU, in the type they are stored in;
     /// and the SHA-256 over the bytes of the files, one after the other in the order of their names.
     ///
@@ -153,13 +174,17 @@ impl Checkpoint {
                 }
                 needed.push((name.as_str(), stored));
             }
-            for (name, tensor) in pass::read(file, needed, &listing.sums, &mut hash)? {
+            for (name, tensor) in pass::read(file, needed, &listing.sums, &mut hash, Stored::tensor)? {
                 refuse_non_finite(&tensor).map_err(|e| e.at(name).at(file.display()))?;
                 tensors.insert(name.to_string(), tensor);
             }
         }
-        Ok((tensors, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok((tensors, hex(hash)))
     }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn is_float(stored: &Stored) -> bool {

@@ -9,6 +9,9 @@ use crate::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// What safetensors metadata call that which weights were stored in before they were saved here.
+pub(super) const STORED_AS: &str = "stored_as";
+
 /// What is there; see [`Checkpoint`](super::checkpoint::Checkpoint), whose fields these become.
 pub(super) struct Contents {
     pub files: Vec<(PathBuf, Listing)>,
@@ -61,7 +64,7 @@ impl Contents {
         let alone = own.is_some();
         let (stated, tokens, stored_as) = match own {
             Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, Some(stored_as)),
-            None => (stated(folder, &mut layers)?, None, None),
+            None => (stated(folder, &mut layers)?, None, metadata.get(STORED_AS).cloned()),
         };
         // A tokenizer.json beside a file that has no tokenizer is better than none.
         let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };

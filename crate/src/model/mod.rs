@@ -12,6 +12,7 @@
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
 //! | `bounds` | how far a model reads, and whether it has a recurrent state |
+//! | `kept` | blocks of a file that stay as they are |
 //! | `card` | what was loaded, in lines |
 //! | `loading` | where to and in which storage, by name |
 //! | [`generate`] | continuations and scores of tokens |
@@ -34,6 +35,7 @@ pub mod generate;
 mod gguf;
 pub mod hub;
 pub mod init;
+mod kept;
 mod loading;
 mod pass;
 mod pickle;
@@ -98,8 +100,9 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// Storage of the matrices.
     pub dtype: DType,
-    /// What the weights were stored in where they were read, in a line, if that says more than a dtype: the block types of
-    /// a GGUF file, which are widened to [`dtype`](Self::dtype).
+    /// What the weights were stored in where they were first read, in a line, if that says more than a dtype: the block types
+    /// of a GGUF file. They are widened to [`dtype`](Self::dtype) unless the scheme `gguf` keeps them; a saved model still
+    /// says it.
     pub stored_as: Option<String>,
     /// Longest sequence of the training, where the checkpoint says it.
     pub training_length: Option<usize>,

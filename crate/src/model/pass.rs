@@ -2,7 +2,6 @@
 
 use super::stored::{Stored, Sum};
 use crate::error::{Error, Result};
-use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
@@ -19,19 +18,20 @@ struct Filling<'a> {
     bytes: Vec<u8>,
 }
 
-/// Reads a whole file, adding all its bytes to `hash`, and returns the tensors that are wanted. Nothing else of it is
-/// kept in memory.
-pub(super) fn read<'a>(
+/// Reads a whole file, adding all its bytes to `hash`, and returns what `make` makes of the tensors that are wanted. Nothing
+/// else of it is kept in memory.
+pub(super) fn read<'a, T: Clone>(
     path: &Path,
     mut wanted: Vec<(&'a str, &'a Stored)>,
     sums: &[Sum],
     hash: &mut Sha256,
-) -> Result<Vec<(&'a str, Tensor)>> {
+    make: impl Fn(&Stored, &[u8]) -> Result<T>,
+) -> Result<Vec<(&'a str, T)>> {
     let io = |e: std::io::Error| Error::io(path, &e);
     let mut file = File::open(path).map_err(io)?;
     let mut tensors = vec![];
     let mut finish = |names: &[&'a str], stored: &Stored, bytes: &[u8]| -> Result<()> {
-        let tensor = stored.tensor(bytes).map_err(|e| e.at(names[0]).at(path.display()))?;
+        let tensor = make(stored, bytes).map_err(|e| e.at(names[0]).at(path.display()))?;
         tensors.extend(names.iter().map(|&name| (name, tensor.clone())));
         Ok(())
     };
@@ -138,7 +138,7 @@ mod tests {
         let mut sums = vec![sum(0..0), sum(3..PIECE + 1), sum(PIECE + 1..PIECE + 2), sum(end - 5..end)];
         let mut hash = Sha256::new();
         let read_all = |sums: &[Sum], hash: &mut Sha256| {
-            read(&path, names.iter().copied().zip(&all).collect(), sums, hash)
+            read(&path, names.iter().copied().zip(&all).collect(), sums, hash, Stored::tensor)
         };
         let tensors = read_all(&sums, &mut hash).unwrap();
         assert_eq!(tensors.len(), names.len());

@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::init::stream;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::family::site::Residual;
 use crate::family::{Config, Matrices, Stack, Tensors};
 use crate::format::Coding;
@@ -60,9 +60,9 @@ pub struct Quantization {
     pub rotation: Option<u64>,
     /// Bits of what goes through the recurrence.
     pub recurrence: Recurrence,
-    /// Bits of the keys and values that attention keeps, if they are not f32.
+    /// How attention keeps keys and values, if not in f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache: Option<u8>,
+    pub cache: Option<Cached>,
     /// The text that was read for it.
     pub calibration: Option<Calibrated>,
     /// What a budget for widths asked for, and what they take.
@@ -70,6 +70,29 @@ pub struct Quantization {
     pub budget: Option<Spent>,
     /// Every matrix, in forward order.
     pub layers: Vec<LayerReport>,
+}
+
+/// The width of a cache as reports have it: its bits as a number, or its name where it has more to say, such as `4c`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cached(pub Width);
+
+impl Serialize for Cached {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
+        let name = self.0.name().unwrap_or_default();
+        match name.parse::<u8>() {
+            Ok(bits) => out.serialize_u8(bits),
+            Err(_) => out.serialize_str(&name),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Cached {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let told = serde_json::Value::deserialize(from)?;
+        let name = told.as_str().map_or_else(|| told.to_string(), String::from);
+        let unknown = || serde::de::Error::custom(format!("a cache is 16, 8, 4, 8c or 4c, not {name}"));
+        Width::named(&name).map(Self).ok_or_else(unknown)
+    }
 }
 
 /// A budget of bytes, scales included, for the weights whose widths were chosen under it.
@@ -235,8 +258,7 @@ impl Quantization {
             linear.activation = layers.get(path.as_str()).and_then(|layer| layer.activation);
         }
         stack.set_recurrence(self.recurrence)?;
-        let width = self.cache.map_or(Some(Width::F32), Width::of_bits);
-        stack.set_cache(width.ok_or_else(|| Error::input("a cache has 16, 8 or 4 bits"))?)?;
+        stack.set_cache(self.cache.map_or(Width::F32, |cached| cached.0))?;
         let Some(seed) = self.rotation else { return Ok(()) };
         stack.rotate(&rotation(seed, config.hidden_size()));
         let writers = config.sites().into_iter().filter(|site| site.residual == Residual::Writes);

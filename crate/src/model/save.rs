@@ -1,10 +1,13 @@
 //! Saving a model: a folder that this program and transformers read, and never the folder it came from.
 
+use super::checkpoint::Checkpoint;
+use super::contents::STORED_AS;
 use super::destination::{self, BESIDE, Destination, WEIGHTS};
+use super::gguf::Block;
 use super::quantization::LAYOUT;
 use super::safetensors::save_safetensors;
 use super::tokenizer::Tokenizer;
-use super::{Model, checkpoint::Checkpoint, loading};
+use super::{Model, loading};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::warning::warn;
@@ -39,6 +42,8 @@ pub(super) struct Origin {
     /// Whether nothing in the folder but the weights is of the model.
     alone: bool,
     config: Option<Value>,
+    /// The types of the blocks that tensors were read in, by their names.
+    pub blocks: BTreeMap<String, Block>,
 }
 
 impl Origin {
@@ -57,7 +62,8 @@ impl Origin {
         let folders = parents.chain(real(folder.clone())).collect();
         let alone = found.stands_alone();
         let config = found.stated.as_ref().filter(|stated| alone || stated.file == "config.json");
-        Self { folders, folder, alone, config: config.map(|stated| stated.json.clone()) }
+        let config = config.map(|stated| stated.json.clone());
+        Self { folders, folder, alone, config, blocks: found.blocks() }
     }
 
     /// Whether this is one of the model's own folders, however it is written.
@@ -144,6 +150,9 @@ impl Model {
         let (alone, _) = Tokenizer::without_file(self.config.vocab_size(), Path::new(""));
         if matches!((&self.tokenizer, alone), (Tokenizer::Bytes, Tokenizer::Missing { .. })) {
             all.insert(loading::TOKENIZER, self.tokenizer.name().to_string());
+        }
+        if let Some(stored_as) = &self.stored_as {
+            all.insert(STORED_AS, stored_as.clone());
         }
         if let Some(length) = self.training_length {
             all.insert("training_length", length.to_string());

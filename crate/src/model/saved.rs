@@ -9,7 +9,7 @@ use crate::kernel::coded::Coded;
 use crate::layer::linear::Activation;
 use crate::layer::quantized::{Block, Quantized};
 use candle_core::{DType, Device, Tensor, WithDType};
-use half::bf16;
+use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -191,6 +191,12 @@ fn parts(encoded: &Encoded) -> Result<Vec<(&'static str, Tensor)>> {
     match &encoded.scales {
         Scales::Bf16(scales) => parts.push(("scales", tensor(scales)?)),
         Scales::F32(scales) => parts.push(("scales", tensor(scales)?)),
+        Scales::F16(scales, mins) => {
+            parts.push(("scales", tensor(scales)?));
+            if let Some(mins) = mins {
+                parts.push(("mins", tensor(mins)?));
+            }
+        }
         Scales::Power(scales) => parts.push(("scales", tensor(scales)?)),
         Scales::Affine(scales, zeros) => {
             parts.extend([("scales", tensor(scales)?), ("zeros", tensor(zeros)?)]);
@@ -221,6 +227,10 @@ fn encoded(
     let scales = match Scales::store(coding.format, &[]) {
         Scales::Bf16(_) => Scales::Bf16(values::<bf16>(&scales)?),
         Scales::F32(_) => Scales::F32(values(&scales)?),
+        Scales::F16(_, mins) => {
+            let mins = mins.map(|_| values::<f16>(&take("mins")?)).transpose()?;
+            Scales::F16(values(&scales)?, mins)
+        }
         Scales::Power(_) => Scales::Power(values(&scales)?),
         Scales::Affine(..) => Scales::Affine(values(&scales)?, values(&take("zeros")?)?),
         Scales::Double { map, .. } => {

@@ -3,6 +3,7 @@
 use super::gguf::{Block, Tokens};
 use crate::error::{Error, Result};
 use crate::family::Stated;
+use crate::format::Encoded;
 use candle_core::{DType, Device, Tensor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -125,6 +126,31 @@ impl Stored {
             bytes: start..end,
             layout: if by_rows { Layout::Rows } else { Layout::Strides(strides) },
         })
+    }
+
+    /// The type of its blocks, if it is in any, be they single numbers.
+    pub fn block(&self) -> Option<Block> {
+        match self.layout {
+            Layout::Blocks { of, .. } => Some(of),
+            Layout::Rows | Layout::Strides(_) => None,
+        }
+    }
+
+    /// The matrix as its blocks have it, from the bytes of its stretch.
+    ///
+    /// # Errors
+    /// It is not in blocks that can be kept.
+    pub fn encoded(&self, bytes: &[u8]) -> Result<Encoded> {
+        let refused =
+            || Error::internal(format!("{} of shape {:?} is not kept packed", self.kind, self.shape));
+        let (Layout::Blocks { of, heads }, [rows, cols]) = (&self.layout, &*self.shape) else {
+            return Err(refused());
+        };
+        let bytes = match heads {
+            Some(heads) => Cow::Owned(halves(bytes, *rows, *heads)),
+            None => Cow::Borrowed(bytes),
+        };
+        of.encoded(*rows, *cols, &bytes).ok_or_else(refused)
     }
 
     /// The tensor, from the bytes of its stretch.

@@ -15,6 +15,7 @@
 //! | [`scheme`] | [`Scheme`]: what, to what, how |
 //! | `name` | its name, written and read |
 //! | [`select`] | which rows of which matrices |
+//! | `blocks` | matrices that keep the blocks of a GGUF file |
 //! | [`calibrate`] | what inputs look like on a sample of text |
 //! | [`fold`] | rotation and smoothing |
 //! | `round` | matrices to codes, stage by stage |
@@ -25,6 +26,7 @@
 //! | [`probe`] | one part of a quantized model at a time |
 
 pub mod allocate;
+mod blocks;
 pub mod calibrate;
 pub mod fold;
 pub mod gptq;
@@ -42,7 +44,8 @@ mod walk;
 use crate::error::{Error, Result};
 use crate::family::{Matrices, Site, Tensors, some_of};
 use crate::format::Granularity;
-use crate::model::quantization::{Backend, LayerReport, Made, Quantization};
+use crate::layer::attention::Width;
+use crate::model::quantization::{Backend, Cached, LayerReport, Made, Quantization};
 use crate::model::{Model, cast, parse_dtype};
 pub use calibrate::{Calibration, Observer};
 use calibrate::{Sample, Wanted, observe};
@@ -175,7 +178,10 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(model: &'a Model, scheme: &'a Scheme, how: &'a Quantizing) -> Result<Self> {
         let sites = model.config.sites();
-        let parts = select::parts(scheme, &sites)?;
+        let mut parts = select::parts(scheme, &sites)?;
+        if scheme.blocks {
+            blocks::keep(scheme, model, &sites, &mut parts)?;
+        }
         scheme.budget.map_or(Ok(()), |_| mixed::coding(scheme).map(drop))?;
         let layers = sites.iter().map(|site| LayerReport {
             path: site.path.clone(),
@@ -184,21 +190,30 @@ impl<'a> Job<'a> {
             blocks: vec![],
             activation: None,
         });
-        let coding = scheme.weights;
+        let coding = scheme.weights.or_else(|| {
+            let mut codings = parts.iter().flatten().filter_map(|part| part.coding);
+            codings.find(|_| scheme.blocks)
+        });
+        let w_bits = match scheme.blocks {
+            true => blocks::bits(&sites, &parts),
+            false => coding.map(|coding| coding.format.bits()),
+        };
+        let widened = blocks::widened(model, &sites, &parts).filter(|_| scheme.blocks);
+        let method: Vec<String> = std::iter::once(scheme.method()).chain(widened).collect();
         let report = Quantization {
             scheme: scheme.to_string(),
-            w_bits: coding.map(|coding| coding.format.bits()),
+            w_bits,
             a_bits: scheme.activations.map(f64::from),
             group_size: coding.and_then(|coding| match coding.granularity {
                 Granularity::Group(size) | Granularity::Block(size) => Some(size),
                 Granularity::Tensor | Granularity::Row => None,
             }),
             per_channel: coding.map(|c| matches!(c.granularity, Granularity::Row | Granularity::Group(_))),
-            method: scheme.method(),
+            method: method.join(", "),
             backend: how.backend,
             rotation: scheme.rotation,
             recurrence: scheme.recurrence,
-            cache: scheme.cache.bits(),
+            cache: Some(Cached(scheme.cache)).filter(|cached| cached.0 != Width::F32),
             calibration: None,
             budget: None,
             layers: layers.collect(),
@@ -233,7 +248,8 @@ impl<'a> Job<'a> {
 
     /// Whether the input of a site is rounded.
     fn is_rounded(&self, i: usize) -> bool {
-        let rows_in = if self.scheme.weights.is_some() { self.is_in(i) } else { self.sites[i].by_default };
+        let Scheme { weights, blocks, .. } = self.scheme;
+        let rows_in = if weights.is_some() || *blocks { self.is_in(i) } else { self.sites[i].by_default };
         rows_in && self.sites[i].roles != ["embedding"]
     }
 

@@ -15,10 +15,11 @@ impl Scheme {
     pub const GRAMMAR: &str = "\
 A name is a format and the bits of the activations, then any of the parts below, joined by -.
 
+gguf             the blocks of a GGUF file packed as they are (Q8_0, Q5_0, Q5_1, Q4_0, Q4_1); the rest as it is
 w2 … w8, w16     signed integers by row; w16 leaves weights as they are
 u2 … u8          integers with a zero point
 nf4, nf4dq, fp8, mxfp4, nvfp4, ternary
-a2 … a8, a16     activations as integers, right after the format (w4a8, nf4a8)
+a2 … a8, a16     activations as integers, right after the format (w4a8, nf4a8, ggufa8)
 g64, b64         groups of 64 columns, blocks of 64 values; also row, tensor
 mse              scales that clip, for least squared error
 static           one scale for all tokens; also static99.9 (percent), staticmse, perchannel
@@ -34,6 +35,7 @@ h8, h16          a recurrence's state in 8 bits; in bf16
 h8ef8, h8ef4     with error feedback, its residual in 8 or 4 bits: 16 or 12 bits a value in all
 h8ef             with a residual in f32: 40 bits a value, more than a state in f32 that needs none
 kv8, kv4, kv16   the keys and values that attention keeps: integers by head and token; bf16
+kv8c, kv4c       the same, keys by channel over 32 tokens (KIVI), in f32 until there are so many
 f32, bf16, f16   the dtype of all that is not quantized; stored: as the model is
 lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also alone: as stored)
 +dt=w8           another format for a role or a segment of the model's, or a path with * and ?; +head=keep for none.
@@ -50,6 +52,8 @@ lossless         which keeps every bit in fewer: 12 for bf16, 28 for f32 (also a
                 "single precision in 28 bits: the same values, exponents coded; faster with AVX-512, hardly with AVX2 alone",
             ),
             ("bf16-lossless", "bfloat16 in 12 bits, likewise"),
+            ("gguf", "the blocks of a GGUF file packed as they are"),
+            ("ggufa8", "the same, 8-bit activations by token"),
             ("w8a8", "8-bit weights by row, 8-bit activations by token, the head too"),
             ("w4a16", "4-bit weights by row"),
             ("w4a8", "4-bit weights by row, 8-bit activations, the head in 8 bits"),
@@ -74,6 +78,9 @@ impl fmt::Display for Scheme {
         let mut parts: Vec<String> = vec![];
         let mut dtype = self.dtype.clone();
         match &self.weights {
+            None if self.blocks => {
+                parts.push(self.activations.map_or("gguf".into(), |bits| format!("ggufa{bits}")));
+            }
             None if self.keeps_values() => match dtype.take() {
                 Some(dtype) => parts.push(dtype),
                 None if self.lossless => {}
@@ -106,7 +113,7 @@ impl fmt::Display for Scheme {
         parts.extend(x.map(|bits| format!("x{bits}")));
         parts.extend(bc.map(|bits| format!("bc{bits}")));
         parts.extend(state.map(|state| format!("h{state}")));
-        parts.extend(self.cache.bits().map(|bits| format!("kv{bits}")));
+        parts.extend(self.cache.name().map(|width| format!("kv{width}")));
         parts.extend(dtype);
         parts.extend(self.lossless.then(|| "lossless".to_string()));
         f.write_str(&parts.join("-"))?;
@@ -179,6 +186,9 @@ fn base(part: &str) -> Option<Scheme> {
         bits @ 2..=8 => Some(bits),
         _ => return None,
     };
+    if format == "gguf" {
+        return Some(Scheme { activations, ..Scheme::gguf() });
+    }
     let weights = if format == "w16" { None } else { Some(Coding::of(format.parse().ok()?)) };
     Some(Scheme { weights, activations, ..Scheme::default() })
 }
@@ -210,7 +220,7 @@ impl Scheme {
                 None => Budget::Bits(budget.parse().ok().filter(|b: &f64| *b > 0.0 && b.is_finite())?),
             });
         } else if let Some(width) = part.strip_prefix("kv") {
-            self.cache = Width::of_bits(width.parse().ok()?)?;
+            self.cache = Width::named(width)?;
         } else if let Some(width) = part.strip_prefix("bc") {
             self.recurrence.bc = Some(bits(width)?);
         } else if let Some(width) = part.strip_prefix('x') {
@@ -263,6 +273,10 @@ mod tests {
             "w3a16-mix1460608B+head=w3",
             "w16a16-h8ef",
             "w16a16-h4ef8",
+            "w16a16-kv4c",
+            "w4a8-kv8c-bf16",
+            "gguf",
+            "ggufa8-kv4-bf16+head=w8",
         ] {
             assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
         }
@@ -292,6 +306,12 @@ mod tests {
             "w4a8-h9",
             "w4a8-h16ef",
             "w4a8-h8ef9",
+            "w4a8-kv5",
+            "w4a8-kv16c",
+            "gguf-g64",
+            "gguf-mse",
+            "gguf-gptq",
+            "q4_0",
         ] {
             assert!(name.parse::<Scheme>().is_err(), "{name}");
         }

@@ -8,7 +8,7 @@ use super::walk::Walk;
 use super::{Job, Observer, mixed, top_of};
 use crate::error::Result;
 use crate::family::{Matrices, Site};
-use crate::format::{Coding, Encoded};
+use crate::format::{Coding, Encoded, Format};
 use crate::layer::linear::Activation;
 use crate::layer::op::with_floats;
 use crate::layer::quantized::{Block, Quantized};
@@ -17,6 +17,7 @@ use crate::model::{Model, cast};
 use crate::progress::Progress;
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +46,7 @@ impl Job<'_> {
             (self.parts, self.report.budget) = (chosen.parts, Some(chosen.spent));
         }
         let wanted = Wanted { gram: true, ..self.wanted() };
+        let mut own = if self.scheme.blocks { self.model.kept_blocks()? } else { BTreeMap::new() };
         let mut matrices = Matrices::new();
         for stage in self.stages() {
             let needed = stage.iter().any(|i| self.is_in(*i) || self.is_rounded(*i));
@@ -57,7 +59,8 @@ impl Job<'_> {
             let each: Vec<u64> = stage.iter().map(|i| if self.is_in(*i) { weights(*i) } else { 0 }).collect();
             let progress = Progress::new("quantizing", each.iter().sum(), "weights");
             for (i, weights) in stage.into_iter().zip(each) {
-                install(|| self.matrix(i, &inputs[i], &mut matrices))?;
+                let own = own.remove(&self.sites[i].weight).filter(|_| self.keeps_blocks(i));
+                install(|| self.matrix(i, &inputs[i], own, &mut matrices))?;
                 progress.tick(weights)?;
             }
         }
@@ -128,8 +131,20 @@ impl Job<'_> {
         self.model.with_matrices(self.tensors.clone(), rounded, report)
     }
 
-    /// Rounds matrix `i`.
-    fn matrix(&mut self, i: usize, inputs: &Inputs, matrices: &mut Matrices) -> Result<()> {
+    /// Whether matrix `i` keeps the blocks that it was read in.
+    fn keeps_blocks(&self, i: usize) -> bool {
+        let kept = |part: &Part| part.coding.is_some_and(|c| matches!(c.format, Format::Ggml { .. }));
+        self.parts[i].iter().all(kept)
+    }
+
+    /// Rounds matrix `i`, unless it has its `own` codes already.
+    fn matrix(
+        &mut self,
+        i: usize,
+        inputs: &Inputs,
+        own: Option<Encoded>,
+        matrices: &mut Matrices,
+    ) -> Result<()> {
         let site = self.sites[i].clone();
         if self.is_rounded(i) {
             self.report.layers[i].activation = self.scheme.activations.map(|bits| Activation {
@@ -142,8 +157,11 @@ impl Job<'_> {
             let values = stored.to_dtype(DType::F32)?;
             let values = with_floats([&values.contiguous()?], |[values]| values.to_vec())?;
             let gram = Some(&inputs.gram).filter(|gram| self.scheme.gptq.is_some() && !gram.is_empty());
-            let encoded = encode(&values, &site, &self.parts[i], gram.map(Vec::as_slice))
-                .map_err(|error| error.at(&site.path))?;
+            let encoded = match own {
+                Some(own) => vec![Some(own)],
+                None => encode(&values, &site, &self.parts[i], gram.map(Vec::as_slice))
+                    .map_err(|error| error.at(&site.path))?,
+            };
             self.blocks(i, &values, encoded)?
         } else {
             let block = self.kept(stored)?;

@@ -21,6 +21,7 @@ use std::fmt;
 /// | part | means |
 /// |---|---|
 /// | `w4`, `u4`, `nf4`, `nf4dq`, `fp8`, `mxfp4`, `nvfp4`, `ternary` | the weights' format ([`Format`]); `w16`: as they are |
+/// | `gguf` | the blocks that a GGUF file has the weights in, packed as they are; the rest as it is |
 /// | `a8` | activations as integers of 8 bits; `a16`: as they are |
 /// | `g64`, `b64`, `row`, `tensor` | which weights share a scale ([`Granularity`]) |
 /// | `mse` | scales that clip, for least squared error ([`Clip`]) |
@@ -33,6 +34,7 @@ use std::fmt;
 /// | `x8`, `bc8`, `h8`, `h16` | a recurrence's input, what writes and reads its state (B and C, keys and queries), its state; its state in bf16 |
 /// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |
 /// | `kv8`, `kv4`, `kv16` | the keys and values that attention keeps: integers by head and token; bf16 |
+/// | `kv8c`, `kv4c` | the same with a scale and a minimum of the keys for each channel over 32 tokens |
 /// | `bf16` | the dtype of all that is not quantized |
 /// | `lossless` | what is not quantized keeps every bit in fewer: 12 for bf16, 28 for f32 ([`Coded`](crate::kernel::coded::Coded)) |
 /// | `+dt=w8`, `+head=nf4`, `+*.3.*=keep` | other formats, or none, for roles, segments or paths; the last that fits holds |
@@ -40,6 +42,8 @@ use std::fmt;
 pub struct Scheme {
     /// Format of the weights in scope; none leaves them as they are.
     pub weights: Option<Coding>,
+    /// Whether matrices that were read in blocks of a GGUF file keep their codes and scales.
+    pub blocks: bool,
     /// Bits of activations, 2 … 8; none leaves them as they are.
     pub activations: Option<u8>,
     /// How one scale for all tokens is found; none: each token has its own.
@@ -165,6 +169,11 @@ impl Scheme {
     /// As the model is stored, every bit of it in fewer: 12 for bf16, 28 for f32.
     pub fn lossless() -> Self {
         Self { lossless: true, ..Self::default() }
+    }
+
+    /// The blocks of a GGUF file packed as they are, what is in none as it is.
+    pub fn gguf() -> Self {
+        Self { blocks: true, ..Self::default() }
     }
 
     /// Weights and activations of 8 bits.
@@ -314,6 +323,7 @@ impl Scheme {
     /// How codes and scales are chosen, in words.
     pub fn method(&self) -> String {
         let steps = [
+            (self.blocks, "blocks as stored".to_string()),
             (self.rotation.is_some(), "rotation".to_string()),
             (self.smooth.is_some(), "smoothing".to_string()),
             (self.budget.is_some(), "mixed precision".to_string()),

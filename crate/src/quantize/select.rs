@@ -36,11 +36,7 @@ pub fn parts(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
 /// As [`parts`].
 pub fn segments(scheme: &Scheme, sites: &[Site]) -> Result<Vec<Vec<Part>>> {
     for rule in &scheme.rules {
-        let fits = |site: &Site| {
-            matches(&rule.pattern, site, None)
-                || site.segments.iter().any(|segment| matches(&rule.pattern, site, Some(segment.name)))
-        };
-        if !sites.iter().any(fits) {
+        if !sites.iter().any(|site| fits(&rule.pattern, site)) {
             let roles = listed(sites.iter().flat_map(|site| site.roles.iter().copied()));
             let segments = sites.iter().flat_map(|site| site.segments.iter().map(|segment| segment.name));
             let segments = match listed(segments) {
@@ -104,6 +100,16 @@ fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
         }
     }
     Ok(parts)
+}
+
+/// Whether a rule speaks of a site, or of a segment of it.
+pub(super) fn ruled(scheme: &Scheme, site: &Site) -> bool {
+    scheme.rules.iter().any(|rule| fits(&rule.pattern, site))
+}
+
+fn fits(pattern: &str, site: &Site) -> bool {
+    matches(pattern, site, None)
+        || site.segments.iter().any(|segment| matches(pattern, site, Some(segment.name)))
 }
 
 /// Whether a pattern is the role of a site, the name of a segment, or fits the path of either.

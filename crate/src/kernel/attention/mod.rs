@@ -3,18 +3,30 @@
 //! 2018). There is never a matrix [T, T].
 //!
 //! Query heads that share a key head are rows of one tile: its keys are read, and widened, once for all of them.
+//!
+//! | file | holds |
+//! |---|---|
+//! | this one | tiles of queries against all keys before them |
+//! | `spans` | few queries against many keys: spans of keys apart |
+//! | `cache` | keys and values: `rows` of heads and tokens, keys also by `channels` |
+//! | `grad` | the way back |
 
 mod cache;
+mod channels;
 mod grad;
+mod rows;
+mod spans;
 #[cfg(test)]
 mod tests;
 
 use super::Scatter;
 use super::simd::{Lanes, dispatch};
 use super::tile::{View, matmul_add, transpose};
+use cache::Of;
 pub use cache::{Cache, Width};
 pub use grad::{Traced, attend_grad};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Keys of a tile.
 const KEYS: usize = 64;
@@ -46,55 +58,93 @@ pub struct Shape {
 pub fn attend(shape: Shape, q: &mut [f32], cache: &Cache, logs: Option<&mut [f32]>) {
     let Shape { batch, time, heads, shared, dim } = shape;
     assert!(q.len() == batch * time * heads * dim && cache.fits(batch * shared, dim) && cache.len() >= time);
-    let (group, first) = (heads / shared, cache.len() - time);
-    let tokens = (ROWS / group).clamp(1, time.max(1));
-    let tiles = time.div_ceil(tokens);
     assert!(logs.as_ref().is_none_or(|logs| logs.len() * dim == q.len()));
+    let tiles = tiles(shape, cache);
+    match &*tiles {
+        [tokens] if cache.len() > spans::LENGTH => spans::attend(shape, tokens.clone(), q, cache, logs),
+        _ => by_tiles(shape, &tiles, q, cache, logs),
+    }
+}
+
+/// [`attend`], each tile of each head a task.
+fn by_tiles(shape: Shape, tiles: &[Range<usize>], q: &mut [f32], cache: &Cache, logs: Option<&mut [f32]>) {
+    let Shape { batch, shared, dim, .. } = shape;
     let (all, logs) = (Scatter::new(q), logs.map(Scatter::new));
     let task = |work: &mut Work, task: usize| {
         // The last tiles take longest: they begin first.
-        let (tile, head) = (tiles - 1 - task / (batch * shared), task % (batch * shared));
-        let tokens = tile * tokens..time.min((tile + 1) * tokens);
-        let row = |token: usize, of: usize| {
-            let (sequence, key_head) = (head / shared, head % shared);
-            ((sequence * time + token) * heads + key_head * group + of) * dim
-        };
-        let rows = tokens.len() * group;
-        let place = |r: usize| row(tokens.start + r / group, r % group);
-        work.begin(rows, dim);
-        let scale = (dim as f32).sqrt().recip();
-        for r in 0..rows {
-            // SAFETY: this tile's rows are of this task alone.
-            let from = unsafe { all.slice(place(r), dim) };
-            work.q[r * dim..][..dim].iter_mut().zip(from).for_each(|(to, from)| *to = *from * scale);
-        }
-        let (end, mut wide) = (first + tokens.end, std::mem::take(&mut work.wide));
-        for key in (0..end).step_by(KEYS) {
-            let keys = KEYS.min(end - key);
-            // How many of these keys a row sees: those up to its own token.
-            let seen = |r: usize| (first + tokens.start + r / group + 1).saturating_sub(key).min(keys);
-            work.score(cache.keys(head, key, keys, &mut wide), rows, keys, dim);
-            (0..rows).for_each(|r| work.weigh(r, seen(r), keys, dim));
-            let values = cache.values(head, key, keys, &mut wide);
-            matmul_add(rows, keys, dim, View::rows(&work.scores, KEYS), values, dim, &mut work.y, dim);
-        }
-        work.wide = wide;
-        for r in 0..rows {
+        let tokens = tiles[tiles.len() - 1 - task / (batch * shared)].clone();
+        let tile = Tile { shape, head: task % (batch * shared), tokens };
+        // SAFETY: this tile's rows are of this task alone.
+        work.begin(&tile, |place| unsafe { all.slice(place, dim) });
+        work.meet(&tile, cache, 0..tile.end(cache));
+        for r in 0..tile.rows() {
             // SAFETY: as above.
-            let to = unsafe { all.slice(place(r), dim) };
+            let to = unsafe { all.slice(tile.place(r), dim) };
             let share = work.sums[r].recip();
             to.iter_mut().zip(&work.y[r * dim..]).for_each(|(to, y)| *to = y * share);
             if let Some(logs) = logs {
                 // SAFETY: as above.
-                unsafe { logs.slice(place(r) / dim, 1)[0] = work.tops[r] + work.sums[r].ln() };
+                unsafe { logs.slice(tile.place(r) / dim, 1)[0] = work.tops[r] + work.sums[r].ln() };
             }
         }
     };
-    let count = tiles * batch * shared;
+    let count = tiles.len() * batch * shared;
     if count == 1 {
         return task(&mut Work::default(), 0);
     }
     (0..count).into_par_iter().for_each_init(Work::default, task);
+}
+
+/// The tokens of each tile. All queries of one find the same keys settled.
+fn tiles(shape: Shape, cache: &Cache) -> Vec<Range<usize>> {
+    let Shape { time, heads, shared, .. } = shape;
+    let (most, first) = ((ROWS * shared / heads).clamp(1, time.max(1)), cache.len() - time);
+    let (mut tiles, mut start) = (vec![], 0);
+    while start < time {
+        let settled = cache.settled(first + start);
+        let alike =
+            (start..time.min(start + most)).take_while(|token| cache.settled(first + token) == settled);
+        let end = start + alike.count();
+        tiles.push(start..end);
+        start = end;
+    }
+    tiles
+}
+
+/// Rows of queries that meet the keys together: those of some tokens, of all query heads that share a key head.
+struct Tile {
+    shape: Shape,
+    /// Sequence and key head.
+    head: usize,
+    tokens: Range<usize>,
+}
+
+impl Tile {
+    fn group(&self) -> usize {
+        self.shape.heads / self.shape.shared
+    }
+
+    fn rows(&self) -> usize {
+        self.tokens.len() * self.group()
+    }
+
+    /// Where row `r` begins in [B, T, H, D].
+    fn place(&self, r: usize) -> usize {
+        let Shape { time, heads, shared, dim, .. } = self.shape;
+        let (sequence, key_head) = (self.head / shared, self.head % shared);
+        let (token, of) = (self.tokens.start + r / self.group(), r % self.group());
+        ((sequence * time + token) * heads + key_head * self.group() + of) * dim
+    }
+
+    /// The position of the first of its tokens.
+    fn first(&self, cache: &Cache) -> usize {
+        cache.len() - self.shape.time + self.tokens.start
+    }
+
+    /// One past the position of its last token.
+    fn end(&self, cache: &Cache) -> usize {
+        self.first(cache) + self.tokens.len()
+    }
 }
 
 /// What a tile of queries needs.
@@ -117,7 +167,9 @@ struct Work {
 }
 
 impl Work {
-    fn begin(&mut self, rows: usize, dim: usize) {
+    /// Takes the queries of a tile's rows from their places; no keys met them yet.
+    fn begin<'a>(&mut self, tile: &Tile, query: impl Fn(usize) -> &'a [f32]) {
+        let (rows, dim) = (tile.rows(), tile.shape.dim);
         let size = |values: &mut Vec<f32>, len: usize, with: f32| {
             values.clear();
             values.resize(len, with);
@@ -128,6 +180,26 @@ impl Work {
         size(&mut self.tops, rows, f32::NEG_INFINITY);
         size(&mut self.sums, rows, 0.0);
         self.turned.resize(dim * KEYS, 0.0);
+        let scale = (dim as f32).sqrt().recip();
+        for (r, to) in self.q.chunks_exact_mut(dim).enumerate() {
+            to.iter_mut().zip(query(tile.place(r))).for_each(|(to, from)| *to = *from * scale);
+        }
+    }
+
+    /// The rows meet these keys, those behind their own tokens left out.
+    fn meet(&mut self, tile: &Tile, cache: &Cache, range: Range<usize>) {
+        let (rows, dim, group, first) = (tile.rows(), tile.shape.dim, tile.group(), tile.first(cache));
+        let (settled, mut wide) = (cache.settled(first), std::mem::take(&mut self.wide));
+        for key in range.clone().step_by(KEYS) {
+            let keys = KEYS.min(range.end - key);
+            // How many of these keys a row sees: those up to its own token.
+            let seen = |r: usize| (first + r / group + 1).saturating_sub(key).min(keys);
+            self.score(cache.read(Of::Keys, tile.head, (key, keys), settled, &mut wide), rows, keys, dim);
+            (0..rows).for_each(|r| self.weigh(r, seen(r), keys, dim));
+            let values = cache.read(Of::Values, tile.head, (key, keys), settled, &mut wide);
+            matmul_add(rows, keys, dim, View::rows(&self.scores, KEYS), values, dim, &mut self.y, dim);
+        }
+        self.wide = wide;
     }
 
     /// The scores of all rows against keys [keys, D].

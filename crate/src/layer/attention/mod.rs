@@ -90,6 +90,14 @@ impl Cache {
         }
     }
 
+    /// Whether it can go back to where `len` tokens were read.
+    pub(crate) fn reaches(&self, len: usize) -> bool {
+        match self {
+            Self::Kernel(cache) => cache.reaches(len),
+            Self::Tensors(_) => len <= self.len(),
+        }
+    }
+
     /// Forgets all tokens; what was allocated stays where the kernels read.
     pub(crate) fn clear(&mut self) {
         match self {
@@ -182,6 +190,7 @@ impl Branch for Attention {
         room.give(k);
         room.give(v);
         attend(Shape { batch, time, heads, shared, dim }, &mut q, cache, None);
+        cache.settle();
         self.o_proj.apply(&q, u, room)?;
         room.give(q);
         Ok(())
@@ -200,7 +209,7 @@ impl Branch for Attention {
     }
 
     fn state_bytes(&self, batch: usize, tokens: usize) -> usize {
-        2 * batch * tokens * self.sizes.shared * self.width.bytes(self.sizes.dim)
+        batch * self.sizes.shared * self.width.bytes(self.sizes.dim, tokens)
     }
 
     fn linears(&self) -> Vec<(&'static str, &Linear)> {

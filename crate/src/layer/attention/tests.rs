@@ -71,6 +71,11 @@ fn a_cache_in_eight_bits_is_close_and_one_in_four_less() {
     let u = noise(&[batch, time, 12], 5, 1.0);
     let whole = layer.definition(&u, None).unwrap();
     let error = |width| far(&Attention { width, ..layer.clone() }.forward(&u, None).unwrap(), &whole);
+    let by_channel = [Width::Channel(8), Width::Channel(4)].map(error);
+    assert!(
+        0.0 < by_channel[0] && 3.0 * by_channel[0] < by_channel[1] && by_channel[0] < 0.1,
+        "{by_channel:?}"
+    );
     let errors = [Width::F32, Width::Bf16, Width::Int(8), Width::Int(4)].map(error);
     assert!(errors[0] < 1e-5 && errors[1] > errors[0] && errors[3] > 3.0 * errors[2], "{errors:?}");
     assert!(errors[2] < 0.1, "{errors:?}");

@@ -9,6 +9,7 @@
 //! | `container` | the header: settings, and where each tensor lies |
 //! | `metadata` | the settings by name |
 //! | `blocks` | the types of tensors and their numbers |
+//! | `kept` | blocks that stay packed |
 //! | `names` | what a tensor is called, and whether its rows are permuted |
 //! | `config` | the settings of a network |
 //! | `tokens` | the tokenizer |
@@ -17,6 +18,7 @@
 mod blocks;
 mod config;
 mod container;
+mod kept;
 mod metadata;
 mod names;
 mod scores;

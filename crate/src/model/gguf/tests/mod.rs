@@ -73,6 +73,14 @@ fn blocks_are_decoded_to_the_last_bit() {
         let (raw, values) = (part("raw").to_vec1::<u8>().unwrap(), part("values").to_vec1::<f32>().unwrap());
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&block.decode(&raw).unwrap()), bits(&values), "{}", block.name());
+        // Where they stay packed they stand for the same numbers, before and after they are laid out for products.
+        if let Some(kept) = block.encoded(4, values.len() / 4, &raw) {
+            assert_eq!(kept.bytes(), raw.len(), "{}", block.name());
+            for kept in [kept.for_products(), kept] {
+                assert_eq!(kept.decode(), values, "{}", block.name());
+                assert_eq!(kept.for_products().codes(), kept.codes(), "{}", block.name());
+            }
+        }
         // Many blocks, so that they are decoded in pieces.
         let many = block.decode(&raw.repeat(300)).unwrap();
         assert!(many.chunks(values.len()).all(|own| bits(own) == bits(&values)), "{}", block.name());
