@@ -40,8 +40,8 @@ pub struct Segment {
 }
 
 /// Inputs that grow with the rows of another matrix: if row r of it is multiplied by a number, so is every channel c of the
-/// input with [`row`](Self::row)(c) = r. Values pass through attention so, and the half of a
-/// gated layer that is not the gate.
+/// input with [`row`](Self::row)(c) = r. Values pass through attention so, and the half of a gated layer that is not the
+/// gate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fed {
     /// Path of that matrix.

@@ -132,6 +132,12 @@ impl Scheme {
                 "choose rot or smooth",
             );
         }
+        if self.rotation.is_some() && self.observer == Some(Observer::Channel) {
+            return refused(
+                "inputs that are rotated at run time cannot be scaled by channel in what gives them",
+                "choose rot or perchannel",
+            );
+        }
         model.keeps(self.recurrence, self.cache).map_err(|error| error.at(format!("scheme {self}")))?;
         if self.lossless && dtype == DType::F16 {
             return refused(

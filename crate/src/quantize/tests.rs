@@ -398,6 +398,7 @@ fn what_does_not_fit_is_told_in_a_sentence() {
     assert!(channel.contains("lm_head: its input does not come from a norm of its own"), "{channel}");
     let error = |name: &str| model().quantized(&name.parse().unwrap()).unwrap_err().to_string();
     assert!(error("w4a8-rot-smooth0.5").contains("choose rot or smooth"));
+    assert!(error("w4a8-perchannel-rot").contains("choose rot or perchannel"));
     assert!(error("w4a8-gptq").contains("data/corpus"), "{}", error("w4a8-gptq"));
     let twice =
         quantized("w4a16", &Quantizing::default()).quantized(&Scheme::w8a8()).unwrap_err().to_string();

@@ -131,13 +131,17 @@ impl Rope {
                     original: original()?.unwrap_or(longest),
                 },
                 "yarn" => {
+                    if theta <= 1.0 {
+                        let what = format!("rope_theta of yarn must be greater than 1, found {theta}");
+                        return Err(Error::input(what));
+                    }
                     let original = original()?;
                     // Some state the two lengths alone.
                     let of_lengths = original.filter(|_| get("factor").is_none());
                     let factor = of_lengths.map(|original| longest as f64 / original as f64);
                     let factor = factor.map_or_else(|| number("factor"), Ok)?;
                     let or = |name: &str, default: f64| get(name).map_or(Ok(default), |_| number(name));
-                    let weight = |name: &str| Ok::<_, Error>(get(name).map(|_| number(name)).transpose()?);
+                    let weight = |name: &str| get(name).map(|_| number(name)).transpose();
                     let mscales = weight("mscale")?.zip(weight("mscale_all_dim")?);
                     Scaling::Yarn(Yarn {
                         factor,
