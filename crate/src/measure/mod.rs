@@ -148,8 +148,7 @@ pub fn subject(model: &Model) -> Subject {
     for assumed in &model.assumed {
         warn(format!("{}: assumed: {assumed}", model.name));
     }
-    // A file that cannot put them before a text cannot read one either: that is told where a text is read.
-    let opening = model.tokenizer.opening().map_or(0, |tokens| tokens.len());
+    let opening = model.tokenizer.opening().len();
     if opening > 0 {
         let name = &model.name;
         warn(format!(

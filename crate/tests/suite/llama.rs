@@ -147,7 +147,7 @@ fn what_is_not_here_is_refused_by_name() {
     type Change = (&'static str, serde_json::Value);
     let cases: [(Change, &str); 8] = [
         (("model_type", "gpt_oss".into()), "unknown model family \"gpt_oss\""),
-        (("rope_parameters", serde_json::json!({"rope_type": "yarn"})), "unknown rope_type \"yarn\""),
+        (("rope_parameters", serde_json::json!({"rope_type": "longrope"})), "unknown rope_type \"longrope\""),
         (("rope_interleaved", true.into()), "rope_interleaved = true"),
         (("sliding_window", 4096.into()), "sliding_window = 4096"),
         (("hidden_act", "gelu".into()), "hidden_act = \"gelu\""),

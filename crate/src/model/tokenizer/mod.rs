@@ -104,17 +104,14 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        Ok([self.opening()?, self.encode(text)?].concat())
+        Ok([self.opening(), &self.encode(text)?].concat())
     }
 
     /// The special tokens that its file puts before every text, such as one for the beginning.
-    ///
-    /// # Errors
-    /// The file cannot put them there.
-    pub fn opening(&self) -> Result<Vec<u32>> {
+    pub fn opening(&self) -> &[u32] {
         match self {
             Self::Pieces(pieces) => pieces.opening(),
-            Self::Bytes | Self::Missing { .. } => Ok(vec![]),
+            Self::Bytes | Self::Missing { .. } => &[],
         }
     }
 

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokenizers::{ModelWrapper, PreTokenizerWrapper};
+use tokenizers::{ModelWrapper, PostProcessor, PreTokenizerWrapper, Token};
 
 /// A tokenizer of the tokenizers library with its name and hash.
 ///
@@ -32,6 +32,8 @@ pub struct Pieces {
     file: Arc<str>,
     /// The token for what has none, and its name.
     unknown: Option<(u32, String)>,
+    /// The special tokens that its template puts before a text.
+    opening: Vec<u32>,
 }
 
 // The library's own output would print the whole vocabulary.
@@ -45,6 +47,15 @@ impl fmt::Debug for Pieces {
 #[derive(Deserialize)]
 struct File {
     model: Unigram,
+}
+
+/// The special tokens that the template of a tokenizer puts before a text.
+fn opening(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<u32>> {
+    let Some(template) = tokenizer.get_post_processor() else { return Ok(vec![]) };
+    let text = Token::new(u32::MAX, "a".to_string(), (0, 1)); // a token that no vocabulary has
+    let around = template.process(tokenizers::Encoding::from_tokens(vec![text], 0), None, true)?;
+    let before = around.get_ids().iter().take_while(|id| **id != u32::MAX);
+    Ok(before.copied().collect())
 }
 
 #[derive(Deserialize)]
@@ -77,6 +88,7 @@ impl Pieces {
         let tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(file)).map_err(|e| unfit(&e))?;
         let mut tokenizer = tokenizer.map_err(|e| unfit(&e))?;
         tokenizer.with_padding(None).with_truncation(None).map_err(Error::internal)?;
+        let opening = caught(|| opening(&tokenizer)).map_err(|e| unfit(&e))?.map_err(|e| unfit(&e))?;
         // Asked for no tokens of its own, all it would do is to take blanks out of the places of tokens.
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         let unknown = match tokenizer.get_model() {
@@ -97,7 +109,7 @@ impl Pieces {
         }
         let unknown = unknown.and_then(|name| Some((tokenizer.token_to_id(&name)?, name)));
         let sha256 = Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { tokenizer, name, sha256, path: None, config: None, file: file.into(), unknown })
+        Ok(Self { tokenizer, name, sha256, path: None, config: None, file: file.into(), unknown, opening })
     }
 
     /// The folder that its file was read from, if it has one of its own.
@@ -122,12 +134,8 @@ impl Pieces {
     }
 
     /// The special tokens that the file puts before a text, such as one for its beginning.
-    pub(super) fn opening(&self) -> Result<Vec<u32>> {
-        let [with, without] = [true, false].map(|special| self.tokenizer.encode_fast("a", special));
-        let (with, without) = (with.map_err(|e| unreadable(&e))?, without.map_err(|e| unreadable(&e))?);
-        let (with, without) = (with.get_ids(), without.get_ids());
-        let first = with.windows(without.len().max(1)).position(|ids| ids == without).unwrap_or(0);
-        Ok(with[..first].to_vec())
+    pub(super) fn opening(&self) -> &[u32] {
+        &self.opening
     }
 
     /// The tokens of a text with their places.

@@ -356,3 +356,19 @@ fn what_makes_the_library_panic_is_told() {
         assert!(error.contains("tokenizer.json: not a tokenizer.json: ") && error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn a_prompt_begins_with_what_its_file_puts_before_a_text() {
+    let mut file: Value = serde_json::from_str(WORDS).unwrap();
+    let special = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});
+    file["post_processor"] = json!({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "key", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "[unk]", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"key": special("key", 7), "[unk]": special("[unk]", 0)}});
+    let tokenizer = loaded(&file.to_string());
+    assert_eq!((tokenizer.opening(), tokenizer.encode("pass").unwrap()), (&[7][..], vec![1]));
+    assert_eq!(tokenizer.encode_prompt("pass").unwrap(), [7, 1]);
+    assert_eq!(words().encode_prompt("pass").unwrap(), [1]);
+    assert!(byte_level(&[], &json!({})).opening().is_empty());
+}
