@@ -6,7 +6,9 @@
 //! own token, and all later keys as they are: so reading a prompt at once, in pieces or token by token is the same.
 
 use super::rows::{codes, put_codes, spread};
+use crate::kernel::simd::{Lanes, dispatch};
 use half::bf16;
+use smallvec::SmallVec;
 
 /// Tokens of a group.
 pub(super) const GROUP: usize = 32;
@@ -113,30 +115,49 @@ impl Channels {
     ) -> &'a [f32] {
         let (dim, size) = (self.dim, codes(self.dim, self.bits));
         wide.resize(count * dim, 0.0);
+        let mut of_group = (usize::MAX, SmallVec::<[(f32, f32); 128]>::new());
         for (position, to) in (first..).zip(wide.chunks_exact_mut(dim)) {
             if position >= settled {
                 let at = (head * self.held() + position - self.first) * dim;
                 to.copy_from_slice(&self.exact[at..][..dim]);
                 continue;
             }
-            let scales = &self.scales[(head * capacity + position) / GROUP * dim..][..dim];
-            let from = &self.codes[(head * capacity + position) * size..][..size];
-            for (i, (to, [scale, min])) in to.iter_mut().zip(scales).enumerate() {
-                let code = if self.bits == 4 { from[i / 2] >> (4 * (i % 2)) & 15 } else { from[i] };
-                *to = value(code, scale.to_f32(), min.to_f32());
+            let group = (head * capacity + position) / GROUP;
+            if of_group.0 != group {
+                let scales = self.scales[group * dim..][..dim].iter();
+                of_group = (group, scales.map(|[scale, min]| (scale.to_f32(), min.to_f32())).collect());
             }
+            let from = &self.codes[(head * capacity + position) * size..][..size];
+            widen(from, self.bits, &of_group.1, to);
         }
         wide
+    }
+}
+
+dispatch! {
+    /// key = minimum + code · scale for the (scale, minimum) of each channel.
+    fn widen(codes: &[u8], bits: u8, scales: &[(f32, f32)], to: &mut [f32]) = widen_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn widen_body<V: Lanes>(codes: &[u8], bits: u8, scales: &[(f32, f32)], to: &mut [f32]) {
+    if bits == 8 {
+        for ((to, code), (scale, min)) in to.iter_mut().zip(codes).zip(scales) {
+            *to = min + f32::from(*code) * scale;
+        }
+        return;
+    }
+    for ((to, both), scales) in to.chunks_mut(2).zip(codes).zip(scales.chunks(2)) {
+        for ((to, code), (scale, min)) in to.iter_mut().zip([both & 15, both >> 4]).zip(scales) {
+            *to = min + f32::from(code) * scale;
+        }
     }
 }
 
 /// How many keys are rounded for the query of token `token`.
 pub(super) fn settled(token: usize) -> usize {
     (token + 1) / GROUP * GROUP
-}
-
-fn value(code: u8, scale: f32, min: f32) -> f32 {
-    min + f32::from(code) * scale
 }
 
 /// Rounds the keys [GROUP, D] of a group to the nearest of 2^b levels of each channel, the least of which lies at its smallest
