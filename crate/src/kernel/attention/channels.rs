@@ -5,13 +5,16 @@
 //! A group is rounded once its last token was read. A query sees the keys of those groups rounded that are finished with its
 //! own token, and all later keys as they are: so reading a prompt at once, in pieces or token by token is the same.
 
-use super::rows::{codes, put_codes, spread};
+use super::rows::{self, codes, put_codes, spread};
 use crate::kernel::simd::{Lanes, dispatch};
 use half::bf16;
 use smallvec::SmallVec;
 
 /// Tokens of a group.
 pub(super) const GROUP: usize = 32;
+
+/// Numbers of the channels of a head.
+type Few = SmallVec<[f32; 128]>;
 
 /// Keys of all heads of a layer.
 #[derive(Clone)]
@@ -115,7 +118,7 @@ impl Channels {
     ) -> &'a [f32] {
         let (dim, size) = (self.dim, codes(self.dim, self.bits));
         wide.resize(count * dim, 0.0);
-        let mut of_group = (usize::MAX, SmallVec::<[(f32, f32); 128]>::new());
+        let (mut of_group, mut scales, mut mins) = (usize::MAX, Few::new(), Few::new());
         for (position, to) in (first..).zip(wide.chunks_exact_mut(dim)) {
             if position >= settled {
                 let at = (head * self.held() + position - self.first) * dim;
@@ -123,34 +126,39 @@ impl Channels {
                 continue;
             }
             let group = (head * capacity + position) / GROUP;
-            if of_group.0 != group {
-                let scales = self.scales[group * dim..][..dim].iter();
-                of_group = (group, scales.map(|[scale, min]| (scale.to_f32(), min.to_f32())).collect());
+            if of_group != group {
+                let own = &self.scales[group * dim..][..dim];
+                scales = own.iter().map(|[scale, _]| scale.to_f32()).collect();
+                mins = own.iter().map(|[_, min]| min.to_f32()).collect();
+                of_group = group;
             }
             let from = &self.codes[(head * capacity + position) * size..][..size];
-            widen(from, self.bits, &of_group.1, to);
+            widen(from, self.bits, &scales, &mins, to);
         }
         wide
     }
 }
 
 dispatch! {
-    /// key = minimum + code · scale for the (scale, minimum) of each channel.
-    fn widen(codes: &[u8], bits: u8, scales: &[(f32, f32)], to: &mut [f32]) = widen_body;
+    /// key = minimum + code · scale, each channel with its own.
+    fn widen(codes: &[u8], bits: u8, scales: &[f32], mins: &[f32], to: &mut [f32]) = widen_body;
 }
 
 #[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
 #[inline(always)]
-fn widen_body<V: Lanes>(codes: &[u8], bits: u8, scales: &[(f32, f32)], to: &mut [f32]) {
-    if bits == 8 {
-        for ((to, code), (scale, min)) in to.iter_mut().zip(codes).zip(scales) {
-            *to = min + f32::from(*code) * scale;
+fn widen_body<V: Lanes>(codes: &[u8], bits: u8, scales: &[f32], mins: &[f32], to: &mut [f32]) {
+    const STEP: usize = 64;
+    let mut apart = [0; STEP];
+    let all = scales.chunks(STEP).zip(mins.chunks(STEP)).zip(codes.chunks(rows::codes(STEP, bits)));
+    for (to, ((scales, mins), mut codes)) in to.chunks_mut(STEP).zip(all) {
+        if bits == 4 {
+            for (two, both) in apart.chunks_exact_mut(2).zip(codes) {
+                two.copy_from_slice(&[both & 15, both >> 4]);
+            }
+            codes = &apart[..to.len()];
         }
-        return;
-    }
-    for ((to, both), scales) in to.chunks_mut(2).zip(codes).zip(scales.chunks(2)) {
-        for ((to, code), (scale, min)) in to.iter_mut().zip([both & 15, both >> 4]).zip(scales) {
-            *to = min + f32::from(code) * scale;
+        for (((to, code), scale), min) in to.iter_mut().zip(codes).zip(scales).zip(mins) {
+            *to = min + f32::from(*code) * scale;
         }
     }
 }
