@@ -103,6 +103,10 @@ impl Draw for Scheme {
                 },
             )
         }));
+        lines.extend(self.cache.name().map(|width| {
+            let by_channel = if width.ends_with('c') { ", keys by channel over 32 tokens" } else { "" };
+            line("keys, values", format!("{} bits{by_channel}", width.trim_end_matches('c')))
+        }));
         let recurrence = &self.recurrence;
         lines.extend(recurrence.x.map(|bits| line("x", format!("{bits} bits"))));
         lines.extend(recurrence.bc.map(|bits| line("B, C", format!("{bits} bits"))));

@@ -154,17 +154,30 @@ impl Encoded {
 
     /// The values of the rows from `first` on; `values` [any number of rows, cols] is overwritten.
     pub fn decode_rows(&self, first: usize, values: &mut [f32]) {
+        if let (Codes::Packed(packed), true) = (&self.codes, self.coding.format.is_integer()) {
+            packed.widen(first, values);
+            return self.raise(first, values);
+        }
         let mut codes = vec![0; self.cols];
         for (i, values) in values.chunks_mut(self.cols).enumerate() {
             self.row_codes(first + i, &mut codes);
             let mut start = 0;
-            for (end, Scale { scale, zero, min }) in self.row_scales(first + i) {
-                let values = &mut values[start..end];
-                levels::decode(&codes[start..end], &self.levels, zero, scale, values);
-                // Not in one rounding: ggml's numbers are a product, and then a sum.
-                min.into_iter().for_each(|min| values.iter_mut().for_each(|value| *value += min));
+            for (end, Scale { scale, zero, .. }) in self.row_scales(first + i) {
+                levels::decode(&codes[start..end], &self.levels, zero, scale, &mut values[start..end]);
                 start = end;
             }
+        }
+        self.raise(first, values);
+    }
+
+    /// Adds the minimums of the rows from `first` on, where there are any. Not in one rounding with the products: the numbers of
+    /// ggml are a product, and then a sum.
+    fn raise(&self, first: usize, values: &mut [f32]) {
+        if let (Scales::F16(_, Some(mins)), Granularity::Group(size)) =
+            (&self.scales, self.coding.granularity)
+        {
+            let mins = mins.chunks(self.cols.div_ceil(size)).skip(first);
+            values.chunks_mut(self.cols).zip(mins).for_each(|(row, mins)| levels::raise(row, size, mins));
         }
     }
 

@@ -137,6 +137,7 @@ proptest! {
             Scales::Bf16(scales) => 2 * scales.len(),
             Scales::Affine(scales, zeros) => 4 * scales.len() + zeros.len(),
             Scales::F32(scales) => 4 * scales.len(),
+            Scales::F16(scales, mins) => 2 * scales.len() + mins.as_ref().map_or(0, |mins| 2 * mins.len()),
             Scales::Double { codes, absmax, .. } => codes.len() + 4 * absmax.len() + 4,
             Scales::Power(codes) => codes.len(),
             Scales::Fp8 { codes, .. } => codes.len() + 4,
@@ -353,5 +354,49 @@ fn a_matrix_laid_out_for_products_is_the_same() {
             plain.integers(row, &mut b);
             assert_eq!(a, b, "{name} row {row}");
         }
+    }
+}
+
+/// Products over blocks of GGUF are those of the numbers that they stand for, with a minimum and without, laid out and not.
+#[test]
+fn blocks_that_are_kept_multiply_as_what_they_stand_for() {
+    use crate::kernel::integer::quantize_rows;
+    use half::f16;
+    let (rows, cols) = (37, 96);
+    let noise = |len: usize, seed: usize| (0..len).map(move |i| ((i + seed) * 7919 + 13) % 257);
+    for (bits, min) in [(8, false), (5, false), (4, false), (5, true), (4, true)] {
+        let coding = Coding::of(Format::Ggml { bits, min });
+        let codes: Vec<u8> = noise(rows * cols, 1).map(|x| x as u8 & (u8::MAX >> (8 - bits))).collect();
+        let halves = |seed: usize, middle: f32| {
+            noise(rows * cols / 32, seed)
+                .map(|x| f16::from_f32((x as f32 - middle) / 1000.0))
+                .collect::<Vec<_>>()
+        };
+        let scales = Scales::F16(halves(2, 40.0), min.then(|| halves(3, 200.0)));
+        let kept = Encoded::new(coding, rows, cols, &codes, scales);
+        let values = kept.decode();
+        assert_eq!(kept.bytes(), rows * cols / 32 * (2 + 4 * usize::from(bits) + 2 * usize::from(min)));
+        for m in [1, 3, 40] {
+            let x: Vec<f32> = noise(m * cols, 4).map(|x| x as f32 / 128.0 - 1.0).collect();
+            let x = quantize_rows(&x, cols, 8, None);
+            let rounded = x.values();
+            for kept in [kept.clone(), kept.for_products()] {
+                let mut y = vec![f32::NAN; m * rows];
+                kept.integer_product(&x, &mut y);
+                for (ij, y) in y.into_iter().enumerate() {
+                    let (i, j) = (ij / rows, ij % rows);
+                    let terms = rounded[i * cols..][..cols].iter().zip(&values[j * cols..][..cols]);
+                    let terms = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).collect::<Vec<_>>();
+                    let size: f64 = terms.iter().map(|term| term.abs()).sum();
+                    let far = (f64::from(y) - terms.iter().sum::<f64>()).abs();
+                    assert!(far <= 2e-6 * size, "{coding}, {m} rows: {far} of {size}");
+                }
+            }
+        }
+        let error = coding.encode(&values, rows, cols).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("blocks of {coding} are kept where a file has them, not made")),
+            "{error}"
+        );
     }
 }

@@ -5,11 +5,16 @@
 //! A group is rounded once its last token was read. A query sees the keys of those groups rounded that are finished with its
 //! own token, and all later keys as they are: so reading a prompt at once, in pieces or token by token is the same.
 
-use super::rows::{codes, put_codes, spread};
+use super::rows::{self, codes, put_codes, spread};
+use crate::kernel::simd::{Lanes, dispatch};
 use half::bf16;
+use smallvec::SmallVec;
 
 /// Tokens of a group.
 pub(super) const GROUP: usize = 32;
+
+/// Numbers of the channels of a head.
+type Few = SmallVec<[f32; 128]>;
 
 /// Keys of all heads of a layer.
 #[derive(Clone)]
@@ -113,30 +118,54 @@ impl Channels {
     ) -> &'a [f32] {
         let (dim, size) = (self.dim, codes(self.dim, self.bits));
         wide.resize(count * dim, 0.0);
+        let (mut of_group, mut scales, mut mins) = (usize::MAX, Few::new(), Few::new());
         for (position, to) in (first..).zip(wide.chunks_exact_mut(dim)) {
             if position >= settled {
                 let at = (head * self.held() + position - self.first) * dim;
                 to.copy_from_slice(&self.exact[at..][..dim]);
                 continue;
             }
-            let scales = &self.scales[(head * capacity + position) / GROUP * dim..][..dim];
-            let from = &self.codes[(head * capacity + position) * size..][..size];
-            for (i, (to, [scale, min])) in to.iter_mut().zip(scales).enumerate() {
-                let code = if self.bits == 4 { from[i / 2] >> (4 * (i % 2)) & 15 } else { from[i] };
-                *to = value(code, scale.to_f32(), min.to_f32());
+            let group = (head * capacity + position) / GROUP;
+            if of_group != group {
+                let own = &self.scales[group * dim..][..dim];
+                scales = own.iter().map(|[scale, _]| scale.to_f32()).collect();
+                mins = own.iter().map(|[_, min]| min.to_f32()).collect();
+                of_group = group;
             }
+            let from = &self.codes[(head * capacity + position) * size..][..size];
+            widen(from, self.bits, &scales, &mins, to);
         }
         wide
+    }
+}
+
+dispatch! {
+    /// key = minimum + code · scale, each channel with its own.
+    fn widen(codes: &[u8], bits: u8, scales: &[f32], mins: &[f32], to: &mut [f32]) = widen_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn widen_body<V: Lanes>(codes: &[u8], bits: u8, scales: &[f32], mins: &[f32], to: &mut [f32]) {
+    const STEP: usize = 64;
+    let mut apart = [0; STEP];
+    let all = scales.chunks(STEP).zip(mins.chunks(STEP)).zip(codes.chunks(rows::codes(STEP, bits)));
+    for (to, ((scales, mins), mut codes)) in to.chunks_mut(STEP).zip(all) {
+        if bits == 4 {
+            for (two, both) in apart.chunks_exact_mut(2).zip(codes) {
+                two.copy_from_slice(&[both & 15, both >> 4]);
+            }
+            codes = &apart[..to.len()];
+        }
+        for (((to, code), scale), min) in to.iter_mut().zip(codes).zip(scales).zip(mins) {
+            *to = min + f32::from(*code) * scale;
+        }
     }
 }
 
 /// How many keys are rounded for the query of token `token`.
 pub(super) fn settled(token: usize) -> usize {
     (token + 1) / GROUP * GROUP
-}
-
-fn value(code: u8, scale: f32, min: f32) -> f32 {
-    min + f32::from(code) * scale
 }
 
 /// Rounds the keys [GROUP, D] of a group to the nearest of 2^b levels of each channel, the least of which lies at its smallest

@@ -179,7 +179,6 @@ impl Work {
         size(&mut self.scores, rows * KEYS, 0.0);
         size(&mut self.tops, rows, f32::NEG_INFINITY);
         size(&mut self.sums, rows, 0.0);
-        self.turned.resize(dim * KEYS, 0.0);
         let scale = (dim as f32).sqrt().recip();
         for (r, to) in self.q.chunks_exact_mut(dim).enumerate() {
             to.iter_mut().zip(query(tile.place(r))).for_each(|(to, from)| *to = *from * scale);
@@ -208,6 +207,7 @@ impl Work {
         if rows <= FEW {
             return dots(rows, keys, dim, q, k, scores);
         }
+        turned.resize(dim * KEYS, 0.0);
         transpose(keys, dim, k, dim, turned, KEYS);
         scores.fill(0.0);
         matmul_add(rows, dim, keys, View::rows(q, dim), turned, KEYS, scores, KEYS);

@@ -98,10 +98,7 @@ fn a_cache_in_few_bits_is_what_its_width_says() {
     for (width, bytes) in [(Width::F32, 52), (Width::Bf16, 26), (Width::Int(8), 17), (Width::Int(4), 11)] {
         let mut cache = Cache::new(batch * shared, dim, width);
         for t in 0..time {
-            let part = |all: &[f32]| -> Vec<f32> {
-                let row = shared * dim;
-                all.chunks(time * row).flat_map(|one| one[t * row..][..row].to_vec()).collect()
-            };
+            let part = |all: &[f32]| part(all, time, shared * dim, t..t + 1);
             cache.push((batch, 1), &part(&k), &part(&v));
         }
         assert_eq!(cache.bytes(), 2 * batch * shared * time * bytes);
@@ -113,7 +110,7 @@ fn a_cache_in_few_bits_is_what_its_width_says() {
                 match width {
                     Width::F32 => {}
                     Width::Bf16 => expected.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
-                    Width::Int(bits) => fake_int(&mut expected, bits),
+                    Width::Int(bits) | Width::Channel(bits) => fake_int(&mut expected, bits),
                 }
                 assert_eq!(found, expected, "{width:?}");
             }

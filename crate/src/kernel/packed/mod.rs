@@ -8,6 +8,7 @@
 //! | [`product`] | y = x Wᵀ for integer activations on all of them, and its floating-point end |
 //! | `portable`, `avx`, `vnni`, `amx` | the sums of one path; of `avx` two, with AVX-VNNI and without |
 //! | [`float`] | y = x Wᵀ for few rows of f32 activations |
+//! | `widen` | rows as what they stand for |
 //!
 //! Sixteen rows make a panel. A panel is a sequence of lines of 64 bytes: four columns of its first row, four of its
 //! second, and so on, then the next four columns. Integers of 8 bits take a byte each; those that fit into 4 bits take
@@ -27,6 +28,7 @@ mod portable;
 pub mod product;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+mod widen;
 
 use super::integer::{IntegerRows, Run};
 use super::line::Line;
@@ -237,6 +239,20 @@ pub(super) mod tests {
                         (integers, format!("{runs:?}"))
                     };
                     assert_eq!(of(&packed), of(&plain), "{rows}×{cols} g{group} {range:?} row {row}");
+                }
+                for (first, count) in [(0, rows), (rows - 1, 1), (rows / 2, rows.div_ceil(3))] {
+                    let mut values = vec![f32::NAN; count * cols];
+                    packed.widen(first, &mut values);
+                    for (row, values) in (first..).zip(values.chunks(cols)) {
+                        let (mut integers, mut runs) = (vec![0; cols], vec![]);
+                        plain.integers(row, &mut integers);
+                        plain.runs(row, &mut runs);
+                        for (c, value) in values.iter().enumerate() {
+                            let run = runs.iter().find(|run| c < run.end).unwrap();
+                            let expected = (f32::from(integers[c]) - run.zero) * run.scale;
+                            assert_eq!(value.to_bits(), expected.to_bits(), "{rows}×{cols} {row},{c}");
+                        }
+                    }
                 }
             }
         }

@@ -109,8 +109,11 @@ impl Cache {
     /// Forgets the tokens from the `len`-th on.
     ///
     /// # Errors
-    /// If there are fewer.
+    /// If there are fewer, or what is left was rounded with them.
     pub(crate) fn truncate(&mut self, len: usize) -> Result<()> {
+        if !self.reaches(len) {
+            bail!("a cache of {} tokens cannot go back to {len}", self.len())
+        }
         match self {
             Self::Kernel(cache) => cache.truncate(len),
             Self::Tensors(None) => {}

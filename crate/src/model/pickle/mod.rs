@@ -167,7 +167,7 @@ mod tests {
     fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         let listing = list(path)?;
         let wanted = listing.tensors.iter().map(|(name, stored)| (&**name, stored)).collect();
-        let tensors = pass::read(path, wanted, &listing.sums, &mut Sha256::new())?;
+        let tensors = pass::read(path, wanted, &listing.sums, &mut Sha256::new(), Stored::tensor)?;
         Ok(tensors.into_iter().map(|(name, tensor)| (name.to_string(), tensor)).collect())
     }
 
