@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png), [`vega`](Figure::vega) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`size()`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow.
 
 mod axis;
@@ -37,9 +37,11 @@ mod palette;
 mod passkey;
 mod perplexity;
 mod plain;
+mod price;
 mod sensitivity;
 mod size;
 mod stability;
+mod tags;
 mod throughput;
 mod training;
 mod vega;
@@ -54,6 +56,7 @@ pub use memory::memory;
 pub use outliers::outliers;
 pub use passkey::passkey;
 pub use perplexity::perplexity;
+pub use price::price;
 pub use sensitivity::{ranking, sensitivity};
 pub use size::size;
 pub use stability::stability;
@@ -97,6 +100,7 @@ struct Source {
     color: Option<String>,
     dash: Option<String>,
     interval: Option<(String, String)>,
+    text: Option<String>,
     look: Look,
 }
 
@@ -153,6 +157,7 @@ impl Figure {
             color: None,
             dash: None,
             interval: None,
+            text: None,
             look: Look::default(),
         };
         Self {
@@ -192,6 +197,12 @@ impl Figure {
     #[must_use]
     pub fn points(self) -> Self {
         self.with_source(|source| source.look = Look::Points)
+    }
+
+    /// The text of a column beside each of the [`points`](Self::points).
+    #[must_use]
+    pub fn text(self, column: &str) -> Self {
+        self.with_source(|source| source.text = Some(column.into()))
     }
 
     /// Powers of two on the horizontal axis, as lengths deserve.

@@ -38,6 +38,7 @@ pub mod perplexity;
 mod power;
 mod reference;
 pub mod sensitivity;
+pub mod sinks;
 pub mod sqnr;
 pub mod stability;
 mod watch;
@@ -60,6 +61,7 @@ instruments! {
     Sqnr(sqnr::Sqnr),
     Drift(drift::Drift),
     Outliers(outliers::Outliers),
+    Sinks(sinks::Sinks),
     Stability(stability::Stability),
     Sensitivity(sensitivity::Sensitivity),
     Context(context::LongContext),
