@@ -45,6 +45,8 @@ pub struct Series {
     pub label: String,
     /// The values, in order of `x`.
     pub points: Vec<Point>,
+    /// Texts beside the points, one a point; none where it is empty.
+    pub texts: Vec<String>,
     /// Which colour of the palette, and which marker.
     pub color: usize,
     /// How the line is broken.
@@ -59,7 +61,10 @@ impl Series {
     /// Leaves out what has no place on an axis: bars and cells stay, without a value.
     fn keep_numbers(&mut self, kind: Kind) {
         if kind == Kind::Line {
-            self.points.retain(|point| point.x.is_finite() && point.y.is_finite());
+            let shown = |point: &Point| point.x.is_finite() && point.y.is_finite();
+            let mut points = self.points.iter();
+            self.texts.retain(|_| points.next().is_some_and(shown));
+            self.points.retain(shown);
         }
         for point in &mut self.points {
             point.interval = point.interval.filter(|(low, high)| low.is_finite() && high.is_finite());
@@ -122,6 +127,12 @@ impl Chart {
             }
             None => vec![None; frame.height()],
         };
+        if source.text.is_some() && source.look != Look::Points {
+            return Err(Error::input("texts stand beside points, and lines were asked for")
+                .at(format!("figure of `{}`", source.y))
+                .hint("add .points()"));
+        }
+        let texts = source.text.as_deref().map(|column| labels(frame, Some(column))).transpose()?;
         let ys = frame.numbers(&source.y)?;
         let xs: Vec<Option<f64>> = match kind {
             Kind::Line => frame.numbers(&source.x)?,
@@ -151,6 +162,7 @@ impl Chart {
                 chart.series.push(Series { label, color, dash, band, ..Series::default() });
             }
             chart.series[index].points.push(Point { x, y, interval: bounds[row] });
+            chart.series[index].texts.extend(texts.as_ref().map(|texts| texts[row].clone()));
         }
         for series in chart.series.iter_mut().filter(|_| source.look != Look::Points) {
             series.points = averaged(std::mem::take(&mut series.points), kind);

@@ -5,6 +5,7 @@ use super::axis::Fitted;
 use super::canvas::{Align, Canvas, Font, fit, width};
 use super::chart::{Chart, Dash, Rule, Series};
 use super::palette::{AXIS, GREY, GRID, INK, color, ink};
+use super::tags::tags;
 use crate::error::Result;
 use plotters::prelude::{Color, DrawingBackend};
 
@@ -75,6 +76,9 @@ pub(super) fn draw<DB: DrawingBackend>(figure: &Figure, chart: &Chart, canvas: &
         .map(|faint| chart.series.iter().zip(&offsets).filter(move |(series, _)| series.faint == faint));
     for (series, offset) in layers.into_iter().flatten() {
         draw_series(series, *offset, &plot, canvas)?;
+    }
+    for tag in tags(chart, &offsets, &plot) {
+        canvas.text(tag.text, tag.at, tag.align, tag.font)?;
     }
     labels(chart, &offsets, &plot, canvas)
 }

@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png), [`vega`](Figure::vega) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`size()`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow. What none of them shows is drawn by hand: [`picture`].
 
 mod axis;
@@ -38,9 +38,11 @@ mod passkey;
 mod perplexity;
 mod picture;
 mod plain;
+mod price;
 mod sensitivity;
 mod size;
 mod stability;
+mod tags;
 mod throughput;
 mod training;
 mod vega;
@@ -56,6 +58,7 @@ pub use outliers::outliers;
 pub use passkey::passkey;
 pub use perplexity::perplexity;
 pub use picture::{Canvas, Picture, picture};
+pub use price::price;
 pub use sensitivity::{ranking, sensitivity};
 pub use size::size;
 pub use stability::stability;
@@ -99,6 +102,7 @@ struct Source {
     color: Option<String>,
     dash: Option<String>,
     interval: Option<(String, String)>,
+    text: Option<String>,
     look: Look,
 }
 
@@ -155,6 +159,7 @@ impl Figure {
             color: None,
             dash: None,
             interval: None,
+            text: None,
             look: Look::default(),
         };
         Self {
@@ -194,6 +199,12 @@ impl Figure {
     #[must_use]
     pub fn points(self) -> Self {
         self.with_source(|source| source.look = Look::Points)
+    }
+
+    /// The text of a column beside each of the [`points`](Self::points).
+    #[must_use]
+    pub fn text(self, column: &str) -> Self {
+        self.with_source(|source| source.text = Some(column.into()))
     }
 
     /// Powers of two on the horizontal axis, as lengths deserve.

@@ -289,6 +289,47 @@ fn points_stand_alone() {
 }
 
 #[test]
+fn texts_beside_points_keep_out_of_each_others_way() {
+    let rows =
+        frame((0..12).map(|i| json!({"x": i % 4, "y": i / 4, "s": format!("a scheme {i}")})).collect());
+    let figure = Figure::line(&rows, "x", "y").points().text("s");
+    let svg = figure.svg().unwrap();
+    assert!((0..12).all(|i| svg.contains(&format!("a scheme {i}\n"))), "{svg}");
+    keep(&figure, "texts");
+    let error = Figure::line(&rows, "x", "y").text("s").svg().unwrap_err().to_string();
+    assert_eq!(error, "figure of `y`: texts stand beside points, and lines were asked for; add .points()");
+    // What has no place takes its text along.
+    let rows = frame(vec![json!({"x": 1, "y": 2, "s": "kept"}), json!({"x": 2, "s": "left out"})]);
+    let chart = chart::Chart::of(&Figure::line(&rows, "x", "y").points().text("s")).unwrap();
+    assert_eq!(chart.series[0].texts, ["kept"]);
+}
+
+#[test]
+fn saved_bytes_have_a_price_beside_each_models_own_baseline() {
+    let row = |model: &str, scheme: &str, ppl: f64, bytes: u64| {
+        json!({"measure": "perplexity", "row": "summary", "model": model, "scheme": scheme, "ppl": ppl,
+            "weight_bytes": bytes, "corpus_hash": model, "corpus": model, "seq_len": 8, "n_tokens": 9})
+    };
+    let rows = vec![
+        row("large", "f32", 20.0, 1000),
+        row("large", "w8a8", 21.0, 250),
+        row("large", "w4a4", 9000.0, 130),
+        row("small", "f32", 4.0, 100),
+        row("small", "bf16", 3.99, 50),
+        row("small", "w8a8", 4.01, 25),
+    ];
+    let figure = price(&frame(rows.clone()), "f32").unwrap();
+    assert!(figure.subtitle.ends_with("no worse: bf16 of small"), "{}", figure.subtitle);
+    let points: Vec<_> = figure.series.iter().map(|series| (series.label.as_str(), &series.points)).collect();
+    assert_eq!(points[0], ("large", &vec![Point::new(0.25, 21.0 / 20.0 - 1.0), Point::new(0.13, 449.0)]));
+    assert_eq!(points[1].1.len(), 1);
+    assert!(figure.svg().unwrap().contains("w4a4"));
+    keep(&figure, "price");
+    let error = price(&frame(rows[4..].to_vec()), "f32").unwrap_err().to_string();
+    assert!(error.starts_with("there is no perplexity of small in f32 on the same text"), "{error}");
+}
+
+#[test]
 fn drift_is_drawn_against_time_and_prediction() {
     let mut rows = Vec::new();
     for (i, scheme) in ["f32", "w4a16", "w16a16-h8"].into_iter().enumerate() {

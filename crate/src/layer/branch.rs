@@ -3,7 +3,7 @@
 //! A branch has one definition, in differentiable tensor operations on any device, and one form in kernels on a CPU. Its
 //! way back is autograd over the definition unless a fused one was worth it; either is held to the other by tests.
 
-use super::attention::Width;
+use super::attention::{Attention, Width};
 use super::linear::{Linear, Weight};
 use super::op::with_floats;
 use super::recurrence::{Recurrence, Recurrent};
@@ -70,6 +70,11 @@ pub trait Branch: fmt::Debug + Send + Sync {
     /// Sets how it keeps keys and values; false if it keeps none. (What is quantized runs on a CPU: a model says so.)
     fn set_cache(&mut self, _width: Width) -> bool {
         false
+    }
+
+    /// Itself, if it is attention: for those who ask which tokens look at which.
+    fn attention(&self) -> Option<&Attention> {
+        None
     }
 
     /// [`apply`](Self::apply) from nothing read, of one sequence, keeping what the way back needs: `u` and `y` [T, hidden],

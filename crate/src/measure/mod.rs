@@ -46,6 +46,7 @@ pub mod perplexity;
 mod power;
 mod reference;
 pub mod sensitivity;
+pub mod sinks;
 pub mod sqnr;
 pub mod stability;
 mod watch;
@@ -68,6 +69,7 @@ instruments! {
     Sqnr(sqnr::Sqnr),
     Drift(drift::Drift),
     Outliers(outliers::Outliers),
+    Sinks(sinks::Sinks),
     Stability(stability::Stability),
     Sensitivity(sensitivity::Sensitivity),
     Context(context::LongContext),

@@ -376,6 +376,11 @@ impl Model {
         Ok(install(|| self.stack.close(stream))?)
     }
 
+    /// The share of its attention in a block that each token pays to the first; see [`Stack::first_shares`].
+    pub(crate) fn first_shares(&self, stream: &Tensor, block: usize) -> Result<Option<Tensor>> {
+        Ok(install(|| self.stack.first_shares(stream, block))?)
+    }
+
     /// Reads tokens for the sake of the taps on its linears; the head's sees what it would be given.
     pub(crate) fn read(&self, ids: &[u32]) -> Result<()> {
         self.show_head(&self.hidden(&self.tokens(ids)?, None)?)

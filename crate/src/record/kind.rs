@@ -29,7 +29,7 @@ pub enum Kind {
 /// of one kind of row: `head.layer` is the layer of a row `head`. Columns of times and memory are known by
 /// [`TIMING_FIELDS`](super::TIMING_FIELDS). What is not listed here is [`Numeric`](Kind::Numeric) where it has a fraction,
 /// and [`Exact`](Kind::Exact) where it has none.
-pub const KINDS: [(&str, Kind); 53] = [
+pub const KINDS: [(&str, Kind); 57] = [
     ("run_id", Kind::Provenance),
     ("timestamp", Kind::Provenance),
     ("git_*", Kind::Provenance),
@@ -67,6 +67,10 @@ pub const KINDS: [(&str, Kind); 53] = [
     ("worst_head", Kind::Choice),
     ("worst_role", Kind::Choice),
     ("predictor", Kind::Choice),
+    ("absmax_token", Kind::Choice),
+    ("absmax_position", Kind::Choice),
+    ("absmax_channel", Kind::Choice),
+    ("*at_first", Kind::Choice),
     ("together", Kind::Choice),
     ("parted", Kind::Choice),
     ("*_blocks", Kind::Choice),

@@ -112,6 +112,7 @@ const RELATIONS: &[Relation] = &[
     is(["drift", SUMMARY, "gain_max"], &[Quantile("head", "gain", 1.0)], SAME),
     is(["drift", SUMMARY, "gain_measured_max"], &[Quantile("head", "gain_measured", 1.0)], SAME),
     is(["outliers", SUMMARY, "kurtosis_max"], &[Quantile("layer", "kurtosis", 1.0)], SAME),
+    is(["sinks", SUMMARY, "first_share"], &[Mean("attention", "first_share")], SAME),
     is(["sqnr", SUMMARY, "sqnr_db"], &[Mean("layer", "sqnr_db")], SAME),
     is(["sqnr", SUMMARY, "worst_sqnr_db"], &[Quantile("layer", "sqnr_db", 0.0)], SAME),
 ];

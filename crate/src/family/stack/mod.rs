@@ -190,6 +190,24 @@ impl Stack {
         &self.head
     }
 
+    /// The residual stream [B, T, hidden] that enters a block → [B, H, T]: the share of its attention there that each token
+    /// pays to the first; none where the block has no attention.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn first_shares(&self, x: &Tensor, block: usize) -> Result<Option<Tensor>> {
+        let steps = &self.blocks[block];
+        let Some(at) = steps.iter().position(|step| step.branch.attention().is_some()) else {
+            return Ok(None);
+        };
+        let mut x = x.clone();
+        for Step { norm, branch, .. } in &steps[..at] {
+            x = (branch.forward(&norm.forward(&x)?, None)? + x)?;
+        }
+        let Step { norm, branch, .. } = &steps[at];
+        branch.attention().map(|attention| attention.first_shares(&norm.forward(&x)?)).transpose()
+    }
+
     /// Reads at least one token of one sequence, on a CPU, moving `state` on; `logits` `[vocabulary]`, if given, are
     /// overwritten with those after the last token. The steps of [`stream`](Self::stream) in buffers of the state: once
     /// they are there, a step allocates none.

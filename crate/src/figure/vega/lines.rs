@@ -1,7 +1,9 @@
 //! Lines: whiskers or bands, markers, names at their ends, and the nearest point under the pointer.
 
 use super::axis::{self, number};
-use super::{BRUSH, ROOM, Sheet, colors, hex, naming, object, plain, point, strength, switches, tell, texts};
+use super::{
+    BRUSH, ROOM, Sheet, alignment, colors, hex, naming, object, plain, point, strength, switches, tell, texts,
+};
 use super::{toggled, tooltip, zoom};
 use crate::figure::Figure;
 use crate::figure::axis::{Scale, alone, binary};
@@ -9,6 +11,7 @@ use crate::figure::canvas::{Align, Font, strokes_of, width};
 use crate::figure::chart::{Chart, Dash, Series};
 use crate::figure::lines::{Label, MARGIN, Plot, SIZE, dodge, layout, placed, rule_label, single, whiskers};
 use crate::figure::palette::{AXIS, INK, marker};
+use crate::figure::tags::{Tag, tags};
 use serde_json::{Value, json};
 
 /// While a part is brushed the lines are pale.
@@ -18,7 +21,7 @@ pub(super) fn spec(figure: &Figure, chart: &Chart) -> (Sheet, Value) {
     let plot = layout(figure, chart);
     let offsets = dodge(chart, &plot);
     let sheet = Sheet::around(plot.left, plot.top, plot.right, plot.bottom);
-    let labels = placed(chart, &offsets, &plot);
+    let (labels, tags) = (placed(chart, &offsets, &plot), tags(chart, &offsets, &plot));
     // Whiskers that stand beside each other do so by their values, and part when they are zoomed.
     let dodged = offsets.iter().any(|offset| *offset != 0.0);
     let place = if dodged { "at" } else { "x" };
@@ -33,6 +36,7 @@ pub(super) fn spec(figure: &Figure, chart: &Chart) -> (Sheet, Value) {
     layers.extend(whisker_layers(chart));
     layers.extend(line_layers(chart));
     layers.extend(marker_layers(chart));
+    layers.extend(tag_layer(&tags));
     layers.push(pointer(figure, chart, &plot));
     if !labels.is_empty() {
         layers.extend(names(chart, &labels, &sheet));
@@ -72,7 +76,7 @@ pub(super) fn spec(figure: &Figure, chart: &Chart) -> (Sheet, Value) {
         (json!(false), json!("alphabetic"), json!(15));
     (left["ticks"], left["domain"], left["labelPadding"]) = (json!(false), json!(false), json!(10));
     let spec = json!({
-        "data": {"values": rows(figure, chart, &plot, offsets)},
+        "data": {"values": rows(figure, chart, &plot, offsets, &tags)},
         "transform": transform,
         "encoding": {
             "x": {"field": place, "type": "quantitative", "scale": x, "axis": below},
@@ -85,7 +89,7 @@ pub(super) fn spec(figure: &Figure, chart: &Chart) -> (Sheet, Value) {
 }
 
 /// The points: faint series first, since they lie below all others, and without texts, since the pointer passes them.
-fn rows(figure: &Figure, chart: &Chart, plot: &Plot, offsets: Option<&[f64]>) -> Vec<Value> {
+fn rows(figure: &Figure, chart: &Chart, plot: &Plot, offsets: Option<&[f64]>, tags: &[Tag]) -> Vec<Value> {
     let written = |x: f64| match figure.x.scale {
         Scale::Log2 => binary(x),
         _ => alone(figure.x.unit, x),
@@ -95,7 +99,7 @@ fn rows(figure: &Figure, chart: &Chart, plot: &Plot, offsets: Option<&[f64]>) ->
     let ordered = series().filter(|(_, s)| s.faint).chain(series().filter(|(_, s)| !s.faint));
     let mut rows = Vec::new();
     for (index, series) in ordered {
-        for point in &series.points {
+        for (number_of, point) in series.points.iter().enumerate() {
             let mut row = json!({"s": index, "x": number(point.x), "y": number(point.y)});
             if let Some(offsets) = offsets {
                 row["at"] = number(plot.x.value(plot.x.at(point.x) + offsets[index] / width));
@@ -103,6 +107,11 @@ fn rows(figure: &Figure, chart: &Chart, plot: &Plot, offsets: Option<&[f64]>) ->
             if !series.faint {
                 row["place"] = json!(written(point.x));
                 tell(&mut row, figure, point, alone(figure.y.unit, point.y));
+            }
+            if let Some(tag) = tags.iter().find(|tag| tag.of == (index, number_of)) {
+                row["text"] = json!(tag.text);
+                row["align"] = json!(alignment(tag.align));
+                (row["dx"], row["dy"]) = (number(tag.offset.0), number(tag.offset.1));
             }
             rows.push(row);
         }
@@ -215,14 +224,27 @@ fn marker_layers(chart: &Chart) -> Vec<Value> {
     transform.map(layer).into_iter().collect()
 }
 
+/// The texts beside points, which go with them.
+fn tag_layer(tags: &[Tag]) -> Option<Value> {
+    let font = tags.first()?.font;
+    let own = |name: &str| json!({"expr": format!("datum.{name}")});
+    Some(json!({"transform": [{"filter": "isValid(datum.text)"}],
+        "mark": {"type": "text", "clip": true, "baseline": "alphabetic", "fontSize": number(font.size),
+            "align": own("align"), "dx": own("dx"), "dy": own("dy")},
+        "encoding": {"text": {"field": "text", "type": "nominal"}, "opacity": brushed(1.0, 0.15)}}))
+}
+
 /// The point that is nearest to the pointer: larger, with its texts; and all that the pointer does to the plot.
 fn pointer(figure: &Figure, chart: &Chart, plot: &Plot) -> Value {
     let transform = only(chart, |series| !series.faint).unwrap_or_default();
-    let fields = [
+    let mut fields = vec![
         ("series", "series"),
         ("place", axis::title(&figure.x, &plot.x)),
         ("value", axis::title(&figure.y, &plot.y)),
     ];
+    if chart.series.iter().any(|series| !series.texts.is_empty()) {
+        fields.insert(1, ("text", "name"));
+    }
     json!({
         "transform": transform, "mark": mark(6.0),
         "params": [

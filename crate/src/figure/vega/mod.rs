@@ -94,12 +94,7 @@ impl Sheet {
 
     /// A row of [`texts`].
     fn text(&self, text: &str, (x, y): (f64, f64), align: Align, font: Font) -> Value {
-        let align = match align {
-            Align::Left => "left",
-            Align::Center => "center",
-            Align::Right => "right",
-        };
-        let mut row = json!({"text": text, "x": self.x(x), "y": self.y(y), "align": align,
+        let mut row = json!({"text": text, "x": self.x(x), "y": self.y(y), "align": alignment(align),
             "size": number(font.size), "color": hex(font.color)});
         if font.bold {
             row["weight"] = json!(600);
@@ -123,6 +118,15 @@ impl Sheet {
         hint["data"] = json!({"values": [{}]});
         hint["mark"]["fontSize"] = json!(10.5);
         hint
+    }
+}
+
+/// An alignment in words.
+fn alignment(align: Align) -> &'static str {
+    match align {
+        Align::Left => "left",
+        Align::Center => "center",
+        Align::Right => "right",
     }
 }
 

@@ -168,6 +168,17 @@ fn bands_points_dashes_and_faint_series_are_layers_of_their_own() {
 }
 
 #[test]
+fn texts_go_with_their_points() {
+    let rows = frame((1..4).map(|i| json!({"x": i, "y": i * i, "s": format!("scheme {i}")})).collect());
+    let spec = Figure::line(&rows, "x", "y").points().text("s").vega().unwrap();
+    let texts: Vec<_> = values(&spec).iter().map(|row| row["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["scheme 1", "scheme 2", "scheme 3"]);
+    let layers = spec["layer"].as_array().unwrap();
+    let told = layers.iter().find(|layer| layer["mark"]["dx"] == json!({"expr": "datum.dx"})).unwrap();
+    assert!(values(&spec).iter().all(|row| row["dx"].is_number() && row["align"].is_string()), "{told}");
+}
+
+#[test]
 fn numbers_are_short_and_what_is_not_finite_is_null() {
     let found = [1.0 / 3.0, 256.0, -0.1 - 0.2, 1e-9, f64::NAN, f64::INFINITY].map(number);
     assert_eq!(json!(found).to_string(), "[0.3333333,256,-0.3,1e-9,null,null]");

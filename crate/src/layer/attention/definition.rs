@@ -4,6 +4,9 @@ use super::{Attention, Cache, LayerState, Sizes};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
+/// Queries whose scores are made at a time where shares are asked for.
+const QUERIES: usize = 256;
+
 impl Attention {
     /// u [B, T, hidden] → [B, T, hidden]. A state that is given is moved on, keys and values as tensors.
     pub fn definition(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
@@ -12,10 +15,8 @@ impl Attention {
         let cache = state.map(LayerState::cache).transpose()?;
         let first = cache.as_ref().map_or(0, |cache| cache.len());
         self.admit(first, time)?;
-        let split = |rows: Tensor, heads: usize| rows.reshape((batch, time, heads, dim))?.transpose(1, 2);
-        let q = self.turned(&split(self.q_proj.forward(u)?, heads)?, first)?; // [B, H, T, D]
-        let mut k = self.turned(&split(self.k_proj.forward(u)?, shared)?, first)?; // [B, KV, T, D]
-        let mut v = split(self.v_proj.forward(u)?, shared)?;
+        let (q, mut k) = self.queries_and_keys(u, first)?;
+        let mut v = self.v_proj.forward(u)?.reshape((batch, time, shared, dim))?.transpose(1, 2)?;
         if let Some(cache) = cache {
             let Cache::Tensors(held) = cache else {
                 bail!("the state of this block is of the kernels: tensor operations need one of their own")
@@ -26,11 +27,43 @@ impl Attention {
             *held = Some([k.detach(), v.detach()]);
         }
         let (k, v) = (self.for_queries(&k)?, self.for_queries(&v)?); // [B, H, all, D]
-        let scale = (dim as f64).sqrt().recip();
-        let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?; // [B, H, T, all]
-        let scores = scores.broadcast_add(&causal(time, first, u.device())?)?;
-        let y = softmax(&scores, D::Minus1)?.matmul(&v)?; // [B, H, T, D]
+        let y = self.shares(&q, &k, first)?.matmul(&v)?; // [B, H, T, D]
         self.o_proj.forward(&y.transpose(1, 2)?.reshape((batch, time, heads * dim))?)
+    }
+
+    /// u [B, T, hidden] → [B, H, T]: the share of its attention that each token pays to the first.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or there are more tokens than the model reads.
+    pub fn first_shares(&self, u: &Tensor) -> Result<Tensor> {
+        let time = u.dim(1)?;
+        self.admit(0, time)?;
+        let (q, k) = self.queries_and_keys(u, 0)?;
+        let k = self.for_queries(&k)?;
+        let pieces = (0..time).step_by(QUERIES).map(|start| {
+            let count = QUERIES.min(time - start);
+            let shares = self.shares(&q.narrow(2, start, count)?, &k.narrow(2, 0, start + count)?, start)?;
+            shares.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)
+        });
+        Tensor::cat(&pieces.collect::<Result<Vec<_>>>()?, 2)
+    }
+
+    /// Queries [B, H, T, D] and keys [B, KV, T, D], turned by their positions from `first` on.
+    fn queries_and_keys(&self, u: &Tensor, first: usize) -> Result<(Tensor, Tensor)> {
+        let Sizes { heads, shared, dim, .. } = self.sizes;
+        let (batch, time, _) = u.dims3()?;
+        let split = |rows: Tensor, heads: usize| rows.reshape((batch, time, heads, dim))?.transpose(1, 2);
+        let q = self.turned(&split(self.q_proj.forward(u)?, heads)?, first)?;
+        let k = self.turned(&split(self.k_proj.forward(u)?, shared)?, first)?;
+        Ok((q, k))
+    }
+
+    /// q [B, H, T, D] from position `first` on, k [B, H, first + T, D] → [B, H, T, first + T]: the shares of the attention
+    /// of each token that those up to it get.
+    fn shares(&self, q: &Tensor, k: &Tensor, first: usize) -> Result<Tensor> {
+        let scale = (self.sizes.dim as f64).sqrt().recip();
+        let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?;
+        softmax(&scores.broadcast_add(&causal(q.dim(2)?, first, q.device())?)?, D::Minus1)
     }
 
     /// Heads [B, H, T, D] turned by their positions, from `first` on.

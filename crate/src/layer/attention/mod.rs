@@ -230,6 +230,10 @@ impl Branch for Attention {
         true
     }
 
+    fn attention(&self) -> Option<&Attention> {
+        Some(self)
+    }
+
     fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {
         if self.width != Width::F32 {
             bail!("a cache in few bits has no gradients")
