@@ -15,7 +15,8 @@
 //! | [`attention`] | causal attention in tiles, over a cache of keys and values |
 //! | [`rotary`] | positions as rotations of queries and keys |
 //! | [`gated`] | SiLU(a) · b, and its gradient |
-//! | [`scan`] | the linear recurrence: token by token, and chunked as matrix products |
+//! | [`scan`] | the linear recurrence, with a decay for a head or for each channel of the keys: token by token, and chunked as matrix products |
+//! | [`decay`] | the decays of the second kind, from gates |
 //! | [`scan_grad`] | its gradient |
 //! | [`round`] | values rounded to integers and back, and the recurrence with such a state |
 //! | [`norm`] | RMSNorm, plain and gated |
@@ -36,6 +37,7 @@ pub mod blocked;
 pub mod coded;
 pub mod conv;
 pub mod conv_grad;
+pub mod decay;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod dwords;
 #[cfg(target_arch = "x86_64")]

@@ -219,7 +219,7 @@ impl HeadWork {
                 &room.cumulative,
                 &mut room.mixing,
             );
-            matmul_upper(len, p, &room.mixing, &self.dy, du);
+            matmul_upper(len, p, &room.mixing, &self.dy, p, du);
 
             // Σ_heads dM ∘ L
             transpose(len, p, &room.u, p, &mut self.u_turned, len);
@@ -276,13 +276,30 @@ impl HeadWork {
     }
 }
 
-/// du += Mᵀ dY for a lower-triangular M: each band of rows needs only the tokens from its own start on.
-fn matmul_upper(len: usize, width: usize, mixing: &[f32], dy: &[f32], du: &mut [f32]) {
+/// du += Mᵀ dY for a lower-triangular M: each band of rows needs only the tokens from its own start on. Rows of dY start `dy_row`
+/// apart.
+pub(super) fn matmul_upper(
+    len: usize,
+    width: usize,
+    mixing: &[f32],
+    dy: &[f32],
+    dy_row: usize,
+    du: &mut [f32],
+) {
     const BAND: usize = 18;
     for first in (0..len).step_by(BAND) {
         let rows = BAND.min(len - first);
         let m = View::transposed(&mixing[first * CHUNK + first..], CHUNK);
-        matmul_add(rows, len - first, width, m, &dy[first * width..], width, &mut du[first * width..], width);
+        matmul_add(
+            rows,
+            len - first,
+            width,
+            m,
+            &dy[first * dy_row..],
+            dy_row,
+            &mut du[first * width..],
+            width,
+        );
     }
 }
 
