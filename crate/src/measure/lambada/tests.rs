@@ -1,6 +1,6 @@
 use super::super::Measure;
 use super::*;
-use crate::record::{PART, read_lines};
+use crate::record::{PART, Run, read_lines};
 use serde_json::Value;
 use std::fmt::Write;
 
