@@ -9,7 +9,7 @@
 //! of its own: e_t = Q'(x_t + e_{t−1} − q_t). What that takes is lost, and is less by the ratio of the two scales.
 
 use super::Scatter;
-use super::scan::{Shape, channels, each_token};
+use super::scan::{Shape, each_token};
 use super::simd::{Lanes, dispatch};
 
 dispatch! {
@@ -58,39 +58,17 @@ pub fn recurrent_rounded(
     bits: u8,
     feedback: Option<(&mut [f32], Option<u8>)>,
 ) {
-    let after = rounding(shape.head_dim * shape.state, bits, feedback);
-    each_token(shape, xbc, dt, a, d, h, y, after);
-}
-
-/// [`recurrent_rounded`] with a decay for each channel of the keys: see [`channels::recurrent`].
-pub fn channels_rounded(
-    shape: channels::Shape,
-    inputs: channels::Inputs<'_>,
-    s: &mut [f32],
-    y: &mut [f32],
-    bits: u8,
-    feedback: Option<(&mut [f32], Option<u8>)>,
-) {
-    channels::each_token(shape, inputs, s, y, rounding(shape.state(), bits, feedback));
-}
-
-/// What rounds the state of a (sequence, head), of `size` values, after a token.
-fn rounding(
-    size: usize,
-    bits: u8,
-    feedback: Option<(&mut [f32], Option<u8>)>,
-) -> impl Fn(usize, &mut [f32]) + Sync {
-    let feedback = feedback.map(|(error, bits)| (Scatter::new(error), bits));
-    move |index, h| match feedback {
-        None => fake_int(h, bits),
-        Some((error, residual)) => {
-            // SAFETY: every (sequence, head) has its own values.
+    let size = shape.head_dim * shape.state;
+    match feedback.map(|(error, bits)| (Scatter::new(error), bits)) {
+        None => each_token(shape, xbc, dt, a, d, h, y, |_, h| fake_int(h, bits)),
+        Some((error, residual)) => each_token(shape, xbc, dt, a, d, h, y, |index, h| {
+            // SAFETY: every (sequence, head) has its own P·N values.
             let error = unsafe { error.slice(index * size, size) };
             fake_int_feedback(h, error, bits);
             if let Some(bits) = residual {
                 fake_int(error, bits);
             }
-        }
+        }),
     }
 }
 

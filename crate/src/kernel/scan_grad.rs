@@ -12,7 +12,7 @@
 
 use super::Scatter;
 use super::norm::dot;
-use super::scan::chunked::{Chunk, Room, masked, scale, scale_rows, score_block, scores};
+use super::scan::chunked::{Chunk, Room, masked, matmul_upper, scale, scale_rows, score_block, scores};
 use super::scan::{CHUNK, Shape};
 use super::simd::{Lanes, dispatch};
 use super::tile::{View, matmul_add, transpose};
@@ -273,33 +273,6 @@ impl HeadWork {
             matmul_add(n, len, p, View::transposed(&room.scaled, n), &self.dy, p, &mut self.dh, p);
         }
         (d_rate, d_skip)
-    }
-}
-
-/// du += Mᵀ dY for a lower-triangular M: each band of rows needs only the tokens from its own start on. Rows of dY start `dy_row`
-/// apart.
-pub(super) fn matmul_upper(
-    len: usize,
-    width: usize,
-    mixing: &[f32],
-    dy: &[f32],
-    dy_row: usize,
-    du: &mut [f32],
-) {
-    const BAND: usize = 18;
-    for first in (0..len).step_by(BAND) {
-        let rows = BAND.min(len - first);
-        let m = View::transposed(&mixing[first * CHUNK + first..], CHUNK);
-        matmul_add(
-            rows,
-            len - first,
-            width,
-            m,
-            &dy[first * dy_row..],
-            dy_row,
-            &mut du[first * width..],
-            width,
-        );
     }
 }
 

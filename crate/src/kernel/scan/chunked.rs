@@ -191,6 +191,33 @@ pub(in crate::kernel) fn matmul_lower(
     }
 }
 
+/// du += Mᵀ dY for a lower-triangular M: each band of rows needs only the tokens from its own start on. Rows of dY start `dy_row`
+/// apart.
+pub(in crate::kernel) fn matmul_upper(
+    len: usize,
+    width: usize,
+    mixing: &[f32],
+    dy: &[f32],
+    dy_row: usize,
+    du: &mut [f32],
+) {
+    const BAND: usize = 18;
+    for first in (0..len).step_by(BAND) {
+        let rows = BAND.min(len - first);
+        let m = View::transposed(&mixing[first * CHUNK + first..], CHUNK);
+        matmul_add(
+            rows,
+            len - first,
+            width,
+            m,
+            &dy[first * dy_row..],
+            dy_row,
+            &mut du[first * width..],
+            width,
+        );
+    }
+}
+
 dispatch! {
     /// `to` [len, width] = `from` (rows `row` apart), row t times `factor[t]`.
     pub(in crate::kernel) fn scale_rows(len: usize, width: usize, from: &[f32], row: usize, factor: &[f32], to: &mut [f32]) = scale_rows_body;

@@ -28,8 +28,8 @@ use crate::error::Error;
 use crate::kernel::decay::decays;
 use crate::kernel::gated::silu_product;
 use crate::kernel::norm::rms_norm;
-use crate::kernel::round::{channels_rounded, fake_int};
-use crate::kernel::scan::channels::{Inputs, Shape, recurrent, scan};
+use crate::kernel::round::fake_int;
+use crate::kernel::scan::channels::{Inputs, Shape, recurrent, recurrent_rounded, scan};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -167,7 +167,7 @@ impl Gla {
             (Values::F32(s), None) => scan(shape, inputs, s, y),
             (Values::F32(s), Some(bits)) => {
                 let feedback = error.filter(|_| bits.feedback).map(|error| (error, bits.residual));
-                channels_rounded(shape, inputs, s, y, bits.bits, feedback);
+                recurrent_rounded(shape, inputs, s, y, bits.bits, feedback);
             }
         })
     }

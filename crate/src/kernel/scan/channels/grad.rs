@@ -15,7 +15,7 @@ use super::{Inputs, Rows, Shape, Strided};
 use crate::kernel::Scatter;
 use crate::kernel::norm::{add, dot_body};
 use crate::kernel::scan::CHUNK;
-use crate::kernel::scan_grad::matmul_upper;
+use crate::kernel::scan::chunked::matmul_upper;
 use crate::kernel::simd::{Lanes, dispatch};
 use crate::kernel::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;

@@ -13,6 +13,7 @@
 
 mod chunk;
 mod grad;
+mod rounded;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ pub use chunk::chunked;
 pub use grad::{Gradients, scan_grad};
 use half::bf16;
 use rayon::prelude::*;
+pub use rounded::recurrent_rounded;
 
 /// The sizes of one scan.
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +134,7 @@ pub fn recurrent<S: Held>(shape: Shape, inputs: Inputs<'_>, s: &mut [S], y: &mut
 }
 
 /// [`recurrent`], where `after` each token gets the number of (sequence, head) and its state [K, V].
-pub(in crate::kernel) fn each_token<S: Held>(
+fn each_token<S: Held>(
     shape: Shape,
     inputs: Inputs<'_>,
     s: &mut [S],
