@@ -7,7 +7,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`mamba2`], [`llama`] | a family each |
+//! | [`mamba2`], [`llama`], [`gla`] | a family each |
 //! | [`stack`] | the decoder that all share |
 //! | [`site`] | the matrices that can be quantized |
 //! | `names` | a network among the names of a checkpoint |
@@ -17,6 +17,7 @@
 //! | `source` | what of a model's own `config.json` still holds when it is saved |
 
 mod check;
+pub mod gla;
 pub mod llama;
 pub mod mamba2;
 mod names;
@@ -205,6 +206,8 @@ families! {
     Mamba2 = mamba2,
     /// Llama-type transformers.
     Llama = llama,
+    /// Gated linear attention.
+    Gla = gla,
 }
 
 impl Config {

@@ -251,7 +251,8 @@ impl DrawingBackend for Canvas<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::picture;
+    use plotters::prelude::*;
 
     #[test]
     fn one_closure_draws_both() {

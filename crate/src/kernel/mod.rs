@@ -16,7 +16,8 @@
 //! | [`attention`] | causal attention in tiles, over a cache of keys and values |
 //! | [`rotary`] | positions as rotations of queries and keys |
 //! | [`gated`] | SiLU(a) · b, and its gradient |
-//! | [`scan`] | the linear recurrence: token by token, chunked as matrix products, and with a rounded state |
+//! | [`scan`] | the linear recurrence, with a decay for a head or for each channel of the keys: token by token, chunked as matrix products, and with a rounded state |
+//! | [`decay`] | the decays of the second kind, from gates |
 //! | [`scan_grad`] | its gradient |
 //! | [`round`] | values rounded to integers and back |
 //! | [`norm`] | RMSNorm, plain and gated |
@@ -39,6 +40,7 @@ pub mod blocked;
 pub mod coded;
 pub mod conv;
 pub mod conv_grad;
+pub mod decay;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod dwords;
 #[cfg(target_arch = "x86_64")]

@@ -186,7 +186,7 @@ dispatch! {
 }
 
 #[inline(always)]
-fn dot_body<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot_body<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
     let mut sum = V::splat(0.0);
     let (a, b) = (a.chunks_exact(V::N), b.chunks_exact(V::N));
     let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();

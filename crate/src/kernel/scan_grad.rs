@@ -12,7 +12,7 @@
 
 use super::Scatter;
 use super::norm::dot;
-use super::scan::chunked::{Chunk, Room, masked, scale, scale_rows, score_block, scores};
+use super::scan::chunked::{Chunk, Room, masked, matmul_upper, scale, scale_rows, score_block, scores};
 use super::scan::{CHUNK, Shape};
 use super::simd::{Lanes, dispatch};
 use super::tile::{View, matmul_add, transpose};
@@ -219,7 +219,7 @@ impl HeadWork {
                 &room.cumulative,
                 &mut room.mixing,
             );
-            matmul_upper(len, p, &room.mixing, &self.dy, du);
+            matmul_upper(len, p, &room.mixing, &self.dy, p, du);
 
             // Σ_heads dM ∘ L
             transpose(len, p, &room.u, p, &mut self.u_turned, len);
@@ -273,16 +273,6 @@ impl HeadWork {
             matmul_add(n, len, p, View::transposed(&room.scaled, n), &self.dy, p, &mut self.dh, p);
         }
         (d_rate, d_skip)
-    }
-}
-
-/// du += Mᵀ dY for a lower-triangular M: each band of rows needs only the tokens from its own start on.
-fn matmul_upper(len: usize, width: usize, mixing: &[f32], dy: &[f32], du: &mut [f32]) {
-    const BAND: usize = 18;
-    for first in (0..len).step_by(BAND) {
-        let rows = BAND.min(len - first);
-        let m = View::transposed(&mixing[first * CHUNK + first..], CHUNK);
-        matmul_add(rows, len - first, width, m, &dy[first * width..], width, &mut du[first * width..], width);
     }
 }
 

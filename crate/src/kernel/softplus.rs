@@ -36,7 +36,7 @@ fn body<V: Lanes>(raw: &[f32], bias: &[f32], limit: (f32, f32), dt: &mut [f32]) 
 
 /// max(x, 0) + ln(1 + e^−|x|); with s = t / (2 + t) ≤ ⅓, ln(1 + t) = 2 (s + s³/3 + s⁵/5 + …). NaN stays NaN.
 #[inline(always)]
-fn softplus<V: Lanes>(x: V, (low, high): (f32, f32)) -> V {
+pub(super) fn softplus<V: Lanes>(x: V, (low, high): (f32, f32)) -> V {
     let t = V::splat(0.0).sub(x.abs()).exp();
     let s = t.div(V::splat(2.0).add(t));
     let square = s.mul(s);

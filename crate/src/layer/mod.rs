@@ -9,6 +9,7 @@
 //! | [`branch`] | what a block can add to the residual stream |
 //! | [`recurrence`] | what all recurrences have in common: decays, inputs, bits |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
+//! | [`gla`] | the mixer of gated linear attention: projections, gates, recurrence, norm and output gate |
 //! | [`attention`] | causal attention with rotary positions and a cache |
 //! | [`mlp`] | the gated feed-forward layer |
 //! | `room` | buffers that inference and training use again and again |
@@ -18,6 +19,7 @@
 
 pub mod attention;
 pub mod branch;
+pub mod gla;
 pub mod linear;
 pub mod mamba2;
 pub mod mlp;

@@ -101,11 +101,19 @@ impl LayerState {
         f: impl FnOnce(&mut [f32], Values<'_>, Option<&mut [f32]>) -> R,
     ) -> Result<R> {
         in_place(self.convolution()?, |conv| {
-            values_in_place(self.recurrence()?, |recurrent| match &self.feedback {
-                Some(feedback) => in_place(feedback, |feedback| f(conv, recurrent, Some(feedback))),
-                None => Ok(f(conv, recurrent, None)),
-            })
-        })??
+            self.update_recurrence(|recurrent, feedback| f(conv, recurrent, feedback))
+        })?
+    }
+
+    /// Lets `f` change the values of (recurrent, feedback) in place.
+    pub(crate) fn update_recurrence<R>(
+        &self,
+        f: impl FnOnce(Values<'_>, Option<&mut [f32]>) -> R,
+    ) -> Result<R> {
+        values_in_place(self.recurrence()?, |recurrent| match &self.feedback {
+            Some(feedback) => in_place(feedback, |feedback| f(recurrent, Some(feedback))),
+            None => Ok(f(recurrent, None)),
+        })?
     }
 
     fn tensors(&self) -> impl Iterator<Item = &Tensor> {

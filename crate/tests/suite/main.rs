@@ -10,6 +10,7 @@ mod falsified;
 mod fixture;
 mod floors;
 mod gguf;
+mod gla;
 mod identity;
 mod keys;
 mod layouts;

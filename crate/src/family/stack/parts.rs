@@ -68,7 +68,15 @@ impl<'a> Parts<'a> {
         path: String,
         branch: impl Branch + 'static,
     ) -> Result<Step> {
+        self.boxed(norm_path, eps, path, Box::new(branch))
+    }
+
+    /// The same of a branch of any kind.
+    ///
+    /// # Errors
+    /// If the norm's weight is not there.
+    pub fn boxed(&self, norm_path: String, eps: f64, path: String, branch: Box<dyn Branch>) -> Result<Step> {
         let norm = self.norm(&norm_path, eps)?;
-        Ok(Step { path, norm_path, norm, branch: Box::new(branch) })
+        Ok(Step { path, norm_path, norm, branch })
     }
 }

@@ -1,4 +1,4 @@
-use crate::family::{Config, Init, TensorSpec, Tensors, llama, mamba2};
+use crate::family::{Config, Init, TensorSpec, Tensors, gla, llama, mamba2};
 use crate::layer::room::Room;
 use candle_core::{D, Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -52,7 +52,31 @@ fn gradients_are_those_of_the_definition() {
         tie_word_embeddings: false,
         ..grouped.clone()
     };
+    let linear = gla::Config {
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 2,
+        num_heads: 2,
+        num_kv_heads: 1,
+        gate_low_rank_dim: 5,
+        vocab_size: 50,
+        clamp_min: Some(-0.05),
+        ..Default::default()
+    };
+    let hybrid =
+        gla::Hybrid { layers: vec![0], num_heads: 2, num_kv_heads: 1, qkv_bias: true, rope_theta: 100.0 };
+    let hybrid = gla::Config {
+        num_kv_heads: 2,
+        clamp_min: None,
+        use_output_gate: false,
+        tie_word_embeddings: false,
+        attn: Some(hybrid),
+        ..linear.clone()
+    };
     for (config, time) in [
+        (Config::Gla(linear.clone()), 130),
+        (Config::Gla(linear), 5),
+        (Config::Gla(hybrid), 70),
         (Config::Mamba2(plain.clone()), 130),
         (Config::Mamba2(plain), 5),
         (Config::Mamba2(other), 70),

@@ -26,7 +26,7 @@ pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &
                 scale(*by, y);
             }
             masked(len, score_block(shape, &scores, b, group, first), &room.cumulative, &mut room.mixing);
-            matmul_lower(len, head_dim, &room.mixing, &room.u, y);
+            matmul_lower(len, head_dim, &room.mixing, &room.u, head_dim, y);
             scale(decay, carried);
             for (u, by) in room.u.chunks_mut(head_dim).zip(&room.to_end) {
                 scale(*by, u);
@@ -173,13 +173,48 @@ pub(in crate::kernel) fn score_block(
     &scores[index * CHUNK * CHUNK..][..CHUNK * CHUNK]
 }
 
-/// y [len, P] += M u for a lower-triangular M: each band of rows needs only the columns up to its own end.
-pub(in crate::kernel) fn matmul_lower(len: usize, width: usize, mixing: &[f32], u: &[f32], y: &mut [f32]) {
+/// y [len, P] += M u for a lower-triangular M: each band of rows needs only the columns up to its own end. Rows of u start `u_row`
+/// apart.
+pub(in crate::kernel) fn matmul_lower(
+    len: usize,
+    width: usize,
+    mixing: &[f32],
+    u: &[f32],
+    u_row: usize,
+    y: &mut [f32],
+) {
     const BAND: usize = 18;
     for first in (0..len).step_by(BAND) {
         let rows = BAND.min(len - first);
         let m = View::rows(&mixing[first * CHUNK..], CHUNK);
-        matmul_add(rows, first + rows, width, m, u, width, &mut y[first * width..], width);
+        matmul_add(rows, first + rows, width, m, u, u_row, &mut y[first * width..], width);
+    }
+}
+
+/// du += Mᵀ dY for a lower-triangular M: each band of rows needs only the tokens from its own start on. Rows of dY start `dy_row`
+/// apart.
+pub(in crate::kernel) fn matmul_upper(
+    len: usize,
+    width: usize,
+    mixing: &[f32],
+    dy: &[f32],
+    dy_row: usize,
+    du: &mut [f32],
+) {
+    const BAND: usize = 18;
+    for first in (0..len).step_by(BAND) {
+        let rows = BAND.min(len - first);
+        let m = View::transposed(&mixing[first * CHUNK + first..], CHUNK);
+        matmul_add(
+            rows,
+            len - first,
+            width,
+            m,
+            &dy[first * dy_row..],
+            dy_row,
+            &mut du[first * width..],
+            width,
+        );
     }
 }
 

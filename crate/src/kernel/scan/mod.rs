@@ -1,4 +1,6 @@
-//! The linear recurrence of Mamba2 (SSD): h_t = e^{Δ_t A} h_{t−1} + (Δ_t x_t) ⊗ B_t, y_t = h_t C_t + D x_t.
+//! The recurrence S_t = diag(a_t) S_{t−1} + k_t v_tᵀ, y_t = S_tᵀ q_t: `definition` in f64, one value after the other. [`channels`]
+//! has a decay for every channel of the keys; here is Mamba2's (SSD), with one for a head: a = e^{ΔA}, k = B, v = Δ x, q = C, in
+//! its own words h_t = e^{Δ_t A} h_{t−1} + (Δ_t x_t) ⊗ B_t, y_t = h_t C_t + D x_t.
 //!
 //! [`recurrent`] is the definition, token by token. [`chunked()`] computes the same as matrix products within chunks
 //! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit; `rounded` keeps
@@ -14,7 +16,10 @@
 //! | T, H, P | tokens, heads, values per head |
 //! | G, N | groups that share B and C, state size |
 
+pub mod channels;
 pub(super) mod chunked;
+#[cfg(test)]
+mod definition;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
@@ -173,10 +178,16 @@ fn each_token<H: Stepped>(
 pub trait Stepped: Held {
     /// One token of one head: h [P, N] ← decay · h + (dt · x) ⊗ b, y = h c + d · x.
     fn step(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [Self], y: &mut [f32]);
+    /// The same with a decay for each channel of the keys: s [K, V] ← diag(a) s + k vᵀ, y = sᵀ q.
+    fn step_channels(a: &[f32], k: &[f32], v: &[f32], q: &[f32], s: &mut [Self], y: &mut [f32]);
+    /// Writes a vector, each value the nearest.
+    fn keep<V: Lanes>(values: V, to: &mut [Self]);
+    /// The nearest of one value.
+    fn nearest(x: f32) -> Self;
 }
 
 macro_rules! stepped {
-    ($ty:ty, $step:ident) => {
+    ($ty:ty, $step:ident, $step_channels:path, $store:ident, $nearest:expr) => {
         impl Stepped for $ty {
             fn step(
                 decay: f32,
@@ -190,11 +201,22 @@ macro_rules! stepped {
             ) {
                 $step(decay, dt, d, x, b, c, h, y);
             }
+            fn step_channels(a: &[f32], k: &[f32], v: &[f32], q: &[f32], s: &mut [Self], y: &mut [f32]) {
+                $step_channels(a, k, v, q, s, y);
+            }
+            #[inline(always)]
+            fn keep<V: Lanes>(values: V, to: &mut [Self]) {
+                values.$store(to);
+            }
+            #[inline(always)]
+            fn nearest(x: f32) -> Self {
+                $nearest(x)
+            }
         }
     };
 }
-stepped!(f32, step_f32);
-stepped!(bf16, step_bf16);
+stepped!(f32, step_f32, channels::step_f32, store, |x| x);
+stepped!(bf16, step_bf16, channels::step_bf16, store_bf16, bf16::from_f32);
 
 dispatch! { fn step_f32(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [f32], y: &mut [f32]) = step_body; }
 dispatch! { fn step_bf16(decay: f32, dt: f32, d: f32, x: &[f32], b: &[f32], c: &[f32], h: &mut [bf16], y: &mut [f32]) = step_body; }
@@ -238,31 +260,30 @@ mod tests {
     use crate::kernel::round::fake_bf16;
 
     /// The recurrence in f64: y, then the state.
-    fn definition(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &[f32]) -> Vec<f64> {
+    fn exact(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &[f32]) -> Vec<f64> {
         let Shape { batch, time, heads, head_dim, state, .. } = shape;
-        let mut h: Vec<f64> = h.iter().map(|h| f64::from(*h)).collect();
-        let mut y = vec![];
-        for b in 0..batch {
-            for t in 0..time {
-                let row = &xbc[(b * time + t) * shape.row()..];
-                for head in 0..heads {
-                    let group = shape.group_of(head);
-                    let dt = f64::from(dt[(b * time + t) * heads + head]);
-                    for p in 0..head_dim {
-                        let x = f64::from(row[shape.x_at(head) + p]);
-                        let mut sum = f64::from(d[head]) * x;
-                        for n in 0..state {
-                            let h = &mut h[((b * heads + head) * head_dim + p) * state + n];
-                            *h *= (dt * f64::from(a[head])).exp();
-                            *h += dt * x * f64::from(row[shape.b_at(group) + n]);
-                            sum += *h * f64::from(row[shape.c_at(group) + n]);
-                        }
-                        y.push(sum);
-                    }
+        let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+        let (mut y, mut all) = (vec![0.0; batch * time * heads * head_dim], vec![]);
+        for (index, h) in h.chunks(head_dim * state).enumerate() {
+            let (b, head) = (index / heads, index % heads);
+            let mut turned = vec![0.0; h.len()];
+            crate::kernel::tile::transpose(head_dim, state, h, state, &mut turned, head_dim);
+            let mut s = wide(&turned);
+            for token in b * time..(b + 1) * time {
+                let row = &xbc[token * shape.row()..];
+                let (dt, at) = (f64::from(dt[token * heads + head]), (token * heads + head) * head_dim);
+                let x = wide(&row[shape.x_at(head)..][..head_dim]);
+                let v: Vec<f64> = x.iter().map(|x| dt * x).collect();
+                let [k, q] = [shape.b_at(shape.group_of(head)), shape.c_at(shape.group_of(head))]
+                    .map(|at| wide(&row[at..][..state]));
+                let read = definition::step(&mut s, &[(dt * f64::from(a[head])).exp()], &k, &v, &q);
+                for ((y, read), x) in y[at..].iter_mut().zip(read).zip(x) {
+                    *y = read + f64::from(d[head]) * x;
                 }
             }
+            all.extend((0..h.len()).map(|i| s[i % state * head_dim + i / state]));
         }
-        y.extend(h);
+        y.extend(all);
         y
     }
 
@@ -318,7 +339,7 @@ mod tests {
             let dt: Vec<f32> = noise(batch * time * heads, 2).iter().map(|x| (3.0 * x - 2.0).exp()).collect();
             let a: Vec<f32> = (0..heads).map(|head| -(0.1 + 0.5 * head as f32)).collect();
             let (d, h) = (noise(heads, 3), noise(batch * heads * head_dim * state, 4));
-            let exact = definition(shape, &xbc, &dt, &a, &d, &h);
+            let exact = exact(shape, &xbc, &dt, &a, &d, &h);
             let size = exact.iter().fold(0.0f64, |size, x| size.max(x.abs()));
             let run = |name: &str, h: &mut [f32], y: &mut [f32]| match name {
                 "recurrent" => recurrent(shape, &xbc, &dt, &a, &d, h, y),

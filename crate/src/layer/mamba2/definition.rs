@@ -2,6 +2,7 @@
 
 use super::{Core, LayerState, Parts, Sizes};
 use crate::kernel::scan::CHUNK;
+use crate::layer::recurrence::definition::softplus;
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::rms_norm_slow;
 
@@ -76,11 +77,6 @@ fn chunk(u: &Tensor, log_decay: &Tensor, b: &Tensor, c: &Tensor, h: &Tensor) -> 
     let added = u.transpose(2, 3)?.matmul(&b.broadcast_mul(&to_end)?)?; // [B, H, P, N]
     let next = (h.broadcast_mul(&end.exp()?)? + added)?;
     Ok(((inside + before)?, next))
-}
-
-/// ln(1 + e^x) without overflow.
-fn softplus(x: &Tensor) -> Result<Tensor> {
-    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
 /// [B, T, G·N] → [B, H, T, N]: each group's values for all of its heads, one group after the other.

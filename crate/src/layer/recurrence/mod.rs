@@ -1,17 +1,18 @@
 //! A recurrence, whatever branch it is in: S_t = diag(a_t) S_{t−1} + k_t v_tᵀ, y_t = S_tᵀ q_t.
 //!
-//! | letter | meaning | in Mamba2 |
-//! |---|---|---|
-//! | T, H | tokens, heads | |
-//! | k, q | what writes a head's state, and what reads it | B and C |
-//! | v | what is written | Δ x |
-//! | a | the decay: the share of its state that a head keeps from one token to the next, 0 … 1 | e^(Δ A) |
-//! | A | decays of a head: one, or one for each channel of its keys | 1 |
+//! | letter | meaning | in Mamba2 | in gated linear attention |
+//! |---|---|---|---|
+//! | T, H | tokens, heads | | |
+//! | k, q | what writes a head's state, and what reads it | B and C | keys, and queries / √K |
+//! | v | what is written | Δ x | values |
+//! | a | the decay: the share of its state that a head keeps from one token to the next, 0 … 1 | e^(Δ A) | σ(gate)^(1/16) |
+//! | A | decays of a head: one, or one for each channel of its keys | 1 | K |
 //!
 //! Mamba2 is of this form (Dao & Gu 2024, section 7) with one decay a head, gated linear attention (Yang et al. 2023) with one
 //! a key channel.
 
 mod bits;
+pub(super) mod definition;
 
 pub use bits::{Recurrence, StateBits};
 use candle_core::{Result, Tensor};

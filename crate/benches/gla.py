@@ -1,0 +1,334 @@
+"""lowbit's gated linear attention beside PyTorch's: prefill, decode and training of one model, in one run.
+
+    pip install torch safetensors
+    cargo build --release
+    python crate/benches/gla.py
+
+Both start from the same random weights, run on the same processors in f32 and take turns. PyTorch is eager; its chunk form is
+written below from the definition (chunks of 64 tokens, sub-chunks of 16, no exponent above 0; all chunks at once but for the state),
+since flash-linear-attention's own kernels need a GPU. Before a speed is printed the numbers must agree: the chunk form with the
+recurrence token by token, the losses of a text by window, and those of every step of training. Prints a table in Markdown: tokens/s as
+best / median, and the ratio of the best.
+"""
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOWBIT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/lowbit"
+CHUNK, SUB = 64, 16
+RATE, BETAS, EPS = 1e-3, (0.9, 0.95), 1e-8
+FAR = 2e-3  # how far two losses may be apart
+
+
+def shape(arguments):
+    """The model's config.json, over bytes."""
+    return {
+        "model_type": "gla",
+        "vocab_size": 256,
+        "hidden_size": arguments.hidden,
+        "intermediate_size": 256 * math.ceil(arguments.hidden * 8 / 3 / 256),
+        "num_hidden_layers": arguments.layers,
+        "num_heads": arguments.heads,
+        "expand_k": 0.5,
+        "expand_v": 1.0,
+        "norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def recurrent(torch, q, k, v, log, state):
+    """One token: q, k, log [B, H, K], v [B, H, V] and the state [B, H, K, V] → y [B, H, V] and the state."""
+    state = state * log.exp().unsqueeze(-1) + k.unsqueeze(-1) * v.unsqueeze(-2)
+    return (q.unsqueeze(-2) @ state).squeeze(-2), state
+
+
+def chunked(torch, q, k, v, log):
+    """q, k, log [B, H, T, K], v [B, H, T, V], T a multiple of CHUNK → y [B, H, T, V], from no state."""
+    batch, heads, time_, key = q.shape
+    cut = lambda x: x.reshape(batch, heads, time_ // CHUNK, CHUNK, x.shape[-1])
+    q, k, v, g = cut(q), cut(k), cut(v), cut(log).cumsum(3)
+    scores = q.new_zeros(*q.shape[:3], CHUNK, CHUNK)
+    lower = torch.ones(SUB, SUB).tril()
+    for first in range(0, CHUNK, SUB):
+        own = slice(first, first + SUB)
+        g_own = g[..., own, :]
+        if first:
+            start = g[..., first : first + 1, :]
+            left = q[..., own, :] * (g_own - start).exp()
+            right = k[..., :first, :] * (start - g[..., :first, :]).exp()
+            scores[..., own, :first] = left @ right.transpose(-1, -2)
+        apart = ((g_own.unsqueeze(-2) - g_own.unsqueeze(-3)) * lower.unsqueeze(-1)).exp()
+        pairs = torch.einsum("...td,...sd,...tsd->...ts", q[..., own, :], k[..., own, :], apart)
+        scores[..., own, own] = pairs * lower
+    y = scores @ v
+    end = g[..., -1:, :]
+    added = (k * (end - g).exp()).transpose(-1, -2) @ v
+    kept, reads = end.exp().transpose(-1, -2), q * g.exp()
+    state, before = q.new_zeros(batch, heads, key, v.shape[-1]), []
+    for i in range(q.shape[2]):
+        before.append(state)
+        state = state * kept[:, :, i] + added[:, :, i]
+    y = y + reads @ torch.stack(before, 2)
+    return y.reshape(batch, heads, time_, -1)
+
+
+def network(torch, config):
+    """The whole model as a PyTorch module."""
+    from torch import nn
+    from torch.nn import functional as F
+
+    hidden, heads, inner = config["hidden_size"], config["num_heads"], config["intermediate_size"]
+    keys, values = int(hidden * config["expand_k"]), int(hidden * config["expand_v"])
+    linear = lambda out, of, bias=False: nn.Linear(of, out, bias=bias)
+    norm = lambda width: nn.RMSNorm(width, eps=config["norm_eps"])
+
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q_proj, self.k_proj = linear(keys, hidden), linear(keys, hidden)
+            self.v_proj, self.g_proj = linear(values, hidden), linear(values, hidden)
+            self.gk_proj = nn.Sequential(linear(16, hidden), linear(keys, 16, True))
+            self.o_proj, self.g_norm_swish_gate = linear(hidden, values), norm(values // heads)
+
+        def forward(self, u, state=None):
+            split = lambda x: x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, H, T, ..]
+            q, k, v = split(self.q_proj(u)), split(self.k_proj(u)), split(self.v_proj(u))
+            log = split(F.logsigmoid(self.gk_proj(u)) / 16)
+            q = q * q.shape[-1] ** -0.5
+            if state is None:
+                y = chunked(torch, q, k, v, log)
+            else:
+                y, state = recurrent(torch, *(x.squeeze(2) for x in (q, k, v, log)), state)
+                y = y.unsqueeze(2)
+            y = self.g_norm_swish_gate(y.transpose(1, 2)).flatten(2)
+            return self.o_proj(y * F.silu(self.g_proj(u))), state
+
+    class Mlp(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj, self.up_proj, self.down_proj = linear(inner, hidden), linear(inner, hidden), linear(hidden, inner)
+
+        def forward(self, u):
+            return self.down_proj(F.silu(self.gate_proj(u)) * self.up_proj(u))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn_norm, self.attn, self.mlp_norm, self.mlp = norm(hidden), Mixer(), norm(hidden), Mlp()
+
+        def forward(self, x, state=None):
+            y, state = self.attn(self.attn_norm(x), state)
+            x = x + y
+            return x + self.mlp(self.mlp_norm(x)), state
+
+    class Gla(nn.Module):
+        def __init__(self):
+            super().__init__()
+            blocks = nn.ModuleList(Block() for _ in range(config["num_hidden_layers"]))
+            self.model = nn.ModuleDict(
+                {"embeddings": nn.Embedding(config["vocab_size"], hidden), "layers": blocks, "norm": norm(hidden)}
+            )
+
+        def forward(self, ids, states=None):
+            x, after = self.model["embeddings"](ids), []
+            for i, block in enumerate(self.model["layers"]):
+                x, state = block(x, states and states[i])
+                after.append(state)
+            x = self.model["norm"](x)
+            # A prompt asks for its last logits alone, as lowbit's prefill gives them; training for all.
+            return F.linear(x if self.training else x[:, -1:], self.model["embeddings"].weight), after
+
+        def zero_states(self):
+            size = (1, heads, keys // heads, values // heads)
+            return [torch.zeros(size) for _ in range(config["num_hidden_layers"])]
+
+    return Gla()
+
+
+def start(folder, config, torch):
+    """A model of seeded random weights, as both read it; returns how many numbers it has."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    made = network(torch, config)
+    for name, tensor in made.named_parameters():
+        with torch.no_grad():
+            if tensor.ndim == 2:
+                tensor.normal_(0, 0.02)
+            elif name.endswith("bias"):
+                tensor.normal_(0, 1)  # channels that forget at different rates
+    folder.mkdir()
+    save_file(made.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return sum(tensor.numel() for tensor in made.parameters())
+
+
+def loaded(torch, config, folder):
+    from safetensors.torch import load_file
+
+    made = network(torch, config)
+    made.load_state_dict(load_file(folder / "model.safetensors"))
+    return made
+
+
+def run(arguments, *command):
+    subprocess.run([str(LOWBIT), "-q", *map(str, command), "--threads", str(arguments.threads)], check=True, stdout=subprocess.DEVNULL)
+
+
+def rows(folder):
+    (records,) = Path(folder).glob("*/metrics.jsonl")
+    return [json.loads(line) for line in records.read_text().splitlines()]
+
+
+def agree(arguments, torch, config, folder, text):
+    """Holds the two to each other, and PyTorch's chunk form to its recurrence; returns the largest distance of losses."""
+    (folder / "text.txt").write_bytes(text)
+    run(arguments, "ppl", folder / "start", "--corpus", folder / "text.txt", "--seq-len", len(text) - 1, "--runs", folder / "ppl")
+    (row,) = rows(folder / "ppl")
+    made, ids = loaded(torch, config, folder / "start"), torch.tensor([list(text[:-1])])
+    with torch.inference_mode():
+        nll = torch.nn.functional.cross_entropy(made.train()(ids)[0][0], torch.tensor(list(text[1:]))).item()
+        last, states = made.eval()(ids)[0], made.zero_states()
+        for i in range(ids.shape[1]):
+            step, states = made(ids[:, i : i + 1], states)
+    far = max(abs(nll - row["nll"]), (last - step).abs().max().item())
+    if far > FAR:
+        raise SystemExit(f"not the same model: PyTorch {nll}, lowbit {row['nll']}; chunks and steps {(last - step).abs().max()} apart")
+    return far
+
+
+def lowbit_cost(arguments, folder, phase):
+    """Tokens/s of lowbit."""
+    with tempfile.TemporaryDirectory() as out:
+        length = arguments.length if phase == "prefill" else 1
+        settings = {"lengths": [length], "phases": [phase], "gen_len": arguments.decoded, "repetitions": 2}
+        Path(out, "cost.yaml").write_text(json.dumps(settings))
+        run(arguments, "cost", folder / "start", "--config", Path(out, "cost.yaml"), "--runs", out)
+        (row,) = rows(out)
+        return [row["tokens_per_s_min"], row["tokens_per_s_max"]]
+
+
+def pytorch_cost(arguments, torch, made, phase):
+    """The same of PyTorch's."""
+    ids, found = torch.randint(256, (1, arguments.length)), []
+    with torch.inference_mode():
+        for _ in range(3):
+            began = time.monotonic()
+            if phase == "prefill":
+                made(ids)
+                tokens = arguments.length
+            else:
+                states, tokens = made.zero_states(), arguments.decoded
+                token = ids[:, :1]
+                for _ in range(tokens):
+                    logits, states = made(token, states)
+                    token = logits[:, -1].argmax(-1, keepdim=True)
+            found.append(tokens / (time.monotonic() - began))
+    return found[1:]  # the first warms up
+
+
+def lowbit_training(arguments, config, folder, corpus, out):
+    """Losses and tokens/s of lowbit's steps."""
+    left_out = ("bos_token_id", "eos_token_id")
+    settings = {
+        "model": {name: value for name, value in config.items() if name not in left_out} | {"num_kv_heads": config["num_heads"]},
+        "start": str(folder / "start"),
+        "corpus": str(corpus),
+        "steps": arguments.steps,
+        "mixture": {"batch_size": arguments.batch, "seq_len": arguments.length, "passkey": 0.0},
+        "schedule": {"peak": RATE, "warmup": 0, "floor": 1.0},
+        "optimizer": {"beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS, "weight_decay": 0.0, "clip": 1.0},
+        "validate_every": arguments.steps,
+        "validate_windows": 1,
+        "checkpoint_every": arguments.steps,
+    }
+    out.mkdir()
+    (out / "training.json").write_text(json.dumps(settings))  # JSON is YAML
+    run(arguments, "train", "--config", out / "training.json", "--out", out / "run")
+    steps = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
+    steps = [row for row in steps if "loss" in row]
+    return [row["loss"] for row in steps], [row["tokens_per_s"] for row in steps]
+
+
+def pytorch_training(arguments, torch, config, folder, text):
+    """The same of PyTorch's."""
+    made = loaded(torch, config, folder / "start").train()
+    optimizer = torch.optim.AdamW(made.parameters(), lr=RATE, betas=BETAS, eps=EPS, weight_decay=0.0)
+    inputs = torch.tensor(list(text[:-1])).expand(arguments.batch, -1)
+    targets = torch.tensor(list(text[1:])).expand(arguments.batch, -1)
+    losses, speeds = [], []
+    for _ in range(arguments.steps):
+        began = time.monotonic()
+        logits, _ = made(inputs)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        speeds.append(arguments.batch * arguments.length / (time.monotonic() - began))
+    return losses, speeds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=1024, help="tokens of a prompt and of a sequence of training")
+    parser.add_argument("--decoded", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=5, help="of training in a turn; the first is not counted")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, range(arguments.threads))
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    config = shape(arguments)
+    speeds = {phase: {"PyTorch": [], "lowbit": []} for phase in ("prefill", "decode", "training")}
+    text = next(path for path in sorted((ROOT / "data/corpus/train").glob("*")) if path.stat().st_size > 2 * arguments.length)
+    text = text.read_bytes()[: arguments.length + 1].decode("ascii", "replace").replace("\ufffd", "?").encode()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        parameters, corpus = start(folder / "start", config, torch), folder / "corpus"
+        for split in ("train", "valid"):
+            (corpus / split).mkdir(parents=True)
+            (corpus / split / "text.txt").write_bytes(text)
+        far = agree(arguments, torch, config, folder, text)
+        made = loaded(torch, config, folder / "start").eval()
+        for turn in range(arguments.rounds):
+            for phase in ("prefill", "decode"):
+                speeds[phase]["PyTorch"] += pytorch_cost(arguments, torch, made, phase)
+                speeds[phase]["lowbit"] += lowbit_cost(arguments, folder, phase)
+            theirs, found = pytorch_training(arguments, torch, config, folder, text)
+            speeds["training"]["PyTorch"] += found[1:]
+            ours, found = lowbit_training(arguments, config, folder, corpus, folder / str(turn))
+            speeds["training"]["lowbit"] += found[1:]
+            far = max(far, *(abs(a - b) for a, b in zip(theirs, ours, strict=True)))
+            if far > FAR:
+                raise SystemExit(f"not the same training; losses of PyTorch {theirs}, of lowbit {ours}")
+    print(f"Gated linear attention, {parameters / 1e6:.1f}M parameters (hidden {arguments.hidden}, {arguments.layers} layers,")
+    print(f"{arguments.heads} heads), {arguments.length} tokens, {arguments.threads} threads, {date.today()}, {platform.machine()},")
+    print(f"PyTorch {torch.__version__} eager; losses at most {far:.1e} apart\n")
+    print("| | tokens/s of PyTorch | of lowbit | ratio |\n|---|---|---|---|")
+    for phase, found in speeds.items():
+        best = {who: max(values) for who, values in found.items()}
+        shown = [f"{best[who]:.0f} / {statistics.median(found[who]):.0f}" for who in found]
+        print(f"| {phase} | {shown[0]} | {shown[1]} | {best['lowbit'] / best['PyTorch']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+//! The recurrence as matrix products over chunks, whose tokens meet in sub-chunks (Yang et al. 2023, section 4.3).
+//!
+//! With the decays multiplied up from where sub-chunk i begins, q̂_t = q_t ∘ a_begin ∘ … ∘ a_t, and down to where it ends,
+//! k̂_s = k_s ∘ a_{s+1} ∘ … ∘ a_end; Z_i is the product of all of its decays:
+//!
+//! - scores of sub-chunk i against those before it: q̂ (k̂ ∘ Z between the two)ᵀ, a matrix product;
+//! - within a sub-chunk: Σ_d q_t k_s a_{s+1} … a_t, the products multiplied up as t goes on;
+//! - y = scores V + q̄ S, where q̄ goes back to the beginning of the chunk;
+//! - S ← Z S + k̄ᵀ V, where k̄ goes on to its end.
+
+use super::{Columns, Inputs, Rows, Shape, by_columns};
+use crate::kernel::Scatter;
+use crate::kernel::scan::CHUNK;
+use crate::kernel::scan::chunked::{matmul_lower, scale};
+use crate::kernel::simd::{Lanes, dispatch};
+use crate::kernel::tile::{View, matmul_add, transpose};
+use rayon::prelude::*;
+
+/// Tokens of a sub-chunk.
+pub(super) const SUB: usize = 16;
+/// Columns of the values that a task carries the state of.
+const BLOCK: usize = 64;
+/// Tokens whose chunks are prepared together: what the one half of the work hands to the other stays in the caches.
+const SPAN: usize = 4 * CHUNK;
+
+/// The recurrence in chunks of [`CHUNK`] tokens. Arguments as in [`scan`](super::scan).
+pub fn chunked(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
+    let Shape { batch, time, heads, key, value, .. } = shape;
+    let (size, out) = (Chunk::size(key), Scatter::new(y));
+    let most = SPAN.min(time).div_ceil(CHUNK);
+    let mut all = vec![0.0; batch * heads * most * size];
+    for start in (0..time).step_by(SPAN) {
+        let chunks = SPAN.min(time - start).div_ceil(CHUNK);
+        let all = &mut all[..batch * heads * chunks * size];
+        let first = |chunk: usize| start + chunk * CHUNK;
+        // What does not depend on the state: all chunks at once.
+        all.par_chunks_mut(size).enumerate().for_each_init(
+            || Room::new(key),
+            |room, (index, all)| {
+                let (of, first) = (index / chunks, first(index % chunks));
+                let (rows, chunk) =
+                    (inputs.head(shape, of / heads, of % heads, first), Chunk::cut_mut(all, key));
+                chunk.scores.fill(0.0);
+                prepare(CHUNK.min(time - first), key, rows, chunk, room);
+            },
+        );
+        // The state: columns of the values do not meet.
+        let begin = || [(); 2].map(|()| vec![0.0; CHUNK * BLOCK]);
+        by_columns(shape, BLOCK, s, begin, |[v, y], Columns { b, head, first: column, width }, s| {
+            for chunk in 0..chunks {
+                let (first, at) = (first(chunk), (b * heads + head) * chunks + chunk);
+                let len = CHUNK.min(time - first);
+                let (v, y) = (&mut v[..len * width], &mut y[..len * width]);
+                inputs.head(shape, b, head, first).v.columns(column).copy(0, width, v);
+                let chunk = Chunk::cut(&all[at * size..][..size], key);
+                y.fill(0.0);
+                matmul_add(len, key, width, View::rows(chunk.q, key), s, width, y, width);
+                matmul_lower(len, width, chunk.scores, v, width, y);
+                chunk.advance(len, width, v, width, s);
+                for (t, y) in y.chunks(width).enumerate() {
+                    let at = ((b * time + first + t) * heads + head) * value + column;
+                    // SAFETY: these columns of this head belong to this task.
+                    unsafe { out.slice(at, width).copy_from_slice(y) };
+                }
+            }
+        });
+    }
+}
+
+/// What a chunk of one head does to any state.
+pub(super) struct Chunk<T> {
+    /// q̄: queries of the state before the chunk, [Q, K].
+    pub q: T,
+    /// k̄ᵀ: keys of the state after it, [K, Q].
+    pub k: T,
+    /// What each token has of those up to it, [Q, Q]; zero behind the diagonal.
+    pub scores: T,
+    /// The share of its state that each channel keeps, `[K]`.
+    pub decay: T,
+}
+
+impl Chunk<&[f32]> {
+    /// Values of all of it.
+    pub fn size(key: usize) -> usize {
+        2 * CHUNK * key + CHUNK * CHUNK + key
+    }
+
+    pub fn cut(all: &[f32], key: usize) -> Chunk<&[f32]> {
+        let (q, all) = all.split_at(CHUNK * key);
+        let (k, all) = all.split_at(CHUNK * key);
+        let (scores, decay) = all.split_at(CHUNK * CHUNK);
+        Chunk { q, k, scores, decay }
+    }
+
+    pub fn cut_mut(all: &mut [f32], key: usize) -> Chunk<&mut [f32]> {
+        let (q, all) = all.split_at_mut(CHUNK * key);
+        let (k, all) = all.split_at_mut(CHUNK * key);
+        let (scores, decay) = all.split_at_mut(CHUNK * CHUNK);
+        Chunk { q, k, scores, decay }
+    }
+
+    /// S [K, width] ← Z S + k̄ᵀ V of `len` tokens.
+    pub fn advance(&self, len: usize, width: usize, v: &[f32], v_row: usize, s: &mut [f32]) {
+        let key = self.decay.len();
+        scale_channels(self.decay, s);
+        matmul_add(key, len, width, View::rows(self.k, CHUNK), v, v_row, s, width);
+    }
+}
+
+/// Working memory of [`prepare`].
+pub(super) struct Room {
+    /// Of a sub-chunk, [SUB, K] each: rows of several heads are so far apart that few fit a cache together.
+    q: Vec<f32>,
+    k: Vec<f32>,
+    a: Vec<f32>,
+    /// q̂ or k̂.
+    grown: Vec<f32>,
+    /// A running product of decays, `[K]`.
+    product: Vec<f32>,
+}
+
+impl Room {
+    pub fn new(key: usize) -> Self {
+        let [q, k, a, grown] = [(); 4].map(|()| vec![0.0; SUB * key]);
+        Self { q, k, a, grown, product: vec![0.0; key] }
+    }
+}
+
+/// Fills a chunk of `len` tokens; its scores are zeros before.
+pub(super) fn prepare(len: usize, key: usize, rows: Rows<'_>, to: Chunk<&mut [f32]>, room: &mut Room) {
+    let Room { q, k, a, grown, product } = room;
+    to.decay.fill(1.0); // so far
+    for first in (0..len).step_by(SUB) {
+        let count = SUB.min(len - first);
+        let [q, k, a, grown] = [&mut *q, k, a, grown].map(|rows| &mut rows[..count * key]);
+        rows.q.copy(first, key, q);
+        rows.k.copy(first, key, k);
+        rows.a.copy(first, key, a);
+        let scores = &mut to.scores[first * CHUNK..];
+        diagonal(count, key, q, k, a, &mut scores[first..]);
+        grown.copy_from_slice(q);
+        grow(count, key, (a, key), product, grown);
+        matmul_add(count, key, first, View::rows(grown, key), to.k, CHUNK, scores, CHUNK);
+        for (to_q, q) in to.q[first * key..].chunks_exact_mut(key).zip(grown.chunks_exact(key)) {
+            to_q.copy_from_slice(q);
+            multiply(to.decay, to_q);
+        }
+        if first > 0 {
+            for (k, by) in to.k.chunks_exact_mut(CHUNK).zip(&*product) {
+                scale(*by, &mut k[..first]);
+            }
+        }
+        multiply(product, to.decay);
+        grown.copy_from_slice(k);
+        shrink(count, key, (a, key), product, grown);
+        transpose(count, key, grown, key, &mut to.k[first..], CHUNK);
+    }
+}
+
+dispatch! {
+    /// Row t of `x` [len, K] ← x_t ∘ a_0 ∘ … ∘ a_t, and the product of all a to `product`.
+    pub(super) fn grow(len: usize, key: usize, a: (&[f32], usize), product: &mut [f32], x: &mut [f32]) = grow_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn grow_body<V: Lanes>(
+    len: usize,
+    key: usize,
+    (a, row): (&[f32], usize),
+    product: &mut [f32],
+    x: &mut [f32],
+) {
+    product.fill(1.0);
+    for (t, x) in x.chunks_exact_mut(key).take(len).enumerate() {
+        for ((x, a), product) in x.iter_mut().zip(&a[t * row..][..key]).zip(&mut *product) {
+            *product *= a;
+            *x *= *product;
+        }
+    }
+}
+
+dispatch! {
+    /// Row t of `x` [len, K] ← x_t ∘ a_{t+1} ∘ … ∘ a_{len−1}; `product` is overwritten.
+    pub(super) fn shrink(len: usize, key: usize, a: (&[f32], usize), product: &mut [f32], x: &mut [f32]) = shrink_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn shrink_body<V: Lanes>(
+    len: usize,
+    key: usize,
+    (a, row): (&[f32], usize),
+    product: &mut [f32],
+    x: &mut [f32],
+) {
+    product.fill(1.0);
+    for (t, x) in x[..len * key].chunks_exact_mut(key).enumerate().rev() {
+        for ((x, a), product) in x.iter_mut().zip(&a[t * row..][..key]).zip(&mut *product) {
+            *x *= *product;
+            *product *= a;
+        }
+    }
+}
+
+/// Keys that meet a query at once, or the reverse.
+pub(super) const TILE: usize = 4;
+
+/// A vector from `at` on, with zeros where the row ends.
+#[inline(always)]
+pub(super) fn vector<V: Lanes>(row: &[f32], at: usize) -> V {
+    match row.len() - at >= V::N {
+        true => V::load(&row[at..]),
+        false => V::load_part(&row[at..]),
+    }
+}
+
+dispatch! {
+    /// Σ_d q_t k_s a_{s+1} … a_t for s ≤ t of a sub-chunk, [len, K] each, to rows of `scores` that are CHUNK apart.
+    fn diagonal(len: usize, key: usize, q: &[f32], k: &[f32], a: &[f32], scores: &mut [f32]) = diagonal_body;
+}
+
+#[inline(always)]
+fn diagonal_body<V: Lanes>(len: usize, key: usize, q: &[f32], k: &[f32], a: &[f32], scores: &mut [f32]) {
+    for first in (0..len).step_by(TILE) {
+        let mut sums = [[V::splat(0.0); TILE]; SUB];
+        for d in (0..key).step_by(V::N) {
+            // k_s with the decays since, one s a place.
+            let mut decayed = [V::splat(0.0); TILE];
+            for t in first..len {
+                let q: V = vector(&q[t * key..][..key], d);
+                let a: V = vector(&a[t * key..][..key], d);
+                for (j, (decayed, sum)) in decayed.iter_mut().zip(&mut sums[t]).enumerate() {
+                    *decayed = decayed.mul(a);
+                    if t == first + j {
+                        *decayed = vector(&k[t * key..][..key], d);
+                    }
+                    *sum = q.fma(*decayed, *sum);
+                }
+            }
+        }
+        for t in first..len {
+            let seen = TILE.min(t - first + 1);
+            let to = &mut scores[t * CHUNK + first..][..seen];
+            to.iter_mut().zip(&sums[t]).for_each(|(to, sum)| *to = sum.sum());
+        }
+    }
+}
+
+dispatch! {
+    /// to ← to ∘ by.
+    pub(super) fn multiply(by: &[f32], to: &mut [f32]) = multiply_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn multiply_body<V: Lanes>(by: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(by).for_each(|(to, by)| *to *= by);
+}
+
+dispatch! {
+    /// S ← diag(by) S.
+    pub(super) fn scale_channels(by: &[f32], s: &mut [f32]) = scale_channels_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn scale_channels_body<V: Lanes>(by: &[f32], s: &mut [f32]) {
+    let width = s.len() / by.len();
+    for (s, by) in s.chunks_exact_mut(width).zip(by) {
+        s.iter_mut().for_each(|s| *s *= by);
+    }
+}
