@@ -145,7 +145,7 @@ mod tests {
     fn carried(html: &str) -> (Vec<Vec<String>>, usize) {
         let call = html.split_once("\n})(").unwrap().1.split_once(")</script>").unwrap().0;
         let arguments: serde_json::Value = serde_json::from_str(&format!("[{call}]")).unwrap();
-        let [_, rows, total] = &arguments.as_array().unwrap()[..] else { panic!("{call}") };
+        let [_, rows, total, _] = &arguments.as_array().unwrap()[..] else { panic!("{call}") };
         (serde_json::from_value(rows.clone()).unwrap(), total.as_u64().unwrap() as usize)
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let still = words(vec!["one".into()]).draw().html.unwrap();
         assert!(!still.contains("<script>"), "{still}");
         let two = words(vec!["one".into(), "two".into()]).draw().html.unwrap();
-        assert!(two.contains("null,2)</script>"), "all rows are in the table itself: {two}");
+        assert!(two.contains("null,2,25)</script>"), "all rows are in the table itself: {two}");
     }
 
     #[test]

@@ -189,8 +189,11 @@ pub(super) fn load_fonts() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
         // The fonts are part of the program and parse; without them the first text reports the error.
-        let _ = register_font(FAMILY, FontStyle::Normal, REGULAR);
-        let _ = register_font(FAMILY, FontStyle::Bold, SEMI_BOLD);
+        // Under the generic names too: plotters measures some texts of a `picture` by the names that it was given.
+        for family in [FAMILY, "sans-serif", "serif", "monospace"] {
+            let _ = register_font(family, FontStyle::Normal, REGULAR);
+            let _ = register_font(family, FontStyle::Bold, SEMI_BOLD);
+        }
     });
 }
 

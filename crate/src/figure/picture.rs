@@ -50,8 +50,8 @@ pub struct Picture {
 
 /// What [`picture`] hands to its closure: a plotters backend of the size that was asked for.
 ///
-/// Text is measured, and set in the bitmap, in the font of lowbit's figures, whichever family is named, since no font of
-/// the system is asked; the SVG keeps the family's name, and its viewer sets it.
+/// Text is measured, and set in the bitmap, in the font of lowbit's figures, since no font of the system is asked; the SVG
+/// keeps the family's name, and its viewer sets it. Legends know the families `sans-serif`, `serif` and `monospace` alone.
 pub struct Canvas<'a> {
     svg: SVGBackend<'a>,
     bitmap: BitMapBackend<'a>,

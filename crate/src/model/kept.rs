@@ -30,13 +30,15 @@ impl Model {
     pub(crate) fn kept_blocks(&self) -> Result<BTreeMap<String, Encoded>> {
         let can_stay = self.read_in();
         let found = Checkpoint::open(&self.source, self.revision.as_deref())?;
-        let (blocks, hash) =
-            found.read_blocks(|name| can_stay.get(name).is_some_and(|own| own.coding.is_some()))?;
-        match self.hash.starts_with(&hash) {
-            true => Ok(blocks),
-            false => Err(Error::input("this file is not the one any more that the model was read from")
-                .at(&self.source)
-                .hint("load the model again")),
+        let stays = |name: &str| can_stay.get(name).is_some_and(|own| own.coding.is_some());
+        if self.origin.as_ref().is_some_and(|origin| origin.blocks == found.blocks()) {
+            let (blocks, hash) = found.read_blocks(stays)?;
+            if self.hash.starts_with(&hash) {
+                return Ok(blocks);
+            }
         }
+        Err(Error::input("this file is not the one any more that the model was read from")
+            .at(&self.source)
+            .hint("load the model again"))
     }
 }
