@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 use lowbit::family::{Config, gla};
 use lowbit::kernel::scan::channels::{Gradients, Inputs, Shape, chunked, recurrent, scan, scan_grad};
+use lowbit::model::quantization::Backend;
 use lowbit::model::{Loading, Model, Positions};
-use lowbit::quantize::{Backend, Quantizing};
+use lowbit::quantize::Quantizing;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;

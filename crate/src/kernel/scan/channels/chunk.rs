@@ -8,7 +8,8 @@
 //! - y = scores V + q̄ S, where q̄ goes back to the beginning of the chunk;
 //! - S ← Z S + k̄ᵀ V, where k̄ goes on to its end.
 
-use super::{Inputs, Rows, Shape, Strided};
+use super::pairs::diagonal;
+use super::{BLOCK, Columns, Inputs, Rows, Shape, by_columns};
 use crate::kernel::Scatter;
 use crate::kernel::scan::CHUNK;
 use crate::kernel::scan::chunked::{matmul_lower, scale};
@@ -18,53 +19,51 @@ use rayon::prelude::*;
 
 /// Tokens of a sub-chunk.
 pub(super) const SUB: usize = 16;
-/// Columns of the values that a task carries the state of.
-const BLOCK: usize = 64;
+/// Tokens whose chunks are prepared together: what the one half of the work hands to the other stays in the caches.
+const SPAN: usize = 4 * CHUNK;
 
 /// The recurrence in chunks of [`CHUNK`] tokens. Arguments as in [`scan`](super::scan).
 pub fn chunked(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
     let Shape { batch, time, heads, key, value, .. } = shape;
-    let chunks = time.div_ceil(CHUNK);
-    let mut all = vec![0.0; batch * heads * chunks * Chunk::size(key)];
-    // What does not depend on the state: all chunks at once.
-    all.par_chunks_mut(Chunk::size(key)).enumerate().for_each_init(
-        || Room::new(key),
-        |room, (index, all)| {
-            let (of, first) = (index / chunks, index % chunks * CHUNK);
-            let rows = inputs.head(shape, of / heads, of % heads, first);
-            prepare(CHUNK.min(time - first), key, rows, Chunk::cut_mut(all, key), room);
-        },
-    );
-    // The state: columns of the values do not meet.
-    let (blocks, out, states) = (value.div_ceil(BLOCK), Scatter::new(y), Scatter::new(s));
-    let begin = || (vec![0.0; key * BLOCK], vec![0.0; CHUNK * BLOCK]);
-    (0..batch * heads * blocks).into_par_iter().for_each_init(begin, |(s, y), task| {
-        let (of, column) = (task / blocks, task % blocks * BLOCK);
-        let (b, head, width) = (of / heads, of % heads, BLOCK.min(value - column));
-        let s = &mut s[..key * width];
-        // SAFETY: these columns of this state belong to this task.
-        let kept = |d: usize| unsafe { states.slice((of * key + d) * value + column, width) };
-        s.chunks_mut(width).enumerate().for_each(|(d, s)| s.copy_from_slice(kept(d)));
-        for chunk in 0..chunks {
-            let first = chunk * CHUNK;
-            let len = CHUNK.min(time - first);
-            let v = inputs.head(shape, b, head, first).v;
-            let v = Strided { values: &v.values[column..], ..v };
-            let at = (of * chunks + chunk) * Chunk::size(key);
-            let chunk = Chunk::cut(&all[at..][..Chunk::size(key)], key);
-            let y = &mut y[..len * width];
-            y.fill(0.0);
-            matmul_add(len, key, width, View::rows(chunk.q, key), s, width, y, width);
-            matmul_lower(len, width, chunk.scores, v.values, v.row, y);
-            chunk.advance(len, width, v, s);
-            for (t, y) in y.chunks(width).enumerate() {
-                let at = ((b * time + first + t) * heads + head) * value + column;
-                // SAFETY: so do these places.
-                unsafe { out.slice(at, width).copy_from_slice(y) };
+    let (size, out) = (Chunk::size(key), Scatter::new(y));
+    let most = SPAN.min(time).div_ceil(CHUNK);
+    let mut all = vec![0.0; batch * heads * most * size];
+    for start in (0..time).step_by(SPAN) {
+        let chunks = SPAN.min(time - start).div_ceil(CHUNK);
+        let all = &mut all[..batch * heads * chunks * size];
+        let first = |chunk: usize| start + chunk * CHUNK;
+        // What does not depend on the state: all chunks at once.
+        all.par_chunks_mut(size).enumerate().for_each_init(
+            || Room::new(key),
+            |room, (index, all)| {
+                let (of, first) = (index / chunks, first(index % chunks));
+                let (rows, chunk) =
+                    (inputs.head(shape, of / heads, of % heads, first), Chunk::cut_mut(all, key));
+                chunk.scores.fill(0.0);
+                prepare(CHUNK.min(time - first), key, rows, chunk, room);
+            },
+        );
+        // The state: columns of the values do not meet.
+        let begin = || [(); 2].map(|()| vec![0.0; CHUNK * BLOCK]);
+        by_columns(shape, s, begin, |[v, y], Columns { b, head, first: column, width }, s| {
+            for chunk in 0..chunks {
+                let (first, at) = (first(chunk), (b * heads + head) * chunks + chunk);
+                let len = CHUNK.min(time - first);
+                let (v, y) = (&mut v[..len * width], &mut y[..len * width]);
+                inputs.head(shape, b, head, first).v.columns(column).copy(0, width, v);
+                let chunk = Chunk::cut(&all[at * size..][..size], key);
+                y.fill(0.0);
+                matmul_add(len, key, width, View::rows(chunk.q, key), s, width, y, width);
+                matmul_lower(len, width, chunk.scores, v, width, y);
+                chunk.advance(len, width, v, width, s);
+                for (t, y) in y.chunks(width).enumerate() {
+                    let at = ((b * time + first + t) * heads + head) * value + column;
+                    // SAFETY: these columns of this head belong to this task.
+                    unsafe { out.slice(at, width).copy_from_slice(y) };
+                }
             }
-        }
-        s.chunks(width).enumerate().for_each(|(d, s)| kept(d).copy_from_slice(s));
-    });
+        });
+    }
 }
 
 /// What a chunk of one head does to any state.
@@ -100,52 +99,60 @@ impl Chunk<&[f32]> {
     }
 
     /// S [K, width] ← Z S + k̄ᵀ V of `len` tokens.
-    pub fn advance(&self, len: usize, width: usize, v: Strided<'_>, s: &mut [f32]) {
+    pub fn advance(&self, len: usize, width: usize, v: &[f32], v_row: usize, s: &mut [f32]) {
         let key = self.decay.len();
         scale_channels(self.decay, s);
-        matmul_add(key, len, width, View::rows(self.k, CHUNK), v.values, v.row, s, width);
+        matmul_add(key, len, width, View::rows(self.k, CHUNK), v, v_row, s, width);
     }
 }
 
 /// Working memory of [`prepare`].
 pub(super) struct Room {
-    /// q̂ and k̂ of a sub-chunk, [SUB, K].
+    /// Of a sub-chunk, [SUB, K] each: rows of several heads are so far apart that few fit a cache together.
     q: Vec<f32>,
     k: Vec<f32>,
+    a: Vec<f32>,
+    /// q̂ or k̂.
+    grown: Vec<f32>,
     /// A running product of decays, `[K]`.
     product: Vec<f32>,
 }
 
 impl Room {
     pub fn new(key: usize) -> Self {
-        Self { q: vec![0.0; SUB * key], k: vec![0.0; SUB * key], product: vec![0.0; key] }
+        let [q, k, a, grown] = [(); 4].map(|()| vec![0.0; SUB * key]);
+        Self { q, k, a, grown, product: vec![0.0; key] }
     }
 }
 
 /// Fills a chunk of `len` tokens; its scores are zeros before.
 pub(super) fn prepare(len: usize, key: usize, rows: Rows<'_>, to: Chunk<&mut [f32]>, room: &mut Room) {
-    let (Rows { q, k, a, .. }, Chunk { q: to_q, k: to_k, scores, decay }) = (rows, to);
-    decay.fill(1.0); // so far
+    let Room { q, k, a, grown, product } = room;
+    to.decay.fill(1.0); // so far
     for first in (0..len).step_by(SUB) {
         let count = SUB.min(len - first);
-        q.copy(first, key, &mut room.q[..count * key]);
-        grow(count, key, a.from(first), &mut room.product, &mut room.q);
-        let earlier = &mut scores[first * CHUNK..];
-        matmul_add(count, key, first, View::rows(&room.q, key), to_k, CHUNK, earlier, CHUNK);
-        diagonal(count, key, q.from(first), k.from(first), a.from(first), &mut earlier[first..]);
-        for (to, q) in to_q[first * key..].chunks_exact_mut(key).zip(room.q.chunks_exact(key)).take(count) {
-            to.copy_from_slice(q);
-            multiply(decay, to);
+        let [q, k, a, grown] = [&mut *q, k, a, grown].map(|rows| &mut rows[..count * key]);
+        rows.q.copy(first, key, q);
+        rows.k.copy(first, key, k);
+        rows.a.copy(first, key, a);
+        let scores = &mut to.scores[first * CHUNK..];
+        diagonal(count, key, q, k, a, &mut scores[first..]);
+        grown.copy_from_slice(q);
+        grow(count, key, (a, key), product, grown);
+        matmul_add(count, key, first, View::rows(grown, key), to.k, CHUNK, scores, CHUNK);
+        for (to_q, q) in to.q[first * key..].chunks_exact_mut(key).zip(grown.chunks_exact(key)) {
+            to_q.copy_from_slice(q);
+            multiply(to.decay, to_q);
         }
         if first > 0 {
-            for (k, by) in to_k.chunks_exact_mut(CHUNK).zip(&room.product) {
+            for (k, by) in to.k.chunks_exact_mut(CHUNK).zip(&*product) {
                 scale(*by, &mut k[..first]);
             }
         }
-        multiply(&room.product, decay);
-        k.copy(first, key, &mut room.k[..count * key]);
-        shrink(count, key, a.from(first), &mut room.product, &mut room.k);
-        transpose(count, key, &room.k, key, &mut to_k[first..], CHUNK);
+        multiply(product, to.decay);
+        grown.copy_from_slice(k);
+        shrink(count, key, (a, key), product, grown);
+        transpose(count, key, grown, key, &mut to.k[first..], CHUNK);
     }
 }
 
@@ -191,57 +198,6 @@ fn shrink_body<V: Lanes>(
         for ((x, a), product) in x.iter_mut().zip(&a[t * row..][..key]).zip(&mut *product) {
             *x *= *product;
             *product *= a;
-        }
-    }
-}
-
-/// Keys that meet a query at once, or the reverse.
-pub(super) const TILE: usize = 4;
-
-/// A vector from `at` on, with zeros where the row ends.
-#[inline(always)]
-pub(super) fn vector<V: Lanes>(row: &[f32], at: usize) -> V {
-    match row.len() - at >= V::N {
-        true => V::load(&row[at..]),
-        false => V::load_part(&row[at..]),
-    }
-}
-
-dispatch! {
-    /// Σ_d q_t k_s a_{s+1} … a_t for s ≤ t of a sub-chunk, to rows of `scores` that are CHUNK apart.
-    fn diagonal(len: usize, key: usize, q: (&[f32], usize), k: (&[f32], usize), a: (&[f32], usize), scores: &mut [f32]) = diagonal_body;
-}
-
-#[inline(always)]
-fn diagonal_body<V: Lanes>(
-    len: usize,
-    key: usize,
-    (q, q_row): (&[f32], usize),
-    (k, k_row): (&[f32], usize),
-    (a, a_row): (&[f32], usize),
-    scores: &mut [f32],
-) {
-    for first in (0..len).step_by(TILE) {
-        let mut sums = [[V::splat(0.0); TILE]; SUB];
-        for d in (0..key).step_by(V::N) {
-            // k_s with the decays since, one s a place.
-            let mut decayed = [V::splat(0.0); TILE];
-            for t in first..len {
-                let q: V = vector(&q[t * q_row..][..key], d);
-                let a: V = vector(&a[t * a_row..][..key], d);
-                for (j, (decayed, sum)) in decayed.iter_mut().zip(&mut sums[t]).enumerate() {
-                    *decayed = decayed.mul(a);
-                    if t == first + j {
-                        *decayed = vector(&k[t * k_row..][..key], d);
-                    }
-                    *sum = q.fma(*decayed, *sum);
-                }
-            }
-        }
-        for t in first..len {
-            let seen = TILE.min(t - first + 1);
-            let to = &mut scores[t * CHUNK + first..][..seen];
-            to.iter_mut().zip(&sums[t]).for_each(|(to, sum)| *to = sum.sum());
         }
     }
 }

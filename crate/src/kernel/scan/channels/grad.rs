@@ -10,7 +10,8 @@
 //!
 //! The third line: ln a_t moves what query j sees of the past if j ≥ t, and what becomes of key j if j < t.
 
-use super::chunk::{Chunk, Room, SUB, TILE, grow, multiply, prepare, scale_channels, shrink, vector};
+use super::chunk::{Chunk, Room, SUB, grow, multiply, prepare, scale_channels, shrink};
+use super::pairs::inside;
 use super::{Inputs, Rows, Shape, Strided};
 use crate::kernel::Scatter;
 use crate::kernel::norm::{add, dot_body};
@@ -126,7 +127,7 @@ impl Work {
             prepare(len, key, rows, Chunk::cut_mut(chunk, key), &mut self.room);
             let (known, next) = self.states.split_at_mut((i + 1) * state);
             next[..state].copy_from_slice(&known[i * state..]);
-            Chunk::cut(chunk, key).advance(len, value, rows.v, &mut next[..state]);
+            Chunk::cut(chunk, key).advance(len, value, rows.v.values, rows.v.row, &mut next[..state]);
         }
         for (i, (first, len)) in places().collect::<Vec<_>>().into_iter().rev() {
             let rows = inputs.head(shape, b, head, first);
@@ -147,8 +148,43 @@ impl Work {
     }
 }
 
+/// The rows of a chunk, one after the other.
+#[derive(Default)]
+struct Gathered {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    a: Vec<f32>,
+    v: Vec<f32>,
+    dy: Vec<f32>,
+}
+
+impl Gathered {
+    fn fill(
+        &mut self,
+        len: usize,
+        (key, value): (usize, usize),
+        rows: Rows<'_>,
+        dy: Strided<'_>,
+    ) -> (Rows<'_>, Strided<'_>) {
+        let copy = |to: &mut Vec<f32>, from: Strided<'_>, width: usize| {
+            to.resize(len * width, 0.0);
+            from.copy(0, width, to);
+        };
+        let Self { q, k, a, v, dy: own } = self;
+        copy(q, rows.q, key);
+        copy(k, rows.k, key);
+        copy(a, rows.a, key);
+        copy(v, rows.v, value);
+        copy(own, dy, value);
+        let [q, k, a] = [q, k, a].map(|values| Strided { values, row: key });
+        let [v, dy] = [v, own].map(|values| Strided { values, row: value });
+        (Rows { q, k, v, a }, dy)
+    }
+}
+
 /// Working memory of a chunk, and what comes of it.
 struct Part {
+    rows: Gathered,
     /// [Q, K], [Q, V], [Q, K].
     dk: Vec<f32>,
     dv: Vec<f32>,
@@ -171,6 +207,7 @@ impl Part {
         let zeros = |len: usize| vec![0.0; len];
         let [dk, log_a, q, k] = [(); 4].map(|()| zeros(CHUNK * key));
         Self {
+            rows: Gathered::default(),
             dk,
             dv: zeros(CHUNK * value),
             log_a,
@@ -185,7 +222,7 @@ impl Part {
     }
 
     /// `len` tokens, with the states before and after them; `ds` goes from that after to that before, `dq` [len, K] is
-    /// overwritten.
+    /// overwritten. Rows of several heads are so far apart that few fit a cache together.
     #[allow(clippy::too_many_arguments)]
     fn run(
         &mut self,
@@ -198,6 +235,8 @@ impl Part {
         ds: &mut [f32],
         dq: &mut [f32],
     ) {
+        let mut gathered = std::mem::take(&mut self.rows);
+        let (rows, dy) = gathered.fill(len, (key, value), rows, dy);
         let Rows { v, .. } = rows;
         transpose(len, value, v.values, v.row, &mut self.turned, CHUNK);
         self.pulls.fill(0.0);
@@ -222,6 +261,7 @@ impl Part {
         log_decays(len, q, k, dq, &self.dk, &mut self.spare, &mut self.log_a);
         scale_channels(chunk.decay, ds);
         matmul_add(key, len, value, View::transposed(chunk.q, key), dy.values, dy.row, ds, value);
+        self.rows = gathered;
     }
 
     /// From dq̄ and dk̄ to dq and dk, with what sub-chunks have of those before them.
@@ -252,90 +292,6 @@ impl Part {
             matmul_add(first, count, key, pulls, &self.q[first * key..], key, earlier, key);
             shrink(count, key, a.from(first), &mut self.spare, own);
         }
-    }
-}
-
-/// What the tokens of a sub-chunk give each other: dq_t += Σ_s dA[t, s] k_s a_{s+1} … a_t, and dk_s likewise.
-fn inside(len: usize, key: usize, rows: Rows<'_>, pulls: &[f32], dq: &mut [f32], dk: &mut [f32]) {
-    let Rows { q, k, a, .. } = rows;
-    for first in (0..len).step_by(SUB) {
-        let (count, at) = (SUB.min(len - first), first * key);
-        let pulls = &pulls[first * CHUNK + first..];
-        for_queries(count, key, k.from(first), a.from(first), pulls, &mut dq[at..]);
-        for_keys(count, key, q.from(first), a.from(first), pulls, &mut dk[at..]);
-    }
-}
-
-dispatch! { fn for_queries(len: usize, key: usize, k: (&[f32], usize), a: (&[f32], usize), pulls: &[f32], dq: &mut [f32]) = for_queries_body; }
-
-#[inline(always)]
-fn for_queries_body<V: Lanes>(
-    len: usize,
-    key: usize,
-    (k, k_row): (&[f32], usize),
-    (a, a_row): (&[f32], usize),
-    pulls: &[f32],
-    dq: &mut [f32],
-) {
-    for d in (0..key).step_by(V::N) {
-        for first in (0..len).step_by(TILE) {
-            // k_s with the decays since, one s a place.
-            let mut decayed = [V::splat(0.0); TILE];
-            for t in first..len {
-                let a: V = vector(&a[t * a_row..][..key], d);
-                let (pulls, dq) = (&pulls[t * CHUNK + first..][..TILE], &mut dq[t * key..][..key]);
-                let mut sum: V = vector(dq, d);
-                for (j, (decayed, pull)) in decayed.iter_mut().zip(pulls).enumerate() {
-                    *decayed = decayed.mul(a);
-                    if t == first + j {
-                        *decayed = vector(&k[t * k_row..][..key], d);
-                    }
-                    sum = V::splat(*pull).fma(*decayed, sum);
-                }
-                put(sum, dq, d);
-            }
-        }
-    }
-}
-
-dispatch! { fn for_keys(len: usize, key: usize, q: (&[f32], usize), a: (&[f32], usize), pulls: &[f32], dk: &mut [f32]) = for_keys_body; }
-
-#[inline(always)]
-fn for_keys_body<V: Lanes>(
-    len: usize,
-    key: usize,
-    (q, q_row): (&[f32], usize),
-    (a, a_row): (&[f32], usize),
-    pulls: &[f32],
-    dk: &mut [f32],
-) {
-    for d in (0..key).step_by(V::N) {
-        for first in (0..len).step_by(TILE) {
-            // q_t with the decays back to here, one t a place.
-            let (end, mut decayed) = (len.min(first + TILE), [V::splat(0.0); TILE]);
-            for s in (0..end).rev() {
-                let dk = &mut dk[s * key..][..key];
-                let (mut sum, next): (V, V) =
-                    (vector(dk, d), vector(&a[(end - 1).min(s + 1) * a_row..][..key], d));
-                for (j, decayed) in decayed.iter_mut().enumerate() {
-                    *decayed = decayed.mul(next);
-                    if s == first + j {
-                        *decayed = vector(&q[s * q_row..][..key], d);
-                    }
-                    sum = V::splat(pulls[(first + j) * CHUNK + s]).fma(*decayed, sum);
-                }
-                put(sum, dk, d);
-            }
-        }
-    }
-}
-
-/// A vector to a row from `at` on, up to where the row ends.
-#[inline(always)]
-fn put<V: Lanes>(x: V, row: &mut [f32], at: usize) {
-    match row.len() - at >= V::N {
-        true => x.store(&mut row[at..]),
-        false => x.store_part(&mut row[at..]),
     }
 }
 

@@ -13,13 +13,14 @@
 
 mod chunk;
 mod grad;
+mod pairs;
 mod rounded;
 #[cfg(test)]
 mod tests;
 
 use super::{FEW_TOKENS, Held};
 use crate::kernel::Scatter;
-use crate::kernel::simd::{Lanes, dispatch};
+use crate::kernel::simd::{Lanes, Level, dispatch, level};
 use crate::kernel::stream::Stored;
 pub use chunk::chunked;
 pub use grad::{Gradients, scan_grad};
@@ -102,6 +103,11 @@ impl<'a> Strided<'a> {
         (&self.values[first * self.row..], self.row)
     }
 
+    /// From a column on.
+    fn columns(self, first: usize) -> Self {
+        Self { values: &self.values[first..], ..self }
+    }
+
     /// As many rows as `to` [.., width] has, from `first` on.
     fn copy(self, first: usize, width: usize, to: &mut [f32]) {
         let rows = to.chunks_exact_mut(width).enumerate();
@@ -121,10 +127,71 @@ struct Rows<'a> {
 /// y [B, T, H, V], overwritten. `s` [B, H, K, V] is the state before the first token and, on return, after the last. Chooses
 /// the fastest form; all agree to rounding.
 pub fn scan(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
-    match shape.time <= FEW_TOKENS {
-        true => recurrent(shape, inputs, s, y),
-        false => chunked(shape, inputs, s, y),
+    match shape.time {
+        ..=FEW_TOKENS => recurrent(shape, inputs, s, y),
+        // With 16 registers products of chunks gain less than their decays take, unless keys are long.
+        _ if level() < Level::Avx512 && shape.key <= LONG => near(shape, inputs, s, y),
+        _ => chunked(shape, inputs, s, y),
     }
+}
+
+/// Channels of a key up to which the recurrence itself is the fastest form on vectors of 256 bits.
+const LONG: usize = 64;
+
+/// [`recurrent`], by columns of the values, so that all cores have some and the state of keys that are not [`LONG`] stays in the
+/// first-level cache.
+fn near(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
+    let Shape { time, heads, key, value, .. } = shape;
+    let out = Scatter::new(y);
+    by_columns(
+        shape,
+        s,
+        || (),
+        |(), Columns { b, head, first, width }, s| {
+            let rows = inputs.head(shape, b, head, 0);
+            let v = rows.v.columns(first);
+            for t in 0..time {
+                let at = ((b * time + t) * heads + head) * value + first;
+                // SAFETY: these columns of this head belong to this task.
+                let y = unsafe { out.slice(at, width) };
+                let [q, k, a] = [rows.q, rows.k, rows.a].map(|rows| rows.get(t, key));
+                step_f32(a, k, v.get(t, width), q, s, y);
+            }
+        },
+    );
+}
+
+/// Columns of the values that a task carries the state of.
+const BLOCK: usize = 64;
+
+/// Columns of the values of one head.
+struct Columns {
+    b: usize,
+    head: usize,
+    first: usize,
+    width: usize,
+}
+
+/// Lets `work` move on the state [K, width] of up to [`BLOCK`] columns of every head: none depends on the others.
+fn by_columns<R>(
+    shape: Shape,
+    s: &mut [f32],
+    begin: impl Fn() -> R + Sync + Send,
+    work: impl Fn(&mut R, Columns, &mut [f32]) + Sync + Send,
+) {
+    let Shape { batch, heads, key, value, .. } = shape;
+    let (blocks, states) = (value.div_ceil(BLOCK), Scatter::new(s));
+    let begin = || (begin(), vec![0.0; key * BLOCK]);
+    (0..batch * heads * blocks).into_par_iter().for_each_init(begin, |(room, s), task| {
+        let (of, first) = (task / blocks, task % blocks * BLOCK);
+        let width = BLOCK.min(value - first);
+        let s = &mut s[..key * width];
+        // SAFETY: these columns of this state belong to this task.
+        let kept = |d: usize| unsafe { states.slice((of * key + d) * value + first, width) };
+        s.chunks_mut(width).enumerate().for_each(|(d, s)| s.copy_from_slice(kept(d)));
+        work(room, Columns { b: of / heads, head: of % heads, first, width }, s);
+        s.chunks(width).enumerate().for_each(|(d, s)| kept(d).copy_from_slice(s));
+    });
 }
 
 /// The recurrence, one token after the other. Arguments as in [`scan`]; a state in bf16 is rounded to the nearest after every

@@ -48,6 +48,7 @@ fn cases() -> Vec<Shape> {
         (1, 130, 3, 3, 20, 70),
         (1, 200, 2, 2, 64, 128),
         (3, 17, 2, 1, 9, 16),
+        (1, 300, 1, 1, 70, 24),
     ]
     .map(|(batch, time, heads, groups, key, value)| Shape { batch, time, heads, groups, key, value })
     .to_vec()
@@ -64,7 +65,8 @@ fn hold(name: &str, shape: Shape, found: &[f32], exact: &[f64], bound: f64) {
 #[test]
 fn every_form_is_the_definition_at_odd_sizes() {
     type Form = fn(Shape, Inputs<'_>, &mut [f32], &mut [f32]);
-    let forms: [(&str, Form); 3] = [("recurrent", recurrent::<f32>), ("chunked", chunked), ("scan", scan)];
+    let forms: [(&str, Form); 4] =
+        [("recurrent", recurrent::<f32>), ("near", near), ("chunked", chunked), ("scan", scan)];
     for shape in cases() {
         let all = inputs(shape);
         let s = noise(shape.batch * shape.heads * shape.state(), 5);
