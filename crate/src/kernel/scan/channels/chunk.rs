@@ -8,7 +8,8 @@
 //! - y = scores V + q̄ S, where q̄ goes back to the beginning of the chunk;
 //! - S ← Z S + k̄ᵀ V, where k̄ goes on to its end.
 
-use super::{Columns, Inputs, Rows, Shape, by_columns};
+use super::pairs::diagonal;
+use super::{BLOCK, Columns, Inputs, Rows, Shape, by_columns};
 use crate::kernel::Scatter;
 use crate::kernel::scan::CHUNK;
 use crate::kernel::scan::chunked::{matmul_lower, scale};
@@ -18,8 +19,6 @@ use rayon::prelude::*;
 
 /// Tokens of a sub-chunk.
 pub(super) const SUB: usize = 16;
-/// Columns of the values that a task carries the state of.
-const BLOCK: usize = 64;
 /// Tokens whose chunks are prepared together: what the one half of the work hands to the other stays in the caches.
 const SPAN: usize = 4 * CHUNK;
 
@@ -46,7 +45,7 @@ pub fn chunked(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
         );
         // The state: columns of the values do not meet.
         let begin = || [(); 2].map(|()| vec![0.0; CHUNK * BLOCK]);
-        by_columns(shape, BLOCK, s, begin, |[v, y], Columns { b, head, first: column, width }, s| {
+        by_columns(shape, s, begin, |[v, y], Columns { b, head, first: column, width }, s| {
             for chunk in 0..chunks {
                 let (first, at) = (first(chunk), (b * heads + head) * chunks + chunk);
                 let len = CHUNK.min(time - first);
@@ -199,50 +198,6 @@ fn shrink_body<V: Lanes>(
         for ((x, a), product) in x.iter_mut().zip(&a[t * row..][..key]).zip(&mut *product) {
             *x *= *product;
             *product *= a;
-        }
-    }
-}
-
-/// Keys that meet a query at once, or the reverse.
-pub(super) const TILE: usize = 4;
-
-/// A vector from `at` on, with zeros where the row ends.
-#[inline(always)]
-pub(super) fn vector<V: Lanes>(row: &[f32], at: usize) -> V {
-    match row.len() - at >= V::N {
-        true => V::load(&row[at..]),
-        false => V::load_part(&row[at..]),
-    }
-}
-
-dispatch! {
-    /// Σ_d q_t k_s a_{s+1} … a_t for s ≤ t of a sub-chunk, [len, K] each, to rows of `scores` that are CHUNK apart.
-    fn diagonal(len: usize, key: usize, q: &[f32], k: &[f32], a: &[f32], scores: &mut [f32]) = diagonal_body;
-}
-
-#[inline(always)]
-fn diagonal_body<V: Lanes>(len: usize, key: usize, q: &[f32], k: &[f32], a: &[f32], scores: &mut [f32]) {
-    for first in (0..len).step_by(TILE) {
-        let mut sums = [[V::splat(0.0); TILE]; SUB];
-        for d in (0..key).step_by(V::N) {
-            // k_s with the decays since, one s a place.
-            let mut decayed = [V::splat(0.0); TILE];
-            for t in first..len {
-                let q: V = vector(&q[t * key..][..key], d);
-                let a: V = vector(&a[t * key..][..key], d);
-                for (j, (decayed, sum)) in decayed.iter_mut().zip(&mut sums[t]).enumerate() {
-                    *decayed = decayed.mul(a);
-                    if t == first + j {
-                        *decayed = vector(&k[t * key..][..key], d);
-                    }
-                    *sum = q.fma(*decayed, *sum);
-                }
-            }
-        }
-        for t in first..len {
-            let seen = TILE.min(t - first + 1);
-            let to = &mut scores[t * CHUNK + first..][..seen];
-            to.iter_mut().zip(&sums[t]).for_each(|(to, sum)| *to = sum.sum());
         }
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! The third line: ln a_t moves what query j sees of the past if j ≥ t, and what becomes of key j if j < t.
 
-use super::chunk::{Chunk, Room, SUB, TILE, grow, multiply, prepare, scale_channels, shrink, vector};
+use super::chunk::{Chunk, Room, SUB, grow, multiply, prepare, scale_channels, shrink};
+use super::pairs::inside;
 use super::{Inputs, Rows, Shape, Strided};
 use crate::kernel::Scatter;
 use crate::kernel::norm::{add, dot_body};
@@ -291,90 +292,6 @@ impl Part {
             matmul_add(first, count, key, pulls, &self.q[first * key..], key, earlier, key);
             shrink(count, key, a.from(first), &mut self.spare, own);
         }
-    }
-}
-
-/// What the tokens of a sub-chunk give each other: dq_t += Σ_s dA[t, s] k_s a_{s+1} … a_t, and dk_s likewise.
-fn inside(len: usize, key: usize, rows: Rows<'_>, pulls: &[f32], dq: &mut [f32], dk: &mut [f32]) {
-    let Rows { q, k, a, .. } = rows;
-    for first in (0..len).step_by(SUB) {
-        let (count, at) = (SUB.min(len - first), first * key);
-        let pulls = &pulls[first * CHUNK + first..];
-        for_queries(count, key, k.from(first), a.from(first), pulls, &mut dq[at..]);
-        for_keys(count, key, q.from(first), a.from(first), pulls, &mut dk[at..]);
-    }
-}
-
-dispatch! { fn for_queries(len: usize, key: usize, k: (&[f32], usize), a: (&[f32], usize), pulls: &[f32], dq: &mut [f32]) = for_queries_body; }
-
-#[inline(always)]
-fn for_queries_body<V: Lanes>(
-    len: usize,
-    key: usize,
-    (k, k_row): (&[f32], usize),
-    (a, a_row): (&[f32], usize),
-    pulls: &[f32],
-    dq: &mut [f32],
-) {
-    for d in (0..key).step_by(V::N) {
-        for first in (0..len).step_by(TILE) {
-            // k_s with the decays since, one s a place.
-            let mut decayed = [V::splat(0.0); TILE];
-            for t in first..len {
-                let a: V = vector(&a[t * a_row..][..key], d);
-                let (pulls, dq) = (&pulls[t * CHUNK + first..][..TILE], &mut dq[t * key..][..key]);
-                let mut sum: V = vector(dq, d);
-                for (j, (decayed, pull)) in decayed.iter_mut().zip(pulls).enumerate() {
-                    *decayed = decayed.mul(a);
-                    if t == first + j {
-                        *decayed = vector(&k[t * k_row..][..key], d);
-                    }
-                    sum = V::splat(*pull).fma(*decayed, sum);
-                }
-                put(sum, dq, d);
-            }
-        }
-    }
-}
-
-dispatch! { fn for_keys(len: usize, key: usize, q: (&[f32], usize), a: (&[f32], usize), pulls: &[f32], dk: &mut [f32]) = for_keys_body; }
-
-#[inline(always)]
-fn for_keys_body<V: Lanes>(
-    len: usize,
-    key: usize,
-    (q, q_row): (&[f32], usize),
-    (a, a_row): (&[f32], usize),
-    pulls: &[f32],
-    dk: &mut [f32],
-) {
-    for d in (0..key).step_by(V::N) {
-        for first in (0..len).step_by(TILE) {
-            // q_t with the decays back to here, one t a place.
-            let (end, mut decayed) = (len.min(first + TILE), [V::splat(0.0); TILE]);
-            for s in (0..end).rev() {
-                let dk = &mut dk[s * key..][..key];
-                let (mut sum, next): (V, V) =
-                    (vector(dk, d), vector(&a[(end - 1).min(s + 1) * a_row..][..key], d));
-                for (j, decayed) in decayed.iter_mut().enumerate() {
-                    *decayed = decayed.mul(next);
-                    if s == first + j {
-                        *decayed = vector(&q[s * q_row..][..key], d);
-                    }
-                    sum = V::splat(pulls[(first + j) * CHUNK + s]).fma(*decayed, sum);
-                }
-                put(sum, dk, d);
-            }
-        }
-    }
-}
-
-/// A vector to a row from `at` on, up to where the row ends.
-#[inline(always)]
-fn put<V: Lanes>(x: V, row: &mut [f32], at: usize) {
-    match row.len() - at >= V::N {
-        true => x.store(&mut row[at..]),
-        false => x.store_part(&mut row[at..]),
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod chunk;
 mod grad;
+mod pairs;
 mod rounded;
 #[cfg(test)]
 mod tests;
@@ -135,15 +136,15 @@ pub fn scan(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
 }
 
 /// Channels of a key up to which the recurrence itself is the fastest form on vectors of 256 bits.
-const LONG: usize = 6400;
+const LONG: usize = 64;
 
-/// [`recurrent`], by so many columns of the values that their state stays in the first-level cache.
+/// [`recurrent`], by columns of the values, so that all cores have some and the state of keys that are not [`LONG`] stays in the
+/// first-level cache.
 fn near(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
     let Shape { time, heads, key, value, .. } = shape;
-    let (block, out) = ((4096 / key).clamp(16, 64) / 16 * 16, Scatter::new(y));
+    let out = Scatter::new(y);
     by_columns(
         shape,
-        block,
         s,
         || (),
         |(), Columns { b, head, first, width }, s| {
@@ -160,6 +161,9 @@ fn near(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
     );
 }
 
+/// Columns of the values that a task carries the state of.
+const BLOCK: usize = 64;
+
 /// Columns of the values of one head.
 struct Columns {
     b: usize,
@@ -168,20 +172,19 @@ struct Columns {
     width: usize,
 }
 
-/// Lets `work` move on the state [K, width] of up to `block` columns of every head: none depends on the others.
+/// Lets `work` move on the state [K, width] of up to [`BLOCK`] columns of every head: none depends on the others.
 fn by_columns<R>(
     shape: Shape,
-    block: usize,
     s: &mut [f32],
     begin: impl Fn() -> R + Sync + Send,
     work: impl Fn(&mut R, Columns, &mut [f32]) + Sync + Send,
 ) {
     let Shape { batch, heads, key, value, .. } = shape;
-    let (blocks, states) = (value.div_ceil(block), Scatter::new(s));
-    let begin = || (begin(), vec![0.0; key * block]);
+    let (blocks, states) = (value.div_ceil(BLOCK), Scatter::new(s));
+    let begin = || (begin(), vec![0.0; key * BLOCK]);
     (0..batch * heads * blocks).into_par_iter().for_each_init(begin, |(room, s), task| {
-        let (of, first) = (task / blocks, task % blocks * block);
-        let width = block.min(value - first);
+        let (of, first) = (task / blocks, task % blocks * BLOCK);
+        let width = BLOCK.min(value - first);
         let s = &mut s[..key * width];
         // SAFETY: these columns of this state belong to this task.
         let kept = |d: usize| unsafe { states.slice((of * key + d) * value + first, width) };

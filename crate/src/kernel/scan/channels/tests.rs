@@ -96,6 +96,26 @@ fn the_number_of_threads_changes_no_bit() {
     assert_eq!(run(1), run(3));
 }
 
+#[test]
+fn a_rounded_state_is_one_that_is_rounded_after_every_token() {
+    let shape = Shape { batch: 1, time: 40, heads: 2, groups: 1, key: 9, value: 20 };
+    let [q, k, v, log] = &inputs(shape);
+    let a = decays(log);
+    for bits in [3, 8] {
+        let (mut s, mut y) = (vec![0.5; 2 * shape.state()], vec![f32::NAN; 40 * 2 * 20]);
+        let (mut step, mut expected) = (s.clone(), y.clone());
+        recurrent_rounded(shape, Inputs { q, k, v, a: &a }, &mut s, &mut y, bits, None);
+        for (t, y) in expected.chunks_mut(2 * 20).enumerate() {
+            let of = |x: &[f32], width: usize| x[t * width..][..width].to_vec();
+            let (q, k, v, a) = (of(q, 2 * 9), of(k, 9), of(v, 20), of(&a, 9));
+            let one = Shape { time: 1, ..shape };
+            recurrent(one, Inputs { q: &q, k: &k, v: &v, a: &a }, &mut step[..], y);
+            step.chunks_mut(shape.state()).for_each(|s| crate::kernel::round::fake_int(s, bits));
+        }
+        assert_eq!((y, s), (expected, step));
+    }
+}
+
 /// The gradient along a direction is the slope along it, of every input alone.
 #[test]
 fn gradients_are_the_slope() {
