@@ -77,6 +77,26 @@ fn a_cache_in_eight_bits_is_close_and_one_in_four_less() {
 }
 
 #[test]
+fn the_share_of_the_first_token_is_what_arrives_of_its_value() {
+    let (mut layer, ..) = cases()[0].clone();
+    let (Sizes { heads, shared, dim, .. }, hidden, time) = (layer.sizes, 16, 290);
+    // The first token alone has a value: ones, by the first channel; of each head the first value comes out.
+    let mut u = noise(&[time * hidden], 5, 1.0).to_vec1::<f32>().unwrap();
+    u.iter_mut().step_by(hidden).enumerate().for_each(|(t, x)| *x = if t == 0 { 1.0 } else { 0.0 });
+    let matrix = |rows: usize, cols: usize, one: &dyn Fn(usize, usize) -> bool| {
+        let values = (0..rows * cols).map(|i| f32::from(u8::from(one(i / cols, i % cols)))).collect();
+        Linear::new(Weight::Dense(Tensor::from_vec(values, (rows, cols), &Device::Cpu).unwrap()), None)
+    };
+    layer.v_proj = matrix(shared * dim, hidden, &|_, col| col == 0);
+    layer.o_proj = matrix(hidden, heads * dim, &|row, col| row < heads && col == row * dim);
+    let u = Tensor::from_vec(u, (1, time, hidden), &Device::Cpu).unwrap();
+    let arrived = layer.definition(&u, None).unwrap().narrow(2, 0, heads).unwrap().transpose(1, 2).unwrap();
+    let shares = layer.first_shares(&u).unwrap();
+    assert_eq!(shares.dims(), [1, heads, time]);
+    assert!(far(&shares, &arrived) < 1e-6);
+}
+
+#[test]
 fn more_tokens_than_a_sequence_has_are_refused() {
     let (layer, ..) = cases()[2].clone();
     let u = noise(&[1, 301, 16], 6, 1.0);
