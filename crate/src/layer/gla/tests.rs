@@ -120,7 +120,8 @@ fn fewer_bits_are_farther_and_any_split_gives_the_same() {
         };
         for (eight, three) in switches(8).into_iter().zip(switches(3)) {
             let (near, far) = (error(eight), error(three));
-            assert!(0.0 < near && near < 0.05 && far > 5.0 * near, "{eight:?}: {near}, {far}");
+            // What a state in eight bits loses at every token adds up in channels that forget slowly.
+            assert!(0.0 < near && near < 0.1 && far > 5.0 * near, "{eight:?}: {near}, {far}");
         }
         assert!(error(state(16, false)) < 5e-3);
         for recurrence in [state(8, false), state(4, true), state(16, false)] {
