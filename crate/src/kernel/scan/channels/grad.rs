@@ -333,7 +333,7 @@ fn log_decays_body<V: Lanes>(
         let to = &mut to[t * key..][..key];
         for d in 0..key {
             later[d] += q[d] * dq[d] - k[d] * dk[d];
-            to[d] = later[d];
         }
+        to[..key].copy_from_slice(&later[..key]);
     }
 }
