@@ -55,6 +55,8 @@ pub struct Shared {
     pub given_up: AtomicBool,
     /// Whether the cell says what it waits for.
     noted: Mutex<bool>,
+    /// What it was told before its code runs: taken away with the note, and so shown again.
+    hints: Mutex<Vec<String>>,
     interrupted: Mutex<Option<Instant>>,
     /// When an interrupt was sent last that found nothing to stop.
     idle_stop: Mutex<Option<SystemTime>>,
@@ -82,6 +84,7 @@ impl Shared {
             running: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             noted: Mutex::default(),
+            hints: Mutex::default(),
             queued: AtomicUsize::new(0),
             interrupted: Mutex::default(),
             idle_stop: Mutex::default(),
@@ -105,6 +108,7 @@ impl Shared {
         self.running.store(false, Ordering::SeqCst);
         self.busy.store(busy, Ordering::SeqCst);
         self.forget_note(); // last: a note that is on its way is either seen here, or sees that the cell has ended
+        lock(&self.hints).clear();
     }
 
     /// Says what the cell of `request` waits for, if it is compiled for long; nothing else of it is shown until it runs.
@@ -123,6 +127,7 @@ impl Shared {
     fn forget_note(&self) {
         if std::mem::take(&mut *lock(&self.noted)) {
             self.publish(ClearOutput { wait: false });
+            lock(&self.hints).iter().for_each(|text| self.publish(StreamContent::stderr(text)));
         }
     }
 
@@ -242,7 +247,12 @@ impl Front for Arc<Shared> {
     fn show(&self, event: Event) {
         match event {
             Event::Stdout(text) => self.publish(StreamContent::stdout(&text)),
-            Event::Stderr(text) => self.publish(StreamContent::stderr(&text)),
+            Event::Stderr(text) => {
+                self.publish(StreamContent::stderr(&text));
+                if !self.running.load(Ordering::SeqCst) {
+                    lock(&self.hints).push(text);
+                }
+            }
             Event::Display(parts) => self.publish(DisplayData::new(media(&parts))),
             Event::Progress(bar) => self.show_bar(&bar),
             Event::Controls(controls) => lock(&self.widgets).open(self, &controls),
