@@ -116,7 +116,7 @@ impl Page {
             kind = escape(&self.kind),
             lead = self.lead,
             body = self.body,
-            script = program(&format!("{SCRIPT}{}(\"report\",null,0,Infinity);\n", table_script())),
+            script = program(&format!("{SCRIPT}{}(\"report\",null,0,1e9);\n", table_script())),
         )
     }
 }
