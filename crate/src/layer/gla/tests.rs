@@ -118,6 +118,7 @@ fn a_state_in_bf16_is_nearer_than_one_in_eight_bits() {
 }
 
 #[test]
+#[ignore = "its second half, any split of a rounded state, was never run: see the open question above"]
 fn fewer_bits_are_farther_and_any_split_gives_the_same() {
     for (mixer, batch, time) in cases() {
         let u = noise(&[batch, time, hidden(&mixer)], 21, 1.0);
