@@ -16,17 +16,14 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-LOWBIT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/lowbit"
+from steps import FAR, apart, by_lowbit, by_pytorch, one_sequence, run
+
 CHUNK, SUB = 64, 16
-RATE, BETAS, EPS = 1e-3, (0.9, 0.95), 1e-8
-FAR = 2e-3  # how far two losses may be apart
 
 
 def shape(arguments):
@@ -182,10 +179,6 @@ def loaded(torch, config, folder):
     return made
 
 
-def run(arguments, *command):
-    subprocess.run([str(LOWBIT), "-q", *map(str, command), "--threads", str(arguments.threads)], check=True, stdout=subprocess.DEVNULL)
-
-
 def rows(folder):
     (records,) = Path(folder).glob("*/metrics.jsonl")
     return [json.loads(line) for line in records.read_text().splitlines()]
@@ -238,47 +231,10 @@ def pytorch_cost(arguments, torch, made, phase):
     return found[1:]  # the first warms up
 
 
-def lowbit_training(arguments, config, folder, corpus, out):
-    """Losses and tokens/s of lowbit's steps."""
-    left_out = ("bos_token_id", "eos_token_id")
-    settings = {
-        "model": {name: value for name, value in config.items() if name not in left_out} | {"num_kv_heads": config["num_heads"]},
-        "start": str(folder / "start"),
-        "corpus": str(corpus),
-        "steps": arguments.steps,
-        "mixture": {"batch_size": arguments.batch, "seq_len": arguments.length, "passkey": 0.0},
-        "schedule": {"peak": RATE, "warmup": 0, "floor": 1.0},
-        "optimizer": {"beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS, "weight_decay": 0.0, "clip": 1.0},
-        "validate_every": arguments.steps,
-        "validate_windows": 1,
-        "checkpoint_every": arguments.steps,
-    }
-    out.mkdir()
-    (out / "training.json").write_text(json.dumps(settings))  # JSON is YAML
-    run(arguments, "train", "--config", out / "training.json", "--out", out / "run")
-    steps = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
-    steps = [row for row in steps if "loss" in row]
-    return [row["loss"] for row in steps], [row["tokens_per_s"] for row in steps]
-
-
-def pytorch_training(arguments, torch, config, folder, text):
-    """The same of PyTorch's."""
-    made = loaded(torch, config, folder / "start").train()
-    optimizer = torch.optim.AdamW(made.parameters(), lr=RATE, betas=BETAS, eps=EPS, weight_decay=0.0)
-    inputs = torch.tensor(list(text[:-1])).expand(arguments.batch, -1)
-    targets = torch.tensor(list(text[1:])).expand(arguments.batch, -1)
-    losses, speeds = [], []
-    for _ in range(arguments.steps):
-        began = time.monotonic()
-        logits, _ = made(inputs)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        speeds.append(arguments.batch * arguments.length / (time.monotonic() - began))
-    return losses, speeds
+def model_setting(config):
+    """The model as settings of a training name it."""
+    kept = {name: value for name, value in config.items() if name not in ("bos_token_id", "eos_token_id")}
+    return kept | {"num_kv_heads": config["num_heads"]}
 
 
 def main():
@@ -299,27 +255,23 @@ def main():
     torch.set_num_threads(arguments.threads)
     config = shape(arguments)
     speeds = {phase: {"PyTorch": [], "lowbit": []} for phase in ("prefill", "decode", "training")}
-    text = next(path for path in sorted((ROOT / "data/corpus/train").glob("*")) if path.stat().st_size > 2 * arguments.length)
-    text = text.read_bytes()[: arguments.length + 1].decode("ascii", "replace").replace("\ufffd", "?").encode()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         parameters, corpus = start(folder / "start", config, torch), folder / "corpus"
-        for split in ("train", "valid"):
-            (corpus / split).mkdir(parents=True)
-            (corpus / split / "text.txt").write_bytes(text)
+        text = one_sequence(corpus, arguments.length)
         far = agree(arguments, torch, config, folder, text)
         made = loaded(torch, config, folder / "start").eval()
         for turn in range(arguments.rounds):
             for phase in ("prefill", "decode"):
                 speeds[phase]["PyTorch"] += pytorch_cost(arguments, torch, made, phase)
                 speeds[phase]["lowbit"] += lowbit_cost(arguments, folder, phase)
-            theirs, found = pytorch_training(arguments, torch, config, folder, text)
+            trained = loaded(torch, config, folder / "start").train()
+            theirs, found = by_pytorch(arguments, torch, trained, lambda inputs: trained(inputs)[0], text)
             speeds["training"]["PyTorch"] += found[1:]
-            ours, found = lowbit_training(arguments, config, folder, corpus, folder / str(turn))
+            model, out = model_setting(config), folder / str(turn)
+            ours, found = by_lowbit(arguments, model, folder / "start", corpus, out)
             speeds["training"]["lowbit"] += found[1:]
-            far = max(far, *(abs(a - b) for a, b in zip(theirs, ours, strict=True)))
-            if far > FAR:
-                raise SystemExit(f"not the same training; losses of PyTorch {theirs}, of lowbit {ours}")
+            far = max(far, apart(theirs, ours))
     print(f"Gated linear attention, {parameters / 1e6:.1f}M parameters (hidden {arguments.hidden}, {arguments.layers} layers,")
     print(f"{arguments.heads} heads), {arguments.length} tokens, {arguments.threads} threads, {date.today()}, {platform.machine()},")
     print(f"PyTorch {torch.__version__} eager; losses at most {far:.1e} apart\n")

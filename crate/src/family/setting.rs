@@ -110,3 +110,15 @@ pub(super) fn before_layers<'a>(name: &'a str, tensor: &str) -> Option<&'a str> 
     let is_number = !layer.is_empty() && layer.bytes().all(|byte| byte.is_ascii_digit());
     Some(place).filter(|place| is_number && (place.is_empty() || place.ends_with('.')))
 }
+
+/// What is assumed where neither a config nor a tensor tells of a head.
+pub(super) const NO_HEAD: &str = "the head is the embedding (there is no lm_head.weight)";
+
+/// Refuses a number of layers in `file` other than that of the checkpoint.
+pub(super) fn same_layers(stated: usize, found: usize, file: impl std::fmt::Display) -> Result<()> {
+    if stated == found {
+        return Ok(());
+    }
+    let what = format!("num_hidden_layers is {stated}, and the checkpoint has {found}");
+    Err(Error::input(what).at(file).hint("are they of the same model?"))
+}

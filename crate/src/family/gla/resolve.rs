@@ -1,6 +1,8 @@
 //! What a checkpoint tells of its config: in `config.json`, and by the names and shapes of its tensors.
 
-use super::super::setting::{before_layers, dims, find, flag, known, layers, name, number, size};
+use super::super::setting::{
+    NO_HEAD, before_layers, dims, find, flag, known, layers, name, number, same_layers, size,
+};
 use super::super::{Family, Shapes, Stated};
 use super::config::{Config, Hybrid, expanded};
 use crate::error::{Error, Result};
@@ -69,11 +71,7 @@ impl Config {
         let json = stated.map(|stated| &stated.json);
         if let Some(Stated { file, json }) = stated {
             config.read(json).map_err(|error| error.at(file))?;
-            if config.num_hidden_layers != layers {
-                let found = config.num_hidden_layers;
-                let what = format!("num_hidden_layers is {found}, and the checkpoint has {layers}");
-                return Err(Error::input(what).at(file).hint("are they of the same model?"));
-            }
+            same_layers(config.num_hidden_layers, layers, file)?;
         } else {
             assumed.push("no clamp_min".to_string());
         }
@@ -82,7 +80,7 @@ impl Config {
             assumed.push("norm_eps = 1e-6".to_string());
         }
         if !states(TIED) && !shapes.contains_key("lm_head.weight") {
-            assumed.push("the head is the embedding (there is no lm_head.weight)".to_string());
+            assumed.push(NO_HEAD.to_string());
         }
         config.check().map_err(|error| match stated {
             Some(stated) => error.at(&stated.file),

@@ -1,6 +1,8 @@
 //! What a checkpoint tells of its config: in `config.json`, and by the names and shapes of its tensors.
 
-use super::super::setting::{before_layers, dims, find, flag, known, layers, number, size};
+use super::super::setting::{
+    NO_HEAD, before_layers, dims, find, flag, known, layers, number, same_layers, size,
+};
 use super::super::{Family, Shapes, Stated};
 use super::config::Config;
 use super::rope::Rope;
@@ -60,15 +62,11 @@ impl Config {
         let mut config = Self::infer(shapes)?;
         let (layers, mut assumed) = (config.num_hidden_layers, vec![]);
         config.read(json, &mut assumed).map_err(|error| error.at(file))?;
-        if config.num_hidden_layers != layers {
-            let found = config.num_hidden_layers;
-            let what = format!("num_hidden_layers is {found}, and the checkpoint has {layers}");
-            return Err(Error::input(what).at(file).hint("are they of the same model?"));
-        }
+        same_layers(config.num_hidden_layers, layers, file)?;
         if find(json, TIED).is_none() {
             config.tie_word_embeddings = !shapes.contains_key("lm_head.weight");
             if config.tie_word_embeddings {
-                assumed.push("the head is the embedding (there is no lm_head.weight)".to_string());
+                assumed.push(NO_HEAD.to_string());
             }
         }
         config.check().map_err(|error| error.at(file))?;

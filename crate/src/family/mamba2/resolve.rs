@@ -1,6 +1,8 @@
 //! What a checkpoint tells of its config: in `config.json`, in any spelling, and by the names and shapes of its tensors.
 
-use super::super::setting::{before_layers, dims, find, flag, known, layers, number, size};
+use super::super::setting::{
+    NO_HEAD, before_layers, dims, find, flag, known, layers, number, same_layers, size,
+};
 use super::super::{Family, Shapes, Stated};
 use super::config::{Config, time_step_limit};
 use crate::error::{Error, Result};
@@ -64,11 +66,7 @@ impl Config {
         if let Some(Stated { file, json }) = stated {
             let layers = config.num_hidden_layers;
             config.read(json).map_err(|error| error.at(file))?;
-            if config.num_hidden_layers != layers {
-                let found = config.num_hidden_layers;
-                let what = format!("num_hidden_layers is {found}, and the checkpoint has {layers}");
-                return Err(Error::input(what).at(file).hint("are they of the same model?"));
-            }
+            same_layers(config.num_hidden_layers, layers, file)?;
         }
         // Shapes fix G·N only; the config fixes G, or N, or leaves one group.
         if !states(STATE_SIZE) {
@@ -88,7 +86,7 @@ impl Config {
             }
         }
         if !states(TIED) && !shapes.contains_key("lm_head.weight") {
-            assumed.push("the head is the embedding (there is no lm_head.weight)".to_string());
+            assumed.push(NO_HEAD.to_string());
         }
         config.check().map_err(|error| match stated {
             Some(stated) => error.at(&stated.file),

@@ -21,17 +21,25 @@ pub fn recurrent_rounded(
     bits: u8,
     feedback: Option<(&mut [f32], Option<u8>)>,
 ) {
-    let size = shape.head_dim * shape.state;
-    match feedback.map(|(error, bits)| (Scatter::new(error), bits)) {
-        None => each_token(shape, xbc, dt, a, d, h, y, |_, h| fake_int(h, bits)),
-        Some((error, residual)) => each_token(shape, xbc, dt, a, d, h, y, |index, h| {
-            // SAFETY: every (sequence, head) has its own P·N values.
-            let error = unsafe { error.slice(index * size, size) };
-            fake_int_feedback(h, error, bits);
+    each_token(shape, xbc, dt, a, d, h, y, rounding(bits, feedback));
+}
+
+/// What rounds the state of a (sequence, head), by its number, after every token; arguments as in [`recurrent_rounded`].
+pub(super) fn rounding<'a>(
+    bits: u8,
+    feedback: Option<(&'a mut [f32], Option<u8>)>,
+) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+    let feedback = feedback.map(|(error, bits)| (Scatter::new(error), bits));
+    move |index, state| match feedback {
+        None => fake_int(state, bits),
+        Some((error, residual)) => {
+            // SAFETY: every (sequence, head) has its own values.
+            let error = unsafe { error.slice(index * state.len(), state.len()) };
+            fake_int_feedback(state, error, bits);
             if let Some(bits) = residual {
                 fake_int(error, bits);
             }
-        }),
+        }
     }
 }
 

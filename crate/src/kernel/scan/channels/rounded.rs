@@ -1,8 +1,7 @@
 //! The recurrence with a state in few bits.
 
 use super::{Inputs, Shape, each_token};
-use crate::kernel::Scatter;
-use crate::kernel::round::{fake_int, fake_int_feedback};
+use crate::kernel::scan::rounded::rounding;
 
 /// [`recurrent`](super::recurrent) with the state rounded to integers after every token, with one scale for each (sequence,
 /// head). The next token reads the rounded state; y_t reads S_t as it is before rounding.
@@ -17,16 +16,5 @@ pub fn recurrent_rounded(
     bits: u8,
     feedback: Option<(&mut [f32], Option<u8>)>,
 ) {
-    let size = shape.state();
-    match feedback.map(|(error, bits)| (Scatter::new(error), bits)) {
-        None => each_token(shape, inputs, s, y, |_, s| fake_int(s, bits)),
-        Some((error, residual)) => each_token(shape, inputs, s, y, |index, s| {
-            // SAFETY: every (sequence, head) has its own values.
-            let error = unsafe { error.slice(index * size, size) };
-            fake_int_feedback(s, error, bits);
-            if let Some(bits) = residual {
-                fake_int(error, bits);
-            }
-        }),
-    }
+    each_token(shape, inputs, s, y, rounding(bits, feedback));
 }

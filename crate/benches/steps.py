@@ -1,0 +1,80 @@
+"""The same steps of training by lowbit and by PyTorch, for the benches that set one beside the other.
+
+Every batch is one sequence, repeated: the corpus holds no other. So both read the same, and their losses can be compared step by
+step, which is what makes the speeds those of the same training.
+"""
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOWBIT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/lowbit"
+RATE, BETAS, EPS = 1e-3, (0.9, 0.95), 1e-8
+FAR = 2e-3  # how far two losses may be apart
+
+
+def run(arguments, *command):
+    """lowbit on the threads of the bench."""
+    command = [str(LOWBIT), "-q", *map(str, command), "--threads", str(arguments.threads)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def one_sequence(folder, length):
+    """A sequence of so many bytes and one, and a corpus of it alone in `folder`."""
+    plays = sorted((ROOT / "data/corpus/train").glob("*"))
+    text = next(path for path in plays if path.stat().st_size > 2 * length).read_bytes()
+    text = text[: length + 1].decode("ascii", "replace").replace("\ufffd", "?").encode()
+    for split in ("train", "valid"):
+        (folder / split).mkdir(parents=True)
+        (folder / split / "text.txt").write_bytes(text)
+    return text
+
+
+def by_lowbit(arguments, model, start, corpus, out):
+    """Losses and tokens/s of lowbit's steps; `model` as the settings of a training name it."""
+    settings = {
+        "model": model,
+        "start": str(start),
+        "corpus": str(corpus),
+        "steps": arguments.steps,
+        "mixture": {"batch_size": arguments.batch, "seq_len": arguments.length, "passkey": 0.0},
+        "schedule": {"peak": RATE, "warmup": 0, "floor": 1.0},
+        "optimizer": {"beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS, "weight_decay": 0.0, "clip": 1.0},
+        "validate_every": arguments.steps,
+        "validate_windows": 1,
+        "checkpoint_every": arguments.steps,
+    }
+    out.mkdir()
+    (out / "training.json").write_text(json.dumps(settings))  # JSON is YAML
+    run(arguments, "train", "--config", out / "training.json", "--out", out / "run")
+    rows = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    return [row["loss"] for row in steps], [row["tokens_per_s"] for row in steps]
+
+
+def by_pytorch(arguments, torch, network, logits, text):
+    """The same of PyTorch's; `logits` are those of a batch [B, T]."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=BETAS, eps=EPS, weight_decay=0.0)
+    inputs = torch.tensor(list(text[:-1])).expand(arguments.batch, -1)
+    targets = torch.tensor(list(text[1:])).expand(arguments.batch, -1)
+    losses, speeds = [], []
+    for _ in range(arguments.steps):
+        began = time.monotonic()
+        loss = torch.nn.functional.cross_entropy(logits(inputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        speeds.append(arguments.batch * arguments.length / (time.monotonic() - began))
+    return losses, speeds
+
+
+def apart(theirs, ours):
+    """The largest distance of two runs of losses, which ends the bench if it is not the same training."""
+    far = max(abs(a - b) for a, b in zip(theirs, ours, strict=True))
+    if far > FAR:
+        raise SystemExit(f"not the same training; losses of PyTorch {theirs}, of lowbit {ours}")
+    return far
