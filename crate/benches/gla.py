@@ -7,8 +7,9 @@
 Both start from the same random weights, run on the same processors in f32 and take turns. PyTorch is eager; its chunk form is
 written below from the definition (chunks of 64 tokens, sub-chunks of 16, no exponent above 0; all chunks at once but for the state),
 since flash-linear-attention's own kernels need a GPU. Before a speed is printed the numbers must agree: the chunk form with the
-recurrence token by token, the losses of a text by window, and those of every step of training. Prints a table in Markdown: tokens/s as
-best / median, and the ratio of the best.
+recurrence token by token, the losses of a text by window, and those of every step of training; lowbit's chunk form alone is held to
+its definition by `cargo bench`, which times it. Prints tables in Markdown: tokens/s and milliseconds as best / median, and the ratio of
+the best.
 """
 import argparse
 import json
@@ -16,12 +17,13 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 
-from steps import FAR, apart, by_lowbit, by_pytorch, one_sequence, run
+from steps import FAR, ROOT, apart, by_lowbit, by_pytorch, one_sequence, run
 
 CHUNK, SUB = 64, 16
 
@@ -231,6 +233,26 @@ def pytorch_cost(arguments, torch, made, phase):
     return found[1:]  # the first warms up
 
 
+def operator(arguments, torch):
+    """The recurrence alone, forward, from no state: milliseconds of 1,024 tokens by keys, as lowbit's `speed` times them."""
+    command = ["cargo", "bench", "--quiet", "--bench", "speed", "--", "gla scan 1024"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for line in printed.splitlines():
+        if not line.startswith("| gla scan 1024, keys of "):
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        key, best = int(cells[0].split()[-1]), cells[1 if arguments.threads == 1 else 4].split(" / ")
+        q, k, log = (torch.randn(1, 4, 1024, key) for _ in range(3))
+        v, log, times = torch.randn(1, 4, 1024, 2 * key), -log.abs() / 16, []
+        with torch.inference_mode():
+            for _ in range(12):
+                began = time.monotonic()
+                chunked(torch, q, k, v, log)
+                times.append(1e3 * (time.monotonic() - began))
+        theirs = (min(times[2:]), statistics.median(times[2:]))  # the first ones warm up
+        yield key, theirs, tuple(map(float, best))
+
+
 def model_setting(config):
     """The model as settings of a training name it."""
     kept = {name: value for name, value in config.items() if name not in ("bos_token_id", "eos_token_id")}
@@ -280,6 +302,11 @@ def main():
         best = {who: max(values) for who, values in found.items()}
         shown = [f"{best[who]:.0f} / {statistics.median(found[who]):.0f}" for who in found]
         print(f"| {phase} | {shown[0]} | {shown[1]} | {best['lowbit'] / best['PyTorch']:.2f} |")
+    print("\nThe chunk form alone, four heads, 1,024 tokens, values twice as wide as keys:\n")
+    print("| channels of a key | ms of PyTorch | of lowbit | ratio |\n|---|---|---|---|")
+    for key, theirs, ours in operator(arguments, torch):
+        shown = [f"{best:.2f} / {median:.2f}" for best, median in (theirs, ours)]
+        print(f"| {key} | {shown[0]} | {shown[1]} | {theirs[0] / ours[0]:.2f} |")
 
 
 if __name__ == "__main__":

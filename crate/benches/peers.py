@@ -40,6 +40,12 @@ OURS = {  # a width of llama.cpp, and what lowbit has of that width
 }
 
 
+def schemes(arguments, width):
+    """What lowbit is measured in beside a width of llama.cpp, which keeps keys and values in f16."""
+    half = [f"{scheme}-kv16" + ("-bf16" if width.startswith("Q") else "") for scheme in OURS[width][:1]]
+    return OURS[width] if not arguments.half else half if arguments.half == "only" else OURS[width] + half
+
+
 def write_gguf(folder, path):
     """A checkpoint in the Hugging Face layout as llama.cpp wants it, in f32."""
     config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
@@ -185,7 +191,7 @@ def lowbit(model, threads, phase, lengths, decoded):
 
 def in_turns(arguments, models, width, threads):
     """llama.cpp and lowbit, taking turns: speeds by length, megabytes."""
-    found = {who: ({}, []) for who in [width, *OURS[width]]}
+    found = {who: ({}, []) for who in [width, *schemes(arguments, width)]}
     for _ in range(arguments.rounds):
         for phase, lengths in (("prefill", arguments.lengths), ("decode", arguments.depths)):
             for who, (speeds, memories) in found.items():
@@ -214,7 +220,7 @@ def make_models(arguments):
         if not theirs.exists():
             quantize = [arguments.llama / "llama-quantize", folder / "F32.gguf", theirs, width]
             subprocess.run(quantize, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for scheme in OURS[width]:
+        for scheme in schemes(arguments, width):
             models[scheme] = ours = folder / scheme
             if not (ours / "config.json").exists():
                 command = ["quantize", plain, "--scheme", scheme, "--out", ours]
@@ -231,6 +237,8 @@ def main():
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048])
     parser.add_argument("--depths", nargs="+", type=int, default=[16], help="tokens read before decoding")
+    half = "also, or only, with keys and values in bf16, and what is not quantized beside 8 and 4 bits too: a Llama's"
+    parser.add_argument("--half", choices=["also", "only"], help=half)
     parser.add_argument("--decoded", type=int, default=64, help="tokens decoded in a repetition")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each, two repetitions a turn")
     arguments = parser.parse_args()

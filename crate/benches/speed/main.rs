@@ -6,6 +6,7 @@
 
 mod ceilings;
 mod check;
+mod chunk;
 mod mixer;
 mod models;
 mod products;
@@ -28,6 +29,7 @@ fn main() {
     let mut table = table::Table::new(criterion);
     products::all(&mut table);
     mixer::all(&mut table);
+    chunk::all(&mut table);
     models::all(&mut table);
     table.print();
 }

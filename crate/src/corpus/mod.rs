@@ -1,7 +1,8 @@
 //! Text to train on and to measure with: a corpus is a list of named documents.
 //!
-//! [`passkey`] makes the prompts of the retrieval test, which are text too; [`questions`] reads questions with choices.
+//! [`passkey`] and [`copying`] make the prompts of retrieval tests, which are text too; [`questions`] reads questions with choices.
 
+pub mod copying;
 pub mod passkey;
 pub mod questions;
 

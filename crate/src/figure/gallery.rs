@@ -1,8 +1,8 @@
 //! All ready-made figures at once.
 
 use super::{
-    Figure, context, context_loss, decode, divergence, drift, drift_prediction, memory, outliers, passkey,
-    perplexity, prefill, ranking, sensitivity, size, stability, training_loss,
+    Figure, context, context_loss, copying, decode, divergence, drift, drift_prediction, memory, outliers,
+    passkey, perplexity, prefill, ranking, sensitivity, size, smoothing, stability, training_loss,
 };
 use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// A ready-made figure: file name, measurement and column it needs, constructor.
 type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
 
-const GALLERY: [Entry; 16] = [
+const GALLERY: [Entry; 18] = [
     ("perplexity", Some("perplexity"), "ppl", perplexity),
     ("size", Some("perplexity"), "bits_per_byte", size),
     ("divergence", Some("divergence"), "kl", divergence),
@@ -25,6 +25,8 @@ const GALLERY: [Entry; 16] = [
     ("context", Some("context"), "n_tokens", context),
     ("context_loss", Some("context"), "n_tokens", context_loss),
     ("passkey", Some("passkey"), "accuracy", passkey),
+    ("copying", Some("copying"), "accuracy", copying),
+    ("smoothing", Some("smoothing"), "error_scores", smoothing),
     ("prefill", Some("cost"), "tokens_per_s", prefill),
     ("decode", Some("cost"), "tokens_per_s", decode),
     ("memory", Some("cost"), "peak_bytes", memory),

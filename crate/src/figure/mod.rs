@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png), [`vega`](Figure::vega) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`copying`], [`smoothing`], [`smoothing_bias`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow. What none of them shows is drawn by hand: [`picture`].
 
 mod axis;
@@ -25,6 +25,7 @@ mod canvas;
 mod chart;
 mod compare;
 mod context;
+mod copying;
 mod divergence;
 mod drift;
 mod gallery;
@@ -41,6 +42,7 @@ mod plain;
 mod price;
 mod sensitivity;
 mod size;
+mod smoothing;
 mod stability;
 mod tags;
 mod throughput;
@@ -50,6 +52,7 @@ mod vega;
 pub use axis::{Axis, Scale, Unit};
 pub use chart::{Dash, Point, Rule, Series};
 pub use context::{context, context_loss};
+pub use copying::copying;
 pub use divergence::divergence;
 pub use drift::{drift, drift_prediction};
 pub use gallery::{Gallery, draw_all, ready_made};
@@ -61,6 +64,7 @@ pub use picture::{Canvas, Picture, picture};
 pub use price::price;
 pub use sensitivity::{ranking, sensitivity};
 pub use size::size;
+pub use smoothing::{smoothing, smoothing_bias};
 pub use stability::stability;
 pub use throughput::{decode, prefill};
 pub use training::training_loss;

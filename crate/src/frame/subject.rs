@@ -174,7 +174,8 @@ pub(super) fn trials(frame: &Frame) -> Result<BTreeMap<Subject, Trials>> {
 }
 
 /// Tasks that are asked item by item: what a table calls them, their measurement, and the column that says what was right.
-const TASKS: [[&str; 3]; 3] = [
+const TASKS: [[&str; 3]; 4] = [
+    ["copies", "copying", "correct"],
     ["words", "lambada", "correct"],
     ["choices", "choice", "correct"],
     ["choices by length", "choice", "correct_norm"],

@@ -50,6 +50,20 @@ impl Integers {
         });
     }
 
+    /// [`round`](Self::round) with one scale for every `rows` rows, |block|_max / top, on the calling thread.
+    pub(super) fn round_blocks(&mut self, x: &[f32], k: usize, bits: u8, rows: usize) {
+        let Self { codes, scales, k: width } = self;
+        *width = k;
+        codes.resize(x.len(), 0);
+        scales.resize(x.len() / k, 0.0);
+        let (top, size) = (((1i32 << (bits - 1)) - 1) as f32, rows * k);
+        for ((codes, x), scales) in codes.chunks_mut(size).zip(x.chunks(size)).zip(scales.chunks_mut(rows)) {
+            let scale = absmax(x) / top;
+            round_row(x, scale, top, codes);
+            scales.fill(scale);
+        }
+    }
+
     /// What the integers stand for, [m, k].
     pub fn values(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.codes.len()];
@@ -135,7 +149,7 @@ dispatch! {
 dispatch! { pub(super) fn total(a: &[i8]) -> i32 = total_body; }
 dispatch! {
     /// The largest magnitude; NaN if there is one.
-    fn absmax(x: &[f32]) -> f32 = absmax_body;
+    pub(super) fn absmax(x: &[f32]) -> f32 = absmax_body;
 }
 dispatch! { fn round_row(x: &[f32], scale: f32, top: f32, codes: &mut [i8]) = round_row_body; }
 

@@ -1,4 +1,4 @@
-//! Values rounded to symmetric n-bit integers (or to bf16) and back.
+//! Values rounded to symmetric n-bit integers (or to bf16, or to FP8) and back.
 //!
 //! With scale s = max |x| / (2^{n−1} − 1): x ← s · round(x / s), ties to even. The integers lie within
 //! ± (2^{n−1} − 1) by construction, so nothing is ever cut off.
@@ -32,6 +32,57 @@ dispatch! {
 dispatch! {
     /// [`fake_bf16`] of `values`, which stay as they are.
     pub(super) fn nearest_bf16(values: &[f32], to: &mut [f32]) = nearest_bf16_body;
+}
+
+dispatch! {
+    /// The nearest numbers of FP8 E4M3 with the scale s = `top` / 448, and back: x ← s · e4m3(x / s), ties to even, the largest
+    /// being 448. `top` is the largest magnitude; if it is infinite, all become NaN.
+    pub fn fake_fp8(values: &mut [f32], top: f32) = fake_fp8_body;
+}
+
+dispatch! {
+    /// [`fake_fp8`], each value by a top of its own.
+    pub fn fake_fp8_each(values: &mut [f32], tops: &[f32]) = fake_fp8_each_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn fake_fp8_body<V: Lanes>(values: &mut [f32], top: f32) {
+    let scale = fp8_scale(top);
+    values.iter_mut().for_each(|x| *x = e4m3(*x / scale) * scale);
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn fake_fp8_each_body<V: Lanes>(values: &mut [f32], tops: &[f32]) {
+    for (x, top) in values.iter_mut().zip(tops) {
+        let scale = fp8_scale(*top);
+        *x = e4m3(*x / scale) * scale;
+    }
+}
+
+/// The largest number of E4M3.
+const E4M3_MAX: f32 = 448.0;
+
+/// What is too small for a scale that is a normal number becomes zero.
+#[inline(always)]
+fn fp8_scale(top: f32) -> f32 {
+    let scale = top / E4M3_MAX;
+    if scale < f32::MIN_POSITIVE { 1.0 } else { scale }
+}
+
+/// The nearest number of E4M3 (OCP 8-bit floating point, without infinities), ties to even; NaN stays.
+#[inline(always)]
+fn e4m3(x: f32) -> f32 {
+    let (sign, size) = (x.to_bits() & 1 << 31, x.abs());
+    // Three bits of the mantissa stay: half of the last, less a bit, and the last itself carry into them.
+    let bits = size.to_bits();
+    let normal = f32::from_bits((bits + 0x7_ffff + (bits >> 20 & 1)) & !0xf_ffff);
+    // Below 2^−6 numbers are 2^−9 apart, as those of 2^14 … 2^15 are in f32.
+    let fine = (size + 24_576.0) - 24_576.0;
+    let near = if size < 0.015_625 { fine } else { normal };
+    let near = if near > E4M3_MAX { E4M3_MAX } else { near };
+    f32::from_bits(near.to_bits() | sign)
 }
 
 /// Rounds the values of a head's state once: to bf16 if `bits` are 16, else [`fake_int`].
@@ -148,6 +199,38 @@ mod tests {
         assert!(with_nan[0].is_nan() && with_nan[1..] == [127.0, 1.0], "{with_nan:?}");
         assert!(rounded(vec![f32::INFINITY, 1.0]).iter().all(|x| x.is_nan()));
         assert_eq!(rounded(vec![1e-45, -1e-40]), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn fp8_is_the_nearest_of_its_numbers() {
+        // All 127 magnitudes: eight multiples of 2^−9, then eight for each power of two, without the last.
+        let mut all: Vec<f32> = (0..8).map(|i| i as f32 / 512.0).collect();
+        all.extend((-6..=8).flat_map(|e| (8..16).map(move |m| m as f32 / 8.0 * 2f32.powi(e))));
+        all.pop();
+        assert_eq!((all.len(), all.last()), (127, Some(&448.0)));
+        let between = all.windows(2).flat_map(|pair| {
+            let middle = f32::midpoint(pair[0], pair[1]);
+            [pair[0], middle.next_down(), middle, middle.next_up()]
+        });
+        for x in between.chain([448.0, 460.0, 464.0, 1e6]) {
+            let distance = |n: &f32| (n - x).abs();
+            let least = all.iter().map(distance).fold(f32::INFINITY, f32::min);
+            let near: Vec<usize> = (0..127).filter(|i| distance(&all[*i]) == least).collect();
+            // Codes count the magnitudes up: of two the even one.
+            let expected = all[*near.iter().find(|i| near.len() == 1 || *i % 2 == 0).unwrap()];
+            for run in [fake_fp8, fake_fp8_body::<[f32; 8]>] {
+                let mut found = [x, -x, x * 0.5];
+                run(&mut found, 448.0);
+                assert_eq!(found[..2], [expected, -expected], "{x}");
+            }
+        }
+        let mut each = [1.0, 3.0, -0.7, 0.0, f32::NAN];
+        fake_fp8_each(&mut each, &[1.0, 6.0, 0.0, 0.0, 1.0]);
+        assert_eq!(each[..4], [1.0, 3.0, -0.6875, 0.0]);
+        assert!(each[4].is_nan());
+        let mut lost = [1.0, f32::INFINITY];
+        fake_fp8(&mut lost, f32::INFINITY);
+        assert!(lost.iter().all(|x| x.is_nan()), "{lost:?}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn scan_grad(
     dy: &[f32],
     grads: Gradients<'_>,
 ) {
-    let scores = scores(shape, xbc);
+    let scores = scores(shape, None, xbc);
     let inputs = Inputs { shape, xbc, dt, a, d, y, dy, scores: &scores };
     grads.xbc.fill(0.0);
     let (dxbc, ddt) = (Scatter::new(grads.xbc), Scatter::new(grads.dt));

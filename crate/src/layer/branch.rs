@@ -6,6 +6,7 @@
 use super::attention::{Attention, Width};
 use super::linear::{Linear, Weight};
 use super::op::with_floats;
+use super::recurrence::meeting::Meeting;
 use super::recurrence::{Recurrence, Recurrent};
 use super::room::Room;
 use super::state::LayerState;
@@ -75,6 +76,14 @@ pub trait Branch: fmt::Debug + Send + Sync {
     /// Itself, if it is attention: for those who ask which tokens look at which.
     fn attention(&self) -> Option<&Attention> {
         None
+    }
+
+    /// How the tokens of the whole chunks of a sequence `u` [1, T, hidden] on the CPU meet; none where they do not, or no chunk is whole.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    fn meeting(&self, _u: &Tensor) -> Result<Option<Meeting>> {
+        Ok(None)
     }
 
     /// [`apply`](Self::apply) from nothing read, of one sequence, keeping what the way back needs: `u` and `y` [T, hidden],

@@ -30,6 +30,7 @@ mod instrument;
 
 pub mod choice;
 pub mod context;
+pub mod copying;
 pub mod cost;
 pub mod divergence;
 pub mod drift;
@@ -47,6 +48,7 @@ mod power;
 mod reference;
 pub mod sensitivity;
 pub mod sinks;
+pub mod smoothing;
 pub mod sqnr;
 pub mod stability;
 mod watch;
@@ -70,10 +72,12 @@ instruments! {
     Drift(drift::Drift),
     Outliers(outliers::Outliers),
     Sinks(sinks::Sinks),
+    Smoothing(smoothing::Smoothing),
     Stability(stability::Stability),
     Sensitivity(sensitivity::Sensitivity),
     Context(context::LongContext),
     Passkey(passkey::Passkey),
+    Copying(copying::Copying),
     Lambada(lambada::Lambada),
     Choice(choice::MultipleChoice),
     Cost(cost::Cost),

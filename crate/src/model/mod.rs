@@ -55,6 +55,7 @@ use crate::family::stack::Recurring;
 use crate::family::{self, Config, Matrices, Stack, Tensors};
 use crate::layer::linear::{Linear, Tap};
 use crate::layer::quantized::Quantized;
+use crate::layer::recurrence::meeting::Meeting;
 use crate::layer::state::State;
 use crate::threads::install;
 use candle_core::{DType, Device, Tensor};
@@ -379,6 +380,11 @@ impl Model {
     /// The share of its attention in a block that each token pays to the first; see [`Stack::first_shares`].
     pub(crate) fn first_shares(&self, stream: &Tensor, block: usize) -> Result<Option<Tensor>> {
         Ok(install(|| self.stack.first_shares(stream, block))?)
+    }
+
+    /// How the tokens of a sequence meet in a block; see [`Stack::meeting`].
+    pub(crate) fn meeting(&self, stream: &Tensor, block: usize) -> Result<Option<Meeting>> {
+        Ok(install(|| self.stack.meeting(stream, block))?)
     }
 
     /// Reads tokens for the sake of the taps on its linears; the head's sees what it would be given.

@@ -34,6 +34,12 @@ x8, bc8          a recurrence's input; what writes and reads its state (B and C,
 h8, h16          a recurrence's state in 8 bits; in bf16
 h8ef8, h8ef4     with error feedback, its residual in 8 or 4 bits: 16 or 12 bits a value in all
 h8ef             with a residual in f32: 40 bits a value, more than a state in f32 that needs none
+qk4, qk8, qk4row queries with keys of a recurrence's chunks (C with B) as integers, a scale for each sub-chunk, or each row
+smoothk, smoothq, smoothqk
+                 the means of their keys, queries or both taken away before, and given back in f32 (SageAttention2);
+                 smoothqkdrop: without the terms that are constant in a row, as softmax allows
+svfp8            their scores with the values in FP8 E4M3
+sub8, sub32      sub-chunks of so many tokens; else 16
 kv8, kv4, kv16   the keys and values that attention keeps: integers by head and token; bf16
 kv8c, kv4c       the same, keys by channel over 32 tokens (KIVI), in f32 until there are so many
 f32, bf16, f16   the dtype of all that is not quantized; stored: as the model is
@@ -109,10 +115,11 @@ impl fmt::Display for Scheme {
         let hessians = Hessians::NAMES.into_iter().filter(|(_, hessians)| self.gptq == Some(*hessians));
         parts.extend(hessians.map(|(name, _)| name.to_string()));
         parts.extend(self.budget.map(|budget| format!("mix{budget}")));
-        let Recurrence { x, bc, state } = self.recurrence;
+        let Recurrence { x, bc, state, products } = self.recurrence;
         parts.extend(x.map(|bits| format!("x{bits}")));
         parts.extend(bc.map(|bits| format!("bc{bits}")));
         parts.extend(state.map(|state| format!("h{state}")));
+        parts.extend(products.map(|products| products.to_string()));
         parts.extend(self.cache.name().map(|width| format!("kv{width}")));
         parts.extend(dtype);
         parts.extend(self.lossless.then(|| "lossless".to_string()));
@@ -209,6 +216,7 @@ impl Scheme {
             self.observer = Some(observer);
         } else if let Some(seed) = part.strip_prefix("rot") {
             self.rotation = Some(if seed.is_empty() { 0 } else { seed.parse().ok()? });
+        } else if self.recurrence.set_products(part) {
         } else if let Some(exponent) = part.strip_prefix("smooth") {
             let exponent: f32 = exponent.parse().ok()?;
             self.smooth = Some(exponent).filter(|exponent| (0.0..=1.0).contains(exponent));
@@ -277,6 +285,10 @@ mod tests {
             "w4a8-kv8c-bf16",
             "gguf",
             "ggufa8-kv4-bf16+head=w8",
+            "w16a16-qk4",
+            "w4a8-qk8row-smoothk-svfp8-sub32",
+            "w16a16-smooth0.5-bc8-qk4-smoothqkdrop-kv8-bf16",
+            "w16a16-svfp8",
         ] {
             assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
         }
@@ -311,6 +323,11 @@ mod tests {
             "gguf-g64",
             "gguf-mse",
             "gguf-gptq",
+            "w16a16-smoothqk",
+            "w16a16-qk9",
+            "w16a16-qk4-smoothkq",
+            "w16a16-sub32",
+            "w16a16-qk4-sub12",
             "q4_0",
         ] {
             assert!(name.parse::<Scheme>().is_err(), "{name}");
@@ -338,7 +355,7 @@ mod tests {
             if choices[8] {
                 let residual = Some(bits).filter(|_| choices[1] && choices[12]);
                 let state = Some(StateBits { bits, feedback: choices[1], residual });
-                scheme = scheme.recurrence(Recurrence { x: Some(bits), bc: None, state });
+                scheme = scheme.recurrence(Recurrence { x: Some(bits), state, ..Recurrence::default() });
             }
             if choices[9] { scheme.dtype = Some("bf16".into()); }
             scheme.lossless = choices[10];

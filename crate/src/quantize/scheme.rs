@@ -33,6 +33,7 @@ use std::fmt;
 /// | `mix4.25`, `mix1460608B` | each matrix in the width that it earns, so many bits a weight, or bytes, in all |
 /// | `x8`, `bc8`, `h8`, `h16` | a recurrence's input, what writes and reads its state (B and C, keys and queries), its state; its state in bf16 |
 /// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |
+/// | `qk4`, `qk8row`, `smoothqk`, `svfp8`, `sub32` | the products of a recurrence's chunks ([`Products`](crate::kernel::scan::products::Products)) |
 /// | `kv8`, `kv4`, `kv16` | the keys and values that attention keeps: integers by head and token; bf16 |
 /// | `kv8c`, `kv4c` | the same with a scale and a minimum of the keys for each channel over 32 tokens |
 /// | `bf16` | the dtype of all that is not quantized |

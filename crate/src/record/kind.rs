@@ -29,7 +29,7 @@ pub enum Kind {
 /// of one kind of row: `head.layer` is the layer of a row `head`. Columns of times and memory are known by
 /// [`TIMING_FIELDS`](super::TIMING_FIELDS). What is not listed here is [`Numeric`](Kind::Numeric) where it has a fraction,
 /// and [`Exact`](Kind::Exact) where it has none.
-pub const KINDS: [(&str, Kind); 57] = [
+pub const KINDS: [(&str, Kind); 59] = [
     ("run_id", Kind::Provenance),
     ("timestamp", Kind::Provenance),
     ("git_*", Kind::Provenance),
@@ -54,12 +54,14 @@ pub const KINDS: [(&str, Kind); 57] = [
     ("context", Kind::Exact),
     ("context_low", Kind::Exact),
     ("context_high", Kind::Exact),
+    ("bias", Kind::Exact),
     ("predictor.predictor", Kind::Exact),
     // What close calls decide.
     ("*_nonfinite", Kind::Choice),
     ("warning", Kind::Choice),
     ("answer", Kind::Choice),
     ("correct*", Kind::Choice),
+    ("values_right", Kind::Choice),
     ("chosen*", Kind::Choice),
     ("parts_at", Kind::Choice),
     ("widens_at", Kind::Choice),
@@ -84,7 +86,7 @@ pub const KINDS: [(&str, Kind); 57] = [
     ("*_p_holm", Kind::Statistical),
     ("ppl*", Kind::Statistical),
     ("bits_per_byte", Kind::Statistical),
-    ("accuracy*", Kind::Statistical),
+    ("*accuracy*", Kind::Statistical),
     ("never_parted", Kind::Statistical),
     ("together_*", Kind::Statistical),
     ("*entropy", Kind::Statistical),

@@ -32,10 +32,10 @@ impl Arithmetic {
             ["scheme", "probe"].map(|name| text(row, name).split('+').next().unwrap_or_default());
         // The bits of the state, and all that a probe rounds, stand in names alone: h8ef, bc8, w4a8.
         let parts = scheme.split('-').chain(probe.split('-')).filter_map(|part| {
-            let digits = ["bc", "x", "h"].iter().find_map(|name| part.strip_prefix(name));
+            let digits = ["bc", "x", "h", "qk", "svfp"].iter().find_map(|name| part.strip_prefix(name));
             let digits =
                 digits.or_else(|| part.starts_with('w').then(|| part.rsplit('a').next()).flatten())?;
-            digits.trim_end_matches("ef").parse::<u8>().ok()
+            digits.trim_end_matches("ef").trim_end_matches("row").parse::<u8>().ok()
         });
         let activations = row.get("a_bits").and_then(Value::as_f64).unwrap_or(16.0) as u8;
         let bits = parts.fold(activations, u8::min);
@@ -73,7 +73,7 @@ const fn relative(columns: &'static str, [float, half, fine, coarse]: [f64; 4]) 
 /// They are two to four times the largest spreads that were found between a Xeon with AMX, which recorded, and a Zen 3 with
 /// AVX2 alone, which measured again: `drift` and `outliers` whole; of `phase1` divergence and passkeys. What was found is
 /// told beside each line, as float, half, fine, coarse; `–` where there was nothing to be found.
-pub const TOLERANCES: [Tolerance; 43] = [
+pub const TOLERANCES: [Tolerance; 46] = [
     // 2e-5, 1e-4, .014, .44 a trial; 6e-7, –, 3e-4, .008 in the mean of 50.
     absolute("trial.key_logprob", [1e-4, 5e-4, 0.05, 1.2]),
     absolute("key_logprob", [3e-6, 5e-5, 1e-3, 0.03]),
@@ -83,7 +83,7 @@ pub const TOLERANCES: [Tolerance; 43] = [
     // 0, 2e-4, 2e-4, 5e-4.
     absolute("same_top*", [1e-4, 5e-4, 6e-4, 0.004]),
     // No key of 850; as many as close calls may turn.
-    absolute("accuracy*", [0.02, 0.02, 0.04, 0.1]),
+    absolute("*accuracy*", [0.02, 0.02, 0.04, 0.1]),
     // –, 0, .13, 0 of 16 prompts; –, 0, 51, 7 tokens of 128.
     absolute("never_parted*", [0.07, 0.07, 0.3, 0.3]),
     absolute("together_*", [2.0, 8.0, 80.0, 80.0]),
@@ -99,6 +99,10 @@ pub const TOLERANCES: [Tolerance; 43] = [
     relative("absmax*", [5e-6, 1e-3, 0.03, 0.08]),
     // Not measured between processors; means of many tokens, as persistence.
     absolute("first_share*", [1e-4, 1e-3, 0.004, 0.012]),
+    // Not measured between processors: codes of 4 bits may turn whatever the scheme, and the worst head has most of them.
+    absolute("cosine_*", [2e-3, 2e-3, 5e-3, 0.02]),
+    absolute("error_*", [0.01, 0.01, 0.02, 0.05]),
+    absolute("*_bias", [1e-4, 1e-3, 0.004, 0.012]),
     // 8e-7, –, –, .004.
     relative("kurtosis*", [5e-6, 5e-4, 0.005, 0.01]),
     relative("crest", [5e-6, 5e-4, 0.005, 0.01]),

@@ -1,7 +1,7 @@
-//! What a model is trained on: windows of a corpus, mixed with passkey prompts. A batch is a function of seed and
+//! What a model is trained on: windows of a corpus, mixed with passkey prompts and with keys to copy. A batch is a function of seed and
 //! step alone, so a resumed run sees what the whole one would have seen.
 
-use crate::corpus::{Corpus, passkey};
+use crate::corpus::{Corpus, copying, passkey};
 use crate::error::{Error, Result};
 use crate::model::init::stream;
 use crate::model::tokenizer::Tokenizer;
@@ -21,13 +21,17 @@ pub struct Mixture {
     pub passkey: f64,
     /// Digits of a key.
     pub digits: usize,
+    /// Share of sequences made of keys to copy ([`copying`]).
+    pub copying: f64,
+    /// Keys of such a text.
+    pub keys: usize,
     /// Steps over which the most filler of a prompt grows from none to all that fits. Recall is learnt at once over a
     /// few dozen tokens and then stretches; over hundreds of tokens it is not found in the first place.
     pub curriculum: u64,
-    /// Loss weight of the key's tokens where the needle repeats it and after the question. They are few, and the rest
+    /// Loss weight of what is recalled: the key's tokens where the needle repeats it and after the question, and the values of keys to copy. They are few, and the rest
     /// of a prompt is soon known by heart.
     pub key_weight: f32,
-    /// Loss weight of all other tokens of a passkey sequence.
+    /// Loss weight of all other tokens of such a sequence.
     pub filler_weight: f32,
 }
 
@@ -38,6 +42,8 @@ impl Default for Mixture {
             seq_len: 1024,
             passkey: 0.2,
             digits: 5,
+            copying: 0.0,
+            keys: 4,
             curriculum: 1000,
             key_weight: 10.0,
             filler_weight: 0.1,
@@ -80,12 +86,14 @@ impl Data {
 
     /// The batch of one step.
     pub fn batch(&self, step: u64) -> Result<Batch> {
-        let Mixture { batch_size, seq_len, passkey, .. } = self.mixture;
+        let Mixture { batch_size, seq_len, passkey, copying, .. } = self.mixture;
         let mut batch = Batch { inputs: vec![], targets: vec![], weights: vec![] };
         for row in 0..batch_size {
             let mut rng = stream(self.seed, &format!("step {step} row {row}"));
             let (tokens, weights) = if rng.random_bool(passkey) {
                 self.passkeys(&mut rng, step)?
+            } else if copying > 0.0 && rng.random_bool((copying / (1.0 - passkey)).min(1.0)) {
+                self.copies(&mut rng, step)?
             } else {
                 let start = rng.random_range(0..self.tokens.len() - seq_len);
                 (self.tokens[start..=start + seq_len].to_vec(), vec![1.0; seq_len + 1])
@@ -99,12 +107,12 @@ impl Data {
 
     /// Prompts of random lengths until the sequence is full; what is left over is corpus text.
     fn passkeys(&self, rng: &mut ChaCha8Rng, step: u64) -> Result<(Vec<u32>, Vec<f32>)> {
-        let Mixture { seq_len, digits, curriculum, key_weight, filler_weight, .. } = self.mixture;
+        let Mixture { seq_len, digits, key_weight, filler_weight, .. } = self.mixture;
         let (mut tokens, mut weights) = (vec![], vec![]);
         let count = |text: &str| Ok(self.tokenizer.encode(text)?.len());
         let ending = count(&format!(" {}.\n", "0".repeat(digits)))?;
         let room = |tokens: &Vec<u32>| (seq_len + 1).saturating_sub(tokens.len());
-        let filler = if step < curriculum { seq_len * step as usize / curriculum as usize } else { seq_len };
+        let filler = self.filler(step);
         while let Some(prompt) = passkey::training_prompt(rng, room(&tokens), ending, filler, digits, &count)?
         {
             let again = prompt.repetition();
@@ -117,13 +125,46 @@ impl Data {
             tokens.extend(prompt);
             tokens.extend(answer);
         }
+        Ok(self.filled(rng, tokens, weights))
+    }
+
+    /// Keys to copy until the sequence is full; what is left over is corpus text.
+    fn copies(&self, rng: &mut ChaCha8Rng, step: u64) -> Result<(Vec<u32>, Vec<f32>)> {
+        let Mixture { seq_len, keys, key_weight, filler_weight, .. } = self.mixture;
+        let (mut tokens, mut weights) = (vec![], vec![]);
+        let filler = self.filler(step);
+        while let Some(text) =
+            copying::training(rng, (seq_len + 1).saturating_sub(tokens.len()), filler, keys)?
+        {
+            let (prompt, answers) = copying::tokens(|text| self.tokenizer.encode(text), &text)?;
+            weights.extend(std::iter::repeat_n(filler_weight, prompt.len()));
+            weights.extend((0..answers.len()).map(|i| if i % 2 == 1 { key_weight } else { filler_weight }));
+            tokens.extend(prompt.into_iter().chain(answers));
+        }
+        Ok(self.filled(rng, tokens, weights))
+    }
+
+    /// The most filler of a prompt at this step, in tokens.
+    fn filler(&self, step: u64) -> usize {
+        let Mixture { seq_len, curriculum, .. } = self.mixture;
+        if step < curriculum { seq_len * step as usize / curriculum as usize } else { seq_len }
+    }
+
+    /// A sequence and its weights, filled up with corpus text.
+    fn filled(
+        &self,
+        rng: &mut ChaCha8Rng,
+        mut tokens: Vec<u32>,
+        mut weights: Vec<f32>,
+    ) -> (Vec<u32>, Vec<f32>) {
+        let seq_len = self.mixture.seq_len;
         tokens.truncate(seq_len + 1); // a tokenizer may spell another key longer
         weights.truncate(seq_len + 1);
         let rest = (seq_len + 1).saturating_sub(tokens.len());
         let start = rng.random_range(0..self.tokens.len() - rest);
         tokens.extend(&self.tokens[start..start + rest]);
         weights.extend(std::iter::repeat_n(1.0, rest));
-        Ok((tokens, weights))
+        (tokens, weights)
     }
 }
 
@@ -166,5 +207,28 @@ mod tests {
             "{heavy}"
         );
         assert!(text(100).0.matches("grass").count() > text(30).0.matches("grass").count());
+    }
+
+    #[test]
+    fn values_weigh_where_they_can_be_copied_and_nothing_else_changes_a_batch() {
+        let mixture = Mixture {
+            passkey: 0.0,
+            copying: 1.0,
+            keys: 3,
+            batch_size: 4,
+            curriculum: 10,
+            ..Mixture::default()
+        };
+        let batch = data(mixture).batch(9).unwrap();
+        let of = |heavy: bool| -> String {
+            let all = batch.targets.iter().zip(&batch.weights).filter(|(_, w)| (**w == 10.0) == heavy);
+            all.map(|(t, _)| char::from(*t as u8)).collect()
+        };
+        let (heavy, light) = (of(true), of(false));
+        assert!(heavy.len() >= 12 && heavy.chars().all(|c| c.is_ascii_lowercase()), "{heavy}");
+        // As many keys are asked for as were said.
+        assert_eq!(light.matches('?').count() * 3, heavy.len(), "{light}");
+        let without = Mixture { keys: 9, ..Mixture::default() };
+        assert_eq!(data(without).batch(3).unwrap().inputs, data(Mixture::default()).batch(3).unwrap().inputs);
     }
 }

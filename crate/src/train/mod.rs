@@ -18,6 +18,7 @@ use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::family::{Config, Gradients, Stack, Tensors};
 use crate::kernel::norm::add;
+use crate::layer::recurrence::Recurrence;
 use crate::layer::room::Room;
 use crate::model::checkpoint::{Checkpoint, Wanted};
 use crate::model::init;
@@ -63,6 +64,10 @@ pub struct Training {
     pub optimizer: adamw::AdamW,
     /// Parameters with settings of their own.
     pub groups: Vec<adamw::Group>,
+    /// How the products of a recurrence's chunks are rounded while it trains, such as qk4-smoothqk-svfp8, as in the names of schemes;
+    /// none: not at all. The way back takes them for exact (straight-through).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub products: Option<String>,
     /// Steps between validations.
     pub validate_every: u64,
     /// Windows of `seq_len` that a validation scores.
@@ -84,6 +89,7 @@ impl Default for Training {
             schedule: schedule::Schedule::default(),
             optimizer: adamw::AdamW::default(),
             groups: vec![],
+            products: None,
             validate_every: 250,
             validate_windows: 64,
             checkpoint_every: 100,
@@ -143,7 +149,7 @@ impl Training {
         while optimizer.steps < self.steps {
             let (step, clock) = (optimizer.steps, Instant::now());
             let rate = self.schedule.rate(step, self.steps);
-            let network = self.model.stack(&optimizer.tensors(), &Default::default())?;
+            let network = self.network(&optimizer.tensors())?;
             let (loss, grads) = self.gradients(&network, &data.batch(step)?, &mut work)?;
             let norm = optimizer.update(grads, rate)?;
             let done = optimizer.steps;
@@ -155,7 +161,7 @@ impl Training {
             }))?;
             let last = done == self.steps;
             if done % self.validate_every == 0 || last {
-                let network = self.model.stack(&optimizer.tensors(), &Default::default())?;
+                let network = self.network(&optimizer.tensors())?;
                 let found = valid.bits_per_byte(&network)?;
                 let mut event =
                     json!({"step": done, "tokens": done * tokens as u64, "valid_bits_per_byte": found});
@@ -209,15 +215,38 @@ impl Training {
                 return Err(Error::input(format!("{name} must be at most {most}, found {value}")));
             }
         }
-        let share = self.mixture.passkey;
-        if !(0.0..=1.0).contains(&share) {
-            return Err(Error::input(format!("mixture.passkey is a share from 0 to 1, found {share}")));
+        let (passkey, copying) = (self.mixture.passkey, self.mixture.copying);
+        for (name, share) in
+            [("mixture.passkey", passkey), ("mixture.copying", copying), ("their sum", passkey + copying)]
+        {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::input(format!("{name} is a share from 0 to 1, found {share}")));
+            }
         }
+        if copying > 0.0 {
+            crate::corpus::copying::trial(0, self.mixture.seq_len, self.mixture.keys, 0)
+                .map_err(|error| error.at("mixture.keys"))?;
+        }
+        self.rounded()?;
         let peak = self.schedule.peak;
         if !peak.is_finite() || peak < 0.0 {
             return Err(Error::input(format!("schedule.peak must be a learning rate, found {peak}")));
         }
         Ok(())
+    }
+
+    /// What of the recurrence is rounded while it trains.
+    fn rounded(&self) -> Result<Recurrence> {
+        let products = self.products.as_ref().map(|name| name.parse()).transpose();
+        let products = products.map_err(|error: Error| error.at("products"))?;
+        Ok(Recurrence { products, ..Recurrence::default() })
+    }
+
+    /// The network of these weights, with what is rounded while it trains.
+    fn network(&self, tensors: &Tensors) -> Result<Stack> {
+        let mut network = self.model.stack(tensors, &Default::default())?;
+        network.set_recurrence(self.rounded()?).map_err(|error| error.at("products"))?;
+        Ok(network)
     }
 
     /// The model to start from, if one is named.

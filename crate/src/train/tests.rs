@@ -76,3 +76,45 @@ fn a_llama_trains_on_the_pieces_of_a_tokenizer() {
     let long = error(Training { mixture: long, ..training });
     assert!(long.contains("mixture.seq_len must be at most 12, found 13"), "{long}");
 }
+
+#[test]
+fn products_of_chunks_are_rounded_on_the_way_there_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("corpus")).unwrap();
+    for split in ["train", "valid"] {
+        fs::write(
+            at(&format!("corpus/{split}.txt")),
+            "What is rounded must be trained as rounded. ".repeat(40),
+        )
+        .unwrap();
+    }
+    let training = Training {
+        model: Config::Gla(crate::family::gla::Config::tiny()),
+        corpus: at("corpus"),
+        steps: 2,
+        mixture: Mixture { batch_size: 2, seq_len: 96, passkey: 0.0, copying: 0.5, ..Mixture::default() },
+        validate_windows: 2,
+        ..Training::default()
+    };
+    let losses = |products: Option<&str>, name: &str| {
+        let training = Training { products: products.map(String::from), ..training.clone() };
+        training.run(&at(name))?;
+        let log = fs::read_to_string(at(name).join("log.jsonl")).unwrap();
+        let rows = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        Ok::<_, Error>(rows.filter_map(|row| row["loss"].as_f64()).collect::<Vec<_>>())
+    };
+    let (exact, rounded) = (losses(None, "exact").unwrap(), losses(Some("qk2-svfp8"), "rounded").unwrap());
+    assert_eq!(rounded, losses(Some("qk2-svfp8"), "again").unwrap());
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        assert!(exact != rounded && (exact - rounded).abs() < 0.1 * exact, "{exact}, {rounded}");
+    }
+    let error = losses(Some("qk4-smooth"), "bad").unwrap_err().to_string();
+    assert!(error.starts_with("products:") && error.contains("unknown part \"smooth\""), "{error}");
+    let llama = Config::Llama(crate::family::llama::Config { hidden_size: 32, ..Default::default() });
+    let llama = Training { model: llama, products: Some("qk4".into()), ..training.clone() };
+    assert!(llama.run(&at("llama")).unwrap_err().to_string().contains("no recurrence"));
+    let shares = Mixture { passkey: 0.6, ..training.mixture.clone() };
+    let shares = Training { mixture: shares, ..training }.run(&at("shares")).unwrap_err().to_string();
+    assert!(shares.contains("their sum is a share from 0 to 1, found 1.1"), "{shares}");
+}

@@ -296,7 +296,10 @@ fn what_has_no_recurrence_and_no_norm_of_its_own_is_told() {
     let model = larger();
     let error = |scheme: &str| model.quantized(&scheme.parse().unwrap()).unwrap_err().to_string();
     let sentence = error("w16a16-h8");
-    assert!(sentence.contains("no recurrence whose inputs or state could be rounded"), "{sentence}");
+    assert!(
+        sentence.contains("no recurrence whose inputs, state or products could be rounded"),
+        "{sentence}"
+    );
     let mamba2 = Model::load("random:mamba2-tiny").unwrap();
     let sentence = mamba2.quantized(&"w16a16-kv8".parse().unwrap()).unwrap_err().to_string();
     assert!(sentence.contains("keeps no keys and values"), "{sentence}");

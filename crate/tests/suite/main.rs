@@ -28,6 +28,7 @@ mod repetition;
 mod report;
 mod runs;
 mod saving;
+mod smoothing;
 mod study;
 mod tasks;
 mod texts;

@@ -20,6 +20,7 @@ use crate::layer::branch::Branch;
 use crate::layer::linear::Linear;
 use crate::layer::norm::RmsNorm;
 use crate::layer::op::with_floats;
+use crate::layer::recurrence::meeting::Meeting;
 use crate::layer::recurrence::{Recurrence, Recurrent};
 use crate::layer::room::Room;
 use crate::layer::rotation::Rotation;
@@ -196,16 +197,36 @@ impl Stack {
     /// # Errors
     /// If shapes do not fit.
     pub fn first_shares(&self, x: &Tensor, block: usize) -> Result<Option<Tensor>> {
-        let steps = &self.blocks[block];
-        let Some(at) = steps.iter().position(|step| step.branch.attention().is_some()) else {
-            return Ok(None);
-        };
-        let mut x = x.clone();
-        for Step { norm, branch, .. } in &steps[..at] {
-            x = (branch.forward(&norm.forward(&x)?, None)? + x)?;
+        self.at_branch(x, block, |branch, u| {
+            branch.attention().map(|attention| attention.first_shares(u)).transpose()
+        })
+    }
+
+    /// The residual stream [1, T, hidden] that enters a block → how its tokens meet there; none where they do not.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn meeting(&self, x: &Tensor, block: usize) -> Result<Option<Meeting>> {
+        self.at_branch(x, block, |branch, u| branch.meeting(u))
+    }
+
+    /// What the first branch of a block that has anything to say says of what it reads.
+    fn at_branch<T>(
+        &self,
+        x: &Tensor,
+        block: usize,
+        ask: impl Fn(&dyn Branch, &Tensor) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let (mut x, steps) = (x.clone(), &self.blocks[block]);
+        for (i, Step { norm, branch, .. }) in steps.iter().enumerate() {
+            let u = norm.forward(&x)?;
+            let said = ask(&**branch, &u)?;
+            if said.is_some() || i + 1 == steps.len() {
+                return Ok(said);
+            }
+            x = (branch.forward(&u, None)? + x)?;
         }
-        let Step { norm, branch, .. } = &steps[at];
-        branch.attention().map(|attention| attention.first_shares(&norm.forward(&x)?)).transpose()
+        Ok(None)
     }
 
     /// Reads at least one token of one sequence, on a CPU, moving `state` on; `logits` `[vocabulary]`, if given, are
@@ -337,9 +358,9 @@ impl Stack {
         match any || recurrence == Recurrence::default() {
             true => Ok(()),
             false => Err(crate::error::Error::input(
-                "the model has no recurrence whose inputs or state could be rounded",
+                "the model has no recurrence whose inputs, state or products could be rounded",
             )
-            .hint("leave x, bc and h out of the scheme")),
+            .hint("leave x, bc, h and the products of chunks out of the scheme")),
         }
     }
 

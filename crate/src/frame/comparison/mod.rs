@@ -139,7 +139,7 @@ impl Frame {
         let bytes: BTreeMap<Subject, f64> =
             bytes.filter_map(|(subject, bytes)| Some((subject, bytes?))).collect();
         let mut subjects: Vec<Subject> = Vec::new();
-        for measure in ["perplexity", "divergence", "passkey", "lambada", "choice"] {
+        for measure in ["perplexity", "divergence", "passkey", "copying", "lambada", "choice"] {
             for subject in self.rows_of(measure, SUMMARY)?.each_subject()? {
                 if !subjects.contains(&subject) {
                     subjects.push(subject);

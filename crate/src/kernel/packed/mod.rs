@@ -30,7 +30,7 @@ pub mod product;
 mod vnni;
 mod widen;
 
-use super::integer::{IntegerRows, Run};
+use super::integer::{IntegerRows, Integers, Run};
 use super::line::Line;
 use columns::{Columns, places};
 pub use product::forward;
@@ -109,6 +109,43 @@ impl Packed {
             packed.zeros = Vec::new();
         }
         regular.then_some(packed)
+    }
+
+    /// A matrix of nothing, for [`refill`](Self::refill).
+    pub(in crate::kernel) fn empty() -> Self {
+        let columns = Columns::new(1, 1);
+        Self { rows: 0, columns, half: false, offset: 0, lines: vec![], scales: vec![], zeros: vec![] }
+    }
+
+    /// Lays the rows of `of` out, each with its scale, in the memory of what was here before; as `half` bytes integers of −7 … 7, else
+    /// those of −127 … 127. On the calling thread.
+    pub(in crate::kernel) fn refill(&mut self, of: &Integers, half: bool) {
+        let Self { rows, columns, lines, scales, offset, zeros, .. } = self;
+        (*rows, *columns, *offset, self.half) =
+            (of.scales.len(), Columns::new(of.k, of.k), if half { 7 } else { 127 }, half);
+        zeros.clear();
+        let (panels, panel_lines) = (rows.div_ceil(PANEL), columns.padded() / if half { 8 } else { 4 });
+        lines.clear();
+        lines.resize(panels * panel_lines, Line([0; 64]));
+        scales.clear();
+        scales.resize(panels, [0.0; PANEL]);
+        for (row, (codes, scale)) in of.codes.chunks_exact(of.k).zip(&of.scales).enumerate() {
+            let (panel, lane) = (row / PANEL, row % PANEL);
+            scales[panel][lane] = *scale;
+            let lines = &mut lines[panel * panel_lines..][..panel_lines];
+            let stored = |code: &i8| (i32::from(*code) + *offset) as u8;
+            if half {
+                for (line, codes) in lines.iter_mut().zip(codes.chunks(8)) {
+                    for (i, code) in codes.iter().enumerate() {
+                        line.0[lane * 4 + i % 4] |= stored(code) << (i / 4 * 4);
+                    }
+                }
+            } else {
+                for (line, codes) in lines.iter_mut().zip(codes.chunks(4)) {
+                    line.0[lane * 4..].iter_mut().zip(codes).for_each(|(to, code)| *to = stored(code));
+                }
+            }
+        }
     }
 
     /// Rows.
@@ -254,6 +291,24 @@ pub(super) mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn refilled_memory_is_what_was_packed_last() {
+        let mut packed = Packed::empty();
+        for (rows, cols, bits) in [(48, 128, 8), (16, 64, 4), (1, 5, 4), (33, 100, 8), (40, 20, 2)] {
+            let x: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 + 13) % 257) as f32 - 128.0).collect();
+            let of = super::super::integer::quantize_rows(&x, cols, bits, None);
+            packed.refill(&of, bits <= 4);
+            assert_eq!((packed.rows, packed.half), (rows, bits <= 4));
+            for (row, codes) in of.codes.chunks(cols).enumerate() {
+                let (mut integers, mut runs) = (vec![0; cols], vec![]);
+                packed.integers(row, &mut integers);
+                packed.runs(row, &mut runs);
+                assert_eq!(integers, codes, "{rows}×{cols} row {row}");
+                assert_eq!((runs.len(), runs[0].scale, runs[0].zero), (1, of.scales[row], 0.0));
             }
         }
     }

@@ -1,48 +1,76 @@
 //! The scan as matrix products over chunks, on vectors.
 
+use super::products::{self, Operands, Products, Values, round_scores};
 use super::{CHUNK, Shape};
 use crate::kernel::simd::{Lanes, dispatch};
 use crate::kernel::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;
 
-/// The scan as matrix products over chunks of [`CHUNK`] tokens. Arguments as in [`scan`](super::scan).
-pub fn chunked(shape: Shape, xbc: &[f32], dt: &[f32], a: &[f32], d: &[f32], h: &mut [f32], y: &mut [f32]) {
+/// The scan as matrix products over chunks of [`CHUNK`] tokens, which may be rounded. Arguments as in [`scan`](super::scan).
+pub fn chunked(
+    shape: Shape,
+    products: Option<Products>,
+    xbc: &[f32],
+    dt: &[f32],
+    a: &[f32],
+    d: &[f32],
+    h: &mut [f32],
+    y: &mut [f32],
+) {
     let Shape { time, heads, head_dim, groups, state, .. } = shape;
-    let scores = scores(shape, xbc);
+    let scores = scores(shape, products, xbc);
     let (all_b, all_c) = (gathered(shape, xbc, Shape::b_at), gathered(shape, xbc, Shape::c_at));
     let out = shape.scatter(y);
-    let begin = || (Room::new(shape), vec![0.0; state * head_dim]);
-    h.par_chunks_mut(head_dim * state).enumerate().for_each_init(begin, |(room, carried), (index, h)| {
-        let (b, head) = (index / heads, index % heads);
-        let group = shape.group_of(head);
-        transpose(head_dim, state, h, state, carried, head_dim);
-        for first in (0..time).step_by(CHUNK) {
-            let Chunk { len, decay } = Chunk::read(shape, xbc, dt, a[head], b, head, first, room);
-            let at = ((b * groups + group) * time + first) * state;
-            let y = &mut room.y[..len * head_dim];
-            y.fill(0.0);
-            matmul_add(len, state, head_dim, View::rows(&all_c[at..], state), carried, head_dim, y, head_dim);
-            for (y, by) in y.chunks_mut(head_dim).zip(&room.from_start) {
-                scale(*by, y);
+    let begin = || (Room::new(shape), Values::default(), vec![0.0; state * head_dim]);
+    h.par_chunks_mut(head_dim * state).enumerate().for_each_init(
+        begin,
+        |(room, values, carried), (index, h)| {
+            let (b, head) = (index / heads, index % heads);
+            let group = shape.group_of(head);
+            transpose(head_dim, state, h, state, carried, head_dim);
+            for first in (0..time).step_by(CHUNK) {
+                let Chunk { len, decay } = Chunk::read(shape, xbc, dt, a[head], b, head, first, room);
+                let at = ((b * groups + group) * time + first) * state;
+                let y = &mut room.y[..len * head_dim];
+                y.fill(0.0);
+                matmul_add(
+                    len,
+                    state,
+                    head_dim,
+                    View::rows(&all_c[at..], state),
+                    carried,
+                    head_dim,
+                    y,
+                    head_dim,
+                );
+                for (y, by) in y.chunks_mut(head_dim).zip(&room.from_start) {
+                    scale(*by, y);
+                }
+                masked(len, score_block(shape, &scores, b, group, first), &room.cumulative, &mut room.mixing);
+                match products.filter(|products| products.fp8_values) {
+                    Some(products) => {
+                        round_scores(products, len, &mut room.mixing);
+                        values.add(products, len, head_dim, &room.mixing, &room.u, y);
+                    }
+                    None => matmul_lower(len, head_dim, &room.mixing, &room.u, head_dim, y),
+                }
+                scale(decay, carried);
+                for (u, by) in room.u.chunks_mut(head_dim).zip(&room.to_end) {
+                    scale(*by, u);
+                }
+                let b_turned = View::transposed(&all_b[at..], state);
+                matmul_add(state, len, head_dim, b_turned, &room.u, head_dim, carried, head_dim);
+                let rows = &xbc[(b * time + first) * shape.row()..];
+                for (t, y) in y.chunks(head_dim).enumerate() {
+                    let x = &rows[t * shape.row() + shape.x_at(head)..][..head_dim];
+                    // SAFETY: every (b, t, head) has its own P values.
+                    let out = unsafe { out.slice(shape.y_at(b * time + first + t, head), head_dim) };
+                    with_skip(y, d[head], x, out);
+                }
             }
-            masked(len, score_block(shape, &scores, b, group, first), &room.cumulative, &mut room.mixing);
-            matmul_lower(len, head_dim, &room.mixing, &room.u, head_dim, y);
-            scale(decay, carried);
-            for (u, by) in room.u.chunks_mut(head_dim).zip(&room.to_end) {
-                scale(*by, u);
-            }
-            let b_turned = View::transposed(&all_b[at..], state);
-            matmul_add(state, len, head_dim, b_turned, &room.u, head_dim, carried, head_dim);
-            let rows = &xbc[(b * time + first) * shape.row()..];
-            for (t, y) in y.chunks(head_dim).enumerate() {
-                let x = &rows[t * shape.row() + shape.x_at(head)..][..head_dim];
-                // SAFETY: every (b, t, head) has its own P values.
-                let out = unsafe { out.slice(shape.y_at(b * time + first + t, head), head_dim) };
-                with_skip(y, d[head], x, out);
-            }
-        }
-        transpose(state, head_dim, carried, head_dim, h, state);
-    });
+            transpose(state, head_dim, carried, head_dim, h, state);
+        },
+    );
 }
 
 /// B or C of all tokens, [B, G, T, N]: rows of `xbc` are so far apart that few of them fit a cache together.
@@ -141,11 +169,12 @@ fn decays_body<V: Lanes>(end: f32, cumulative: &[f32], from_start: &mut [f32], t
 }
 
 /// C Bᵀ of every chunk, lower triangle: [B, chunks, G, Q, Q]. All heads of a group share it.
-pub(in crate::kernel) fn scores(shape: Shape, xbc: &[f32]) -> Vec<f32> {
+pub(in crate::kernel) fn scores(shape: Shape, products: Option<Products>, xbc: &[f32]) -> Vec<f32> {
     let Shape { batch, time, groups, state, .. } = shape;
     let chunks = time.div_ceil(CHUNK);
     let mut scores = vec![0.0; batch * chunks * groups * CHUNK * CHUNK];
-    scores.par_chunks_mut(CHUNK * CHUNK).enumerate().for_each(|(index, scores)| {
+    let begin = || products.map(|products| (products, products::Room::new(state)));
+    scores.par_chunks_mut(CHUNK * CHUNK).enumerate().for_each_init(begin, |rounded, (index, scores)| {
         let (rest, group) = (index / groups, index % groups);
         let (b, chunk) = (rest / chunks, rest % chunks);
         let first = chunk * CHUNK;
@@ -156,6 +185,10 @@ pub(in crate::kernel) fn scores(shape: Shape, xbc: &[f32]) -> Vec<f32> {
         transpose(len, state, &rows[shape.b_at(group)..], shape.row(), &mut b_turned, CHUNK);
         let c = View::rows(&rows[shape.c_at(group)..], shape.row());
         matmul_add(len, state, CHUNK, c, &b_turned, CHUNK, scores, CHUNK);
+        if let Some((products, room)) = rounded {
+            let [q, k] = [shape.c_at(group), shape.b_at(group)].map(|at| (&rows[at..], shape.row()));
+            room.scores(*products, len, Operands { q, k, a: None }, scores);
+        }
     });
     scores
 }
@@ -242,6 +275,17 @@ fn scale_rows_body<V: Lanes>(
             to[i] = from[i] * by;
         }
     }
+}
+
+dispatch! {
+    /// to ← to ∘ by.
+    pub(in crate::kernel) fn multiply(by: &[f32], to: &mut [f32]) = multiply_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn multiply_body<V: Lanes>(by: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(by).for_each(|(to, by)| *to *= by);
 }
 
 dispatch! {

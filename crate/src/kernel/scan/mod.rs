@@ -3,8 +3,8 @@
 //! its own words h_t = e^{Δ_t A} h_{t−1} + (Δ_t x_t) ⊗ B_t, y_t = h_t C_t + D x_t.
 //!
 //! [`recurrent`] is the definition, token by token. [`chunked()`] computes the same as matrix products within chunks
-//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit; `rounded` keeps
-//! the state in integers. With a =
+//! of Q tokens and carries the state between them (Dao & Gu 2024, section 6); `tiled` does so on a matrix unit; [`products`] rounds those products, and
+//! `rounded` keeps the state in integers. With a =
 //! cumulative sum of ΔA in the chunk, u = Δx and L[t, s] = e^{a_t − a_s} for s ≤ t:
 //!
 //! - inside the chunk  Y = ((C Bᵀ) ∘ L) u,
@@ -20,6 +20,7 @@ pub mod channels;
 pub(super) mod chunked;
 #[cfg(test)]
 mod definition;
+pub mod products;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
@@ -122,7 +123,7 @@ pub fn scan(
         };
     }
     let _ = fine;
-    chunked(shape, xbc, dt, a, d, h, y);
+    chunked(shape, None, xbc, dt, a, d, h, y);
 }
 
 /// The recurrence, one token after the other. Arguments as in [`scan`]; a state in bf16 is rounded to the nearest after every
@@ -343,7 +344,7 @@ mod tests {
             let size = exact.iter().fold(0.0f64, |size, x| size.max(x.abs()));
             let run = |name: &str, h: &mut [f32], y: &mut [f32]| match name {
                 "recurrent" => recurrent(shape, &xbc, &dt, &a, &d, h, y),
-                "chunked" => chunked(shape, &xbc, &dt, &a, &d, h, y),
+                "chunked" => chunked(shape, None, &xbc, &dt, &a, &d, h, y),
                 #[cfg(target_arch = "x86_64")]
                 "tiled" if amx::has_bf16() => tiled::tiled::<3>(shape, &xbc, &dt, &a, &d, h, y),
                 _ => scan(shape, name != "coarse", &xbc, &dt, &a, &d, h, y),

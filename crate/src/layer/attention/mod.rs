@@ -17,6 +17,7 @@ pub(in crate::layer) mod tests;
 use super::branch::{Back, Branch};
 use super::linear::Linear;
 use super::op::with_floats;
+use super::recurrence::meeting::Meeting;
 use super::room::Room;
 use super::state::LayerState;
 pub use crate::kernel::attention::Width;
@@ -232,6 +233,10 @@ impl Branch for Attention {
 
     fn attention(&self) -> Option<&Attention> {
         Some(self)
+    }
+
+    fn meeting(&self, u: &Tensor) -> Result<Option<Meeting>> {
+        self.meet(u)
     }
 
     fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {

@@ -1,10 +1,11 @@
-//! The way back through the mixer by the kernels, on a CPU.
+//! The way back through the mixer by the kernels, on a CPU. Products of chunks that are rounded on the way there are taken for exact on
+//! the way back (straight-through, Bengio et al. 2013).
 
 use super::{Gla, Projected};
 use crate::kernel::decay::{decays, decays_grad};
 use crate::kernel::gated::{silu_product, silu_product_grad};
 use crate::kernel::norm::{add, rms_norm, rms_norm_grad};
-use crate::kernel::scan::channels::{Gradients, scan, scan_grad};
+use crate::kernel::scan::channels::{Gradients, scan_grad};
 use crate::layer::branch::Places;
 use crate::layer::linear::Linear;
 use crate::layer::op::with_floats;
@@ -34,7 +35,7 @@ impl Gla {
         time: usize,
         room: &mut Room,
     ) -> Result<Kept> {
-        if self.rounds() {
+        if self.recurrence.has_no_way_back() {
             bail!("a quantized recurrence has no gradients")
         }
         let (s, p) = (self.sizes, &self.parts);
@@ -55,7 +56,7 @@ impl Gla {
         let [mut y, mut normed, mut read] = [(); 3].map(|()| room.take(time * s.heads * s.value));
         let mut state = room.take(s.heads * s.key * s.value);
         state.fill(0.0);
-        scan(s.scan(1, time), projected.inputs(), &mut state, &mut y);
+        self.scan_f32(s.scan(1, time), projected.inputs(), &mut state, &mut y);
         room.give(state);
         with_floats([&p.norm], |[norm]| rms_norm(&y, norm, s.eps, &mut normed))?;
         match &g {

@@ -21,6 +21,7 @@ mod tests;
 use super::branch::{Back, Branch};
 use super::linear::Linear;
 use super::op::{Values, with_floats};
+use super::recurrence::meeting::Meeting;
 use super::recurrence::{Recurrence, Recurrent};
 use super::room::{Buffer, Room};
 use super::state::LayerState;
@@ -29,7 +30,7 @@ use crate::kernel::decay::decays;
 use crate::kernel::gated::silu_product;
 use crate::kernel::norm::rms_norm;
 use crate::kernel::round::fake_int;
-use crate::kernel::scan::channels::{Inputs, Shape, recurrent, recurrent_rounded, scan};
+use crate::kernel::scan::channels::{Inputs, Shape, chunked, recurrent, recurrent_rounded, scan};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -160,11 +161,19 @@ impl Gla {
         }
     }
 
+    /// The recurrence with a state in f32.
+    fn scan_f32(&self, shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
+        match self.recurrence.products.filter(|products| products.round(shape.time)) {
+            Some(products) => chunked(shape, Some(products), inputs, s, y),
+            None => scan(shape, inputs, s, y),
+        }
+    }
+
     /// The recurrence, in the precision of its state.
     fn scan(&self, shape: Shape, inputs: Inputs<'_>, state: &LayerState, y: &mut [f32]) -> Result<()> {
         state.update_recurrence(|s, error| match (s, self.recurrence.state) {
             (Values::Bf16(s), _) => recurrent(shape, inputs, s, y),
-            (Values::F32(s), None) => scan(shape, inputs, s, y),
+            (Values::F32(s), None) => self.scan_f32(shape, inputs, s, y),
             (Values::F32(s), Some(bits)) => {
                 let feedback = error.filter(|_| bits.feedback).map(|error| (error, bits.residual));
                 recurrent_rounded(shape, inputs, s, y, bits.bits, feedback);
@@ -253,6 +262,10 @@ impl Branch for Gla {
 
     fn recurrence(&self) -> Option<&dyn Recurrent> {
         Some(self)
+    }
+
+    fn meeting(&self, u: &Tensor) -> Result<Option<Meeting>> {
+        self.meet(u)
     }
 
     fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<bool> {

@@ -2,6 +2,7 @@
 
 use super::super::op::with_floats;
 use super::super::recurrence::Recurrent;
+use super::super::recurrence::meeting::{Made, Meeting, whole};
 use super::super::room::Room;
 use super::{Gla, Projected, Sizes};
 use crate::kernel::decay::decays;
@@ -18,6 +19,20 @@ impl Gla {
             .broadcast_as((time, groups, heads / groups, key))?
             .contiguous()?
             .reshape((time, heads, key))
+    }
+}
+
+impl Gla {
+    /// How the tokens of whole chunks meet; see [`Branch::meeting`](super::Branch::meeting).
+    pub(super) fn meet(&self, u: &Tensor) -> Result<Option<Meeting>> {
+        let (Sizes { heads, groups, key, .. }, time) = (self.sizes, whole(u.dim(1)?));
+        if time == 0 {
+            return Ok(None);
+        }
+        let u = u.narrow(1, 0, time)?.contiguous()?;
+        let Projected { q, k, v, a } = with_floats([&u], |[u]| self.project(u, time, &mut Room::default()))??;
+        let made = Made::Channels { a: a.to_vec(), v: v.to_vec() };
+        Ok(Some(Meeting { time, heads, groups, key, q: q.to_vec(), k: k.to_vec(), made }))
     }
 }
 

@@ -171,3 +171,49 @@ fn a_state_is_counted_in_its_widths() {
     let error = mixer.forward(&u, None).unwrap_err().to_string();
     assert!(error.contains("no gradients"), "{error}");
 }
+
+#[test]
+fn products_of_chunks_are_rounded_where_tokens_come_together() {
+    use crate::kernel::scan::products::{Products, Scores, Share, Smooth};
+    let of = |bits| {
+        let scores = Scores { bits, share: Share::Block, smooth: Smooth::Qk };
+        let products = Products { scores: Some(scores), fp8_values: false, sub: 16 };
+        Recurrence { products: Some(products), ..Recurrence::default() }
+    };
+    for (mixer, batch, time) in cases() {
+        let u = noise(&[batch, time, hidden(&mixer)], 5, 1.0);
+        let with = |recurrence| {
+            let mut mixer = mixer.clone();
+            mixer.set_recurrence(recurrence).unwrap();
+            mixer
+        };
+        let mut after = mixer.zero_state(batch, CPU).unwrap();
+        let exact = mixer.forward(&u, Some(&mut after)).unwrap();
+        let rounded = with(of(8));
+        let mut held = rounded.zero_state(batch, CPU).unwrap();
+        let y = rounded.forward(&u, Some(&mut held)).unwrap();
+        let error = |y: &Tensor| far(y, &exact) / size(&exact);
+        // Within a sub-chunk nothing is rounded, and nothing that goes to the state.
+        assert_eq!(error(&y) > 1e-4, time > 16, "{}", error(&y));
+        assert!(
+            error(&y) < 0.1
+                && (time <= 16 || error(&with(of(2)).forward(&u, None).unwrap()) > 3.0 * error(&y))
+        );
+        let states = (held.recurrence().unwrap(), after.recurrence().unwrap());
+        assert!(far(states.0, states.1) < 1e-5 * (1.0 + size(states.1)));
+        let mut held = rounded.zero_state(batch, CPU).unwrap();
+        let one_by_one: Vec<Tensor> = (0..time)
+            .map(|t| rounded.forward(&u.narrow(1, t, 1).unwrap(), Some(&mut held)).unwrap())
+            .collect();
+        assert!(far(&Tensor::cat(&one_by_one, 1).unwrap(), &exact) < 2e-5 * (1.0 + size(&exact)));
+        // What is trained is what is run.
+        let row = u.narrow(0, 0, 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mut traced = vec![0.0; row.len()];
+        rounded.trace(&row, &mut traced, time, &mut Room::default()).unwrap();
+        let run = y.narrow(0, 0, 1).unwrap().flatten_all().unwrap();
+        let traced = Tensor::from_vec(traced, run.shape(), CPU).unwrap();
+        assert!(far(&traced, &run) < 1e-5 * (1.0 + size(&run)));
+    }
+    let both = Recurrence { state: state(8, false).state, ..of(4) };
+    assert!(both.check().unwrap_err().to_string().contains("rounded token by token"));
+}

@@ -1,4 +1,5 @@
-//! The mixer's core by the kernels, on a CPU: from a state, or from zero and back again with gradients.
+//! The mixer's core by the kernels, on a CPU: from a state, or from zero and back again with gradients, to which rounded products of
+//! chunks are exact (straight-through).
 
 use super::super::op::{Values, with_floats};
 use super::{Core, LayerState, Parts, Sizes};
@@ -44,7 +45,7 @@ impl Sizes {
     }
 
     /// With rows of y so far apart.
-    fn scan(&self, batch: usize, time: usize, out: usize) -> scan::Shape {
+    pub(super) fn scan(&self, batch: usize, time: usize, out: usize) -> scan::Shape {
         let Self { heads, head_dim, groups, state, .. } = *self;
         scan::Shape { batch, time, heads, head_dim, groups, state, out }
     }
@@ -106,7 +107,10 @@ fn scan(
     let rates = rates(p.a_log);
     match (h, recurrence.state) {
         (Values::Bf16(h), _) => scan::recurrent(shape, xbc, dt, &rates, p.d, h, y),
-        (Values::F32(h), None) => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
+        (Values::F32(h), None) => match recurrence.products.filter(|products| products.round(shape.time)) {
+            Some(products) => scan::chunked(shape, Some(products), xbc, dt, &rates, p.d, h, y),
+            None => scan::scan(shape, fine, xbc, dt, &rates, p.d, h, y),
+        },
         (Values::F32(h), Some(state)) => {
             let feedback = error.filter(|_| state.feedback).map(|error| (error, state.residual));
             scan::recurrent_rounded(shape, xbc, dt, &rates, p.d, h, y, state.bits, feedback);
@@ -131,7 +135,7 @@ impl Core {
         y: &mut [f32],
         room: &mut Room,
     ) -> Result<Trace> {
-        if self.rounds() {
+        if self.recurrence.has_no_way_back() {
             bail!("a quantized recurrence has no gradients")
         }
         let s = self.sizes;

@@ -22,6 +22,7 @@ mod tests;
 use super::branch::{Back, Branch};
 use super::linear::{Linear, Weight};
 use super::op::with_floats;
+use super::recurrence::meeting::Meeting;
 use super::recurrence::{Recurrence, Recurrent};
 use super::room::{Buffer, Room};
 use super::state::LayerState;
@@ -112,6 +113,10 @@ impl Branch for Mamba2 {
 
     fn recurrence(&self) -> Option<&dyn Recurrent> {
         Some(self)
+    }
+
+    fn meeting(&self, u: &Tensor) -> Result<Option<Meeting>> {
+        self.meet(u)
     }
 
     fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<bool> {

@@ -4,6 +4,7 @@
 
 use super::super::op::with_floats;
 use super::super::recurrence::Recurrent;
+use super::super::recurrence::meeting::{Made, Meeting, rows, whole};
 use super::Mamba2;
 use super::fused::{rates, slices};
 use crate::kernel::conv::conv_silu;
@@ -13,17 +14,46 @@ use candle_core::{Device, Result, Tensor};
 impl Mamba2 {
     /// The decays [T, H] for rows [T, `row`] that in_proj gave, of which the last H values are dt.
     fn forgetting(&self, rows: &[f32], row: usize) -> Result<Tensor> {
+        let heads = self.core.sizes.heads;
+        let (mut steps, rates) = self.steps(rows, row)?;
+        for steps in steps.chunks_mut(heads) {
+            steps.iter_mut().zip(&rates).for_each(|(step, rate)| *step = (*step * rate).exp());
+        }
+        Tensor::from_vec(steps, (rows.len() / row, heads, 1), &Device::Cpu)
+    }
+
+    /// Δ [T, H] for such rows, and A of each head.
+    fn steps(&self, rows: &[f32], row: usize) -> Result<(Vec<f32>, Vec<f32>)> {
         let s = self.core.sizes;
         let mut steps = vec![0.0; rows.len() / row * s.heads];
-        with_floats([&self.core.packed.to_device(&Device::Cpu)?], |[packed]| {
+        let rates = with_floats([&self.core.packed.to_device(&Device::Cpu)?], |[packed]| {
             let parts = slices(s, packed);
             step_sizes(rows, row, parts.dt_bias, s.dt_limit, &mut steps);
-            let rates = rates(parts.a_log);
-            for steps in steps.chunks_mut(s.heads) {
-                steps.iter_mut().zip(&rates).for_each(|(step, rate)| *step = (*step * rate).exp());
-            }
+            rates(parts.a_log).to_vec()
         })?;
-        Tensor::from_vec(steps, (rows.len() / row, s.heads, 1), &Device::Cpu)
+        Ok((steps, rates))
+    }
+
+    /// How the tokens of whole chunks meet; see [`Branch::meeting`](super::Branch::meeting).
+    pub(super) fn meet(&self, u: &Tensor) -> Result<Option<Meeting>> {
+        let (s, time) = (self.core.sizes, whole(u.dim(1)?));
+        if time == 0 {
+            return Ok(None);
+        }
+        let u = u.narrow(1, 0, time)?.contiguous()?;
+        let inputs = self.inputs(&u)?.into_iter().map(|(_, x)| rows(&x, time)).collect::<Result<Vec<_>>>()?;
+        let [x, b, c] = <[Vec<f32>; 3]>::try_from(inputs).expect("x, B and C");
+        let (inner, shared) = (s.inner(), s.groups * s.state);
+        let mut xbc = Vec::with_capacity(time * s.channels());
+        for t in 0..time {
+            xbc.extend_from_slice(&x[t * inner..][..inner]);
+            xbc.extend_from_slice(&b[t * shared..][..shared]);
+            xbc.extend_from_slice(&c[t * shared..][..shared]);
+        }
+        let projected = self.in_proj.forward(&u)?;
+        let (dt, rates) = with_floats([&projected.contiguous()?], |[rows]| self.steps(rows, s.rows()))??;
+        let made = Made::Heads { shape: s.scan(1, time, inner), xbc, dt, rates };
+        Ok(Some(Meeting { time, heads: s.groups, groups: s.groups, key: s.state, q: c, k: b, made }))
     }
 }
 

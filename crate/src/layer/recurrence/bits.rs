@@ -5,6 +5,7 @@
 
 use super::super::state::LayerState;
 use crate::error::{Error, Result};
+use crate::kernel::scan::products::{Products, SUBS};
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -19,6 +20,10 @@ pub struct Recurrence {
     pub bc: Option<u8>,
     /// Bits of the state.
     pub state: Option<StateBits>,
+    /// How the products of a chunk are rounded. A chunk begins with the tokens that are given at once and then every 64; a token that comes alone
+    /// meets the state only, in f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub products: Option<Products>,
 }
 
 /// How the state is stored between tokens.
@@ -67,7 +72,8 @@ impl Recurrence {
     /// Refuses widths that no integer here has.
     ///
     /// # Errors
-    /// If a width is not one of 2 … 8 bits, or 16 for a state without feedback, or a residual has one that is not kept.
+    /// If a width is not one of 2 … 8 bits, or 16 for a state without feedback, or a residual has one that is not kept; if products
+    /// of chunks are rounded beside the state, or in sub-chunks that there are not.
     pub fn check(&self) -> Result<()> {
         let integers = self.state.filter(|state| state.feedback || state.bits != 16);
         let residual = self.state.and_then(|state| state.residual);
@@ -75,7 +81,21 @@ impl Recurrence {
             return Err(Error::input("a residual of the state without error feedback")
                 .hint("set feedback, or leave the residual out"));
         }
+        if self.products.is_some() && self.state.is_some() {
+            return Err(Error::input(
+                "the products of chunks beside a state of few bits, which is rounded token by token",
+            )
+            .hint("leave one of the two as it is"));
+        }
+        if let Some(products) = self.products.filter(|products| !SUBS.contains(&products.sub)) {
+            return Err(Error::input(format!("a chunk has no sub-chunks of {} tokens", products.sub))
+                .hint("choose 8, 16 or 32"));
+        }
         let widths = [
+            (
+                "queries and keys",
+                self.products.and_then(|products| products.scores).map(|scores| scores.bits),
+            ),
             ("x", self.x),
             ("B and C", self.bc),
             ("the state", integers.map(|state| state.bits)),
@@ -88,6 +108,11 @@ impl Recurrence {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything is rounded whose way back is not straight through.
+    pub(crate) fn has_no_way_back(&self) -> bool {
+        Self { products: None, ..*self } != Self::default()
     }
 
     /// Gives a state the form that this recurrence keeps it in: bf16 as such, integers simulated in f32, with the error of

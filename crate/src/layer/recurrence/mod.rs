@@ -13,6 +13,8 @@
 
 mod bits;
 pub(super) mod definition;
+pub mod meeting;
+mod products;
 
 pub use bits::{Recurrence, StateBits};
 use candle_core::{Result, Tensor};

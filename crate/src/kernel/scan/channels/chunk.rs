@@ -12,7 +12,8 @@ use super::pairs::diagonal;
 use super::{BLOCK, Columns, Inputs, Rows, Shape, by_columns};
 use crate::kernel::Scatter;
 use crate::kernel::scan::CHUNK;
-use crate::kernel::scan::chunked::{matmul_lower, scale};
+use crate::kernel::scan::chunked::{matmul_lower, multiply, scale};
+use crate::kernel::scan::products::{self, Operands, Products, Values, round_scores};
 use crate::kernel::simd::{Lanes, dispatch};
 use crate::kernel::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;
@@ -22,9 +23,10 @@ pub(super) const SUB: usize = 16;
 /// Tokens whose chunks are prepared together: what the one half of the work hands to the other stays in the caches.
 const SPAN: usize = 4 * CHUNK;
 
-/// The recurrence in chunks of [`CHUNK`] tokens. Arguments as in [`scan`](super::scan).
-pub fn chunked(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
+/// The recurrence in chunks of [`CHUNK`] tokens, whose products may be rounded. Arguments as in [`scan`](super::scan).
+pub fn chunked(shape: Shape, products: Option<Products>, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
     let Shape { batch, time, heads, key, value, .. } = shape;
+    let exact_within = products.filter(|products| products.scores.is_some()).map(|p| usize::from(p.sub));
     let (size, out) = (Chunk::size(key), Scatter::new(y));
     let most = SPAN.min(time).div_ceil(CHUNK);
     let mut all = vec![0.0; batch * heads * most * size];
@@ -34,18 +36,24 @@ pub fn chunked(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
         let first = |chunk: usize| start + chunk * CHUNK;
         // What does not depend on the state: all chunks at once.
         all.par_chunks_mut(size).enumerate().for_each_init(
-            || Room::new(key),
-            |room, (index, all)| {
+            || (Room::new(key), products.map(|products| (products, products::Room::new(key)))),
+            |(room, rounded), (index, all)| {
                 let (of, first) = (index / chunks, first(index % chunks));
-                let (rows, chunk) =
-                    (inputs.head(shape, of / heads, of % heads, first), Chunk::cut_mut(all, key));
-                chunk.scores.fill(0.0);
-                prepare(CHUNK.min(time - first), key, rows, chunk, room);
+                let rows = inputs.head(shape, of / heads, of % heads, first);
+                let (len, scores) = (CHUNK.min(time - first), Chunk::cut_mut(all, key).scores);
+                scores.fill(0.0);
+                prepare(len, key, rows, exact_within, Chunk::cut_mut(all, key), room);
+                if let Some((products, room)) = rounded {
+                    let (q, k, a) = (rows.q.from(0), rows.k.from(0), Some(rows.a.from(0)));
+                    let scores = Chunk::cut_mut(all, key).scores;
+                    room.scores(*products, len, Operands { q, k, a }, scores);
+                    round_scores(*products, len, scores);
+                }
             },
         );
         // The state: columns of the values do not meet.
-        let begin = || [(); 2].map(|()| vec![0.0; CHUNK * BLOCK]);
-        by_columns(shape, s, begin, |[v, y], Columns { b, head, first: column, width }, s| {
+        let begin = || ([(); 2].map(|()| vec![0.0; CHUNK * BLOCK]), Values::default());
+        by_columns(shape, s, begin, |([v, y], values), Columns { b, head, first: column, width }, s| {
             for chunk in 0..chunks {
                 let (first, at) = (first(chunk), (b * heads + head) * chunks + chunk);
                 let len = CHUNK.min(time - first);
@@ -54,7 +62,10 @@ pub fn chunked(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
                 let chunk = Chunk::cut(&all[at * size..][..size], key);
                 y.fill(0.0);
                 matmul_add(len, key, width, View::rows(chunk.q, key), s, width, y, width);
-                matmul_lower(len, width, chunk.scores, v, width, y);
+                match products.filter(|products| products.fp8_values) {
+                    Some(products) => values.add(products, len, width, chunk.scores, v, y),
+                    None => matmul_lower(len, width, chunk.scores, v, width, y),
+                }
                 chunk.advance(len, width, v, width, s);
                 for (t, y) in y.chunks(width).enumerate() {
                     let at = ((b * time + first + t) * heads + head) * value + column;
@@ -125,8 +136,16 @@ impl Room {
     }
 }
 
-/// Fills a chunk of `len` tokens; its scores are zeros before.
-pub(super) fn prepare(len: usize, key: usize, rows: Rows<'_>, to: Chunk<&mut [f32]>, room: &mut Room) {
+/// Fills a chunk of `len` tokens; its scores are zeros before. With `exact_within`, scores with tokens before sub-chunks of so many
+/// are left to others.
+pub(super) fn prepare(
+    len: usize,
+    key: usize,
+    rows: Rows<'_>,
+    exact_within: Option<usize>,
+    to: Chunk<&mut [f32]>,
+    room: &mut Room,
+) {
     let Room { q, k, a, grown, product } = room;
     to.decay.fill(1.0); // so far
     for first in (0..len).step_by(SUB) {
@@ -139,7 +158,11 @@ pub(super) fn prepare(len: usize, key: usize, rows: Rows<'_>, to: Chunk<&mut [f3
         diagonal(count, key, q, k, a, &mut scores[first..]);
         grown.copy_from_slice(q);
         grow(count, key, (a, key), product, grown);
-        matmul_add(count, key, first, View::rows(grown, key), to.k, CHUNK, scores, CHUNK);
+        let from = exact_within.map_or(0, |sub| first / sub * sub);
+        if from < first {
+            let (left, right) = (View::rows(grown, key), &to.k[from..]);
+            matmul_add(count, key, first - from, left, right, CHUNK, &mut scores[from..], CHUNK);
+        }
         for (to_q, q) in to.q[first * key..].chunks_exact_mut(key).zip(grown.chunks_exact(key)) {
             to_q.copy_from_slice(q);
             multiply(to.decay, to_q);
@@ -200,17 +223,6 @@ fn shrink_body<V: Lanes>(
             *product *= a;
         }
     }
-}
-
-dispatch! {
-    /// to ← to ∘ by.
-    pub(super) fn multiply(by: &[f32], to: &mut [f32]) = multiply_body;
-}
-
-#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
-#[inline(always)]
-fn multiply_body<V: Lanes>(by: &[f32], to: &mut [f32]) {
-    to.iter_mut().zip(by).for_each(|(to, by)| *to *= by);
 }
 
 dispatch! {

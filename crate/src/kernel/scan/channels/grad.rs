@@ -10,13 +10,13 @@
 //!
 //! The third line: ln a_t moves what query j sees of the past if j ≥ t, and what becomes of key j if j < t.
 
-use super::chunk::{Chunk, Room, SUB, grow, multiply, prepare, scale_channels, shrink};
+use super::chunk::{Chunk, Room, SUB, grow, prepare, scale_channels, shrink};
 use super::pairs::inside;
 use super::{Inputs, Rows, Shape, Strided};
 use crate::kernel::Scatter;
 use crate::kernel::norm::{add, dot_body};
 use crate::kernel::scan::CHUNK;
-use crate::kernel::scan::chunked::matmul_upper;
+use crate::kernel::scan::chunked::{matmul_upper, multiply};
 use crate::kernel::simd::{Lanes, dispatch};
 use crate::kernel::tile::{View, matmul_add, transpose};
 use rayon::prelude::*;
@@ -124,7 +124,7 @@ impl Work {
         for (i, (first, len)) in places() {
             let rows = inputs.head(shape, b, head, first);
             let chunk = &mut self.chunks[i * size..][..size];
-            prepare(len, key, rows, Chunk::cut_mut(chunk, key), &mut self.room);
+            prepare(len, key, rows, None, Chunk::cut_mut(chunk, key), &mut self.room);
             let (known, next) = self.states.split_at_mut((i + 1) * state);
             next[..state].copy_from_slice(&known[i * state..]);
             Chunk::cut(chunk, key).advance(len, value, rows.v.values, rows.v.row, &mut next[..state]);

@@ -2,8 +2,8 @@
 //! S_t = diag(a_t) S_{t−1} + k_t v_tᵀ, y_t = S_tᵀ q_t.
 //!
 //! [`recurrent`] is the definition, token by token; [`chunked()`] computes the same as matrix products within chunks, with
-//! every decay a product of factors up to 1: however fast a channel forgets, nothing is divided by what it kept. `grad` is the
-//! way back.
+//! every decay a product of factors up to 1: however fast a channel forgets, nothing is divided by what it kept; it may round
+//! those products ([`Products`](super::products::Products)). `grad` is the way back.
 //!
 //! | letter | meaning |
 //! |---|---|
@@ -131,7 +131,7 @@ pub fn scan(shape: Shape, inputs: Inputs<'_>, s: &mut [f32], y: &mut [f32]) {
         ..=FEW_TOKENS => recurrent(shape, inputs, s, y),
         // With 16 registers products of chunks gain less than their decays take, unless keys are long.
         _ if level() < Level::Avx512 && shape.key <= LONG => near(shape, inputs, s, y),
-        _ => chunked(shape, inputs, s, y),
+        _ => chunked(shape, None, inputs, s, y),
     }
 }
 

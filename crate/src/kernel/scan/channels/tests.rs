@@ -65,8 +65,12 @@ fn hold(name: &str, shape: Shape, found: &[f32], exact: &[f64], bound: f64) {
 #[test]
 fn every_form_is_the_definition_at_odd_sizes() {
     type Form = fn(Shape, Inputs<'_>, &mut [f32], &mut [f32]);
-    let forms: [(&str, Form); 4] =
-        [("recurrent", recurrent::<f32>), ("near", near), ("chunked", chunked), ("scan", scan)];
+    let forms: [(&str, Form); 4] = [
+        ("recurrent", recurrent::<f32>),
+        ("near", near),
+        ("chunked", |shape, inputs, s, y| chunked(shape, None, inputs, s, y)),
+        ("scan", scan),
+    ];
     for shape in cases() {
         let all = inputs(shape);
         let s = noise(shape.batch * shape.heads * shape.state(), 5);
@@ -90,7 +94,7 @@ fn the_number_of_threads_changes_no_bit() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (mut s, mut y) = (vec![0.5; 3 * shape.state()], vec![0.0; shape.time * 3 * shape.value]);
-        pool.install(|| chunked(shape, Inputs { q, k, v, a: &a }, &mut s, &mut y));
+        pool.install(|| chunked(shape, None, Inputs { q, k, v, a: &a }, &mut s, &mut y));
         (s, y)
     };
     assert_eq!(run(1), run(3));
