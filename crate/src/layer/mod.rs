@@ -7,7 +7,7 @@
 //! | [`rotation`] | orthonormal rotation of activations |
 //! | [`norm`] | RMSNorm |
 //! | [`branch`] | what a block can add to the residual stream |
-//! | [`recurrence`] | what all recurrences have in common: decays, inputs, bits |
+//! | [`recurrence`] | what all recurrences have in common: decays, inputs, bits, how the tokens of a chunk meet |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
 //! | [`gla`] | the mixer of gated linear attention: projections, gates, recurrence, norm and output gate |
 //! | [`attention`] | causal attention with rotary positions and a cache |

@@ -133,16 +133,26 @@ impl Packed {
             let (panel, lane) = (row / PANEL, row % PANEL);
             scales[panel][lane] = *scale;
             let lines = &mut lines[panel * panel_lines..][..panel_lines];
-            let stored = |code: &i8| (i32::from(*code) + *offset) as u8;
+            let stored = |code: i8| (code as u8).wrapping_add(*offset as u8);
+            let last = |codes: &[i8]| -> [u8; 8] {
+                std::array::from_fn(|i| codes.get(i).map_or(0, |code| stored(*code)))
+            };
             if half {
-                for (line, codes) in lines.iter_mut().zip(codes.chunks(8)) {
-                    for (i, code) in codes.iter().enumerate() {
-                        line.0[lane * 4 + i % 4] |= stored(code) << (i / 4 * 4);
-                    }
+                let both = |all: [u8; 8]| -> [u8; 4] { std::array::from_fn(|i| all[i] | all[i + 4] << 4) };
+                let (whole, rest) = codes.as_chunks::<8>();
+                for (line, codes) in lines.iter_mut().zip(whole) {
+                    line.0[lane * 4..][..4].copy_from_slice(&both(codes.map(stored)));
+                }
+                if let Some(line) = lines.get_mut(whole.len()) {
+                    line.0[lane * 4..][..4].copy_from_slice(&both(last(rest)));
                 }
             } else {
-                for (line, codes) in lines.iter_mut().zip(codes.chunks(4)) {
-                    line.0[lane * 4..].iter_mut().zip(codes).for_each(|(to, code)| *to = stored(code));
+                let (whole, rest) = codes.as_chunks::<4>();
+                for (line, codes) in lines.iter_mut().zip(whole) {
+                    line.0[lane * 4..][..4].copy_from_slice(&codes.map(stored));
+                }
+                if let Some(line) = lines.get_mut(whole.len()) {
+                    line.0[lane * 4..][..4].copy_from_slice(&last(rest)[..4]);
                 }
             }
         }
