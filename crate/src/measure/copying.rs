@@ -1,4 +1,4 @@
-//! Copying: several keys said once in noise, and asked for at the end ([`copying`](crate::corpus::copying)).
+//! Copying: several keys said once in noise, and asked for at the end (`corpus::copying`).
 //!
 //! Prompt and answers are read as one text, each value predicted from all before it. A value is right if no other token is more
 //! likely. `accuracy` is the share of prompts with all values right, with Wilson's interval; `value_accuracy` that of values.
