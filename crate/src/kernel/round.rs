@@ -80,7 +80,9 @@ fn e4m3(x: f32) -> f32 {
     let normal = f32::from_bits((bits + 0x7_ffff + (bits >> 20 & 1)) & !0xf_ffff);
     // Below 2^−6 numbers are 2^−9 apart, as those of 2^14 … 2^15 are in f32.
     let fine = (size + 24_576.0) - 24_576.0;
+    // The carry of a NaN might leave its bits.
     let near = if size < 0.015_625 { fine } else { normal };
+    let near = if size.is_nan() { size } else { near };
     let near = if near > E4M3_MAX { E4M3_MAX } else { near };
     f32::from_bits(near.to_bits() | sign)
 }
@@ -226,6 +228,9 @@ mod tests {
         }
         let mut each = [1.0, 3.0, -0.7, 0.0, f32::NAN];
         fake_fp8_each(&mut each, &[1.0, 6.0, 0.0, 0.0, 1.0]);
+        let mut odd = [f32::NAN, -f32::NAN, f32::from_bits(u32::MAX), f32::from_bits(0x7fff_ffff)];
+        fake_fp8(&mut odd, 1.0);
+        assert!(odd.iter().all(|x| x.is_nan()), "{odd:?}");
         assert_eq!(each[..4], [1.0, 3.0, -0.6875, 0.0]);
         assert!(each[4].is_nan());
         let mut lost = [1.0, f32::INFINITY];

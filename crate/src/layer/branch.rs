@@ -5,8 +5,8 @@
 
 use super::attention::{Attention, Width};
 use super::linear::{Linear, Weight};
+use super::meeting::Meeting;
 use super::op::with_floats;
-use super::recurrence::meeting::Meeting;
 use super::recurrence::{Recurrence, Recurrent};
 use super::room::Room;
 use super::state::LayerState;
@@ -78,7 +78,7 @@ pub trait Branch: fmt::Debug + Send + Sync {
         None
     }
 
-    /// How the tokens of the whole chunks of a sequence `u` [1, T, hidden] on the CPU meet; none where they do not, or no chunk is whole.
+    /// How the tokens of a sequence of whole chunks, `u` [1, T, hidden] on the CPU, meet; none where they do not.
     ///
     /// # Errors
     /// If shapes do not fit.

@@ -7,9 +7,10 @@
 //! | [`rotation`] | orthonormal rotation of activations |
 //! | [`norm`] | RMSNorm |
 //! | [`branch`] | what a block can add to the residual stream |
-//! | [`recurrence`] | what all recurrences have in common: decays, inputs, bits, how the tokens of a chunk meet |
+//! | [`recurrence`] | what all recurrences have in common: decays, inputs, bits |
 //! | [`mamba2`] | Mamba2's mixer: projections, convolution, recurrence, gated norm |
 //! | [`gla`] | the mixer of gated linear attention: projections, gates, recurrence, norm and output gate |
+//! | [`meeting`] | how the tokens of a chunk meet, in recurrences and in attention |
 //! | [`attention`] | causal attention with rotary positions and a cache |
 //! | [`mlp`] | the gated feed-forward layer |
 //! | `room` | buffers that inference and training use again and again |
@@ -22,6 +23,7 @@ pub mod branch;
 pub mod gla;
 pub mod linear;
 pub mod mamba2;
+pub mod meeting;
 pub mod mlp;
 pub mod norm;
 pub(crate) mod op;

@@ -18,9 +18,9 @@ use crate::kernel::scan::CHUNK;
 use crate::layer::attention::Width;
 use crate::layer::branch::Branch;
 use crate::layer::linear::Linear;
+use crate::layer::meeting::Meeting;
 use crate::layer::norm::RmsNorm;
 use crate::layer::op::with_floats;
-use crate::layer::recurrence::meeting::Meeting;
 use crate::layer::recurrence::{Recurrence, Recurrent};
 use crate::layer::room::Room;
 use crate::layer::rotation::Rotation;
@@ -202,12 +202,18 @@ impl Stack {
         })
     }
 
-    /// The residual stream [1, T, hidden] that enters a block → how its tokens meet there; none where they do not.
+    /// The residual stream [1, T, hidden] that enters a block → how the tokens of its whole chunks meet there; none where they
+    /// do not, or no chunk is whole.
     ///
     /// # Errors
     /// If shapes do not fit.
     pub fn meeting(&self, x: &Tensor, block: usize) -> Result<Option<Meeting>> {
-        self.at_branch(x, block, |branch, u| branch.meeting(u))
+        match x.dim(1)? / CHUNK * CHUNK {
+            0 => Ok(None),
+            whole => {
+                self.at_branch(&x.narrow(1, 0, whole)?.contiguous()?, block, |branch, u| branch.meeting(u))
+            }
+        }
     }
 
     /// What the first branch of a block that has anything to say says of what it reads.

@@ -1,7 +1,7 @@
 //! Attention in tensor operations: the definition, differentiable on any device.
 
 use super::{Attention, Cache, LayerState, Sizes};
-use crate::layer::recurrence::meeting::{Made, Meeting, rows, whole};
+use crate::layer::meeting::{Made, Meeting, rows};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
@@ -49,17 +49,14 @@ impl Attention {
         Tensor::cat(&pieces.collect::<Result<Vec<_>>>()?, 2)
     }
 
-    /// How the tokens of whole chunks meet; see [`Branch::meeting`](super::Branch::meeting).
-    pub(super) fn meet(&self, u: &Tensor) -> Result<Option<Meeting>> {
-        let (Sizes { heads, shared, dim, .. }, time) = (self.sizes, whole(u.dim(1)?));
-        if time == 0 {
-            return Ok(None);
-        }
+    /// How the tokens meet; see [`Branch::meeting`](super::Branch::meeting).
+    pub(super) fn meet(&self, u: &Tensor) -> Result<Meeting> {
+        let (Sizes { heads, shared, dim, .. }, time) = (self.sizes, u.dim(1)?);
         self.admit(0, time)?;
-        let (q, k) = self.queries_and_keys(&u.narrow(1, 0, time)?, 0)?;
+        let (q, k) = self.queries_and_keys(u, 0)?;
         let q = (q * (dim as f64).sqrt().recip())?;
-        let [q, k] = [q, k].map(|x| rows(&x.squeeze(0)?.transpose(0, 1)?, time));
-        Ok(Some(Meeting { time, heads, groups: shared, key: dim, q: q?, k: k?, made: Made::Softmax }))
+        let [q, k] = [q, k].map(|x| rows(&x.squeeze(0)?.transpose(0, 1)?));
+        Ok(Meeting { time, heads, groups: shared, key: dim, q: q?, k: k?, made: Made::Softmax })
     }
 
     /// Queries [B, H, T, D] and keys [B, KV, T, D], turned by their positions from `first` on.

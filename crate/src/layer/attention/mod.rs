@@ -16,8 +16,8 @@ pub(in crate::layer) mod tests;
 
 use super::branch::{Back, Branch};
 use super::linear::Linear;
+use super::meeting::Meeting;
 use super::op::with_floats;
-use super::recurrence::meeting::Meeting;
 use super::room::Room;
 use super::state::LayerState;
 pub use crate::kernel::attention::Width;
@@ -236,7 +236,7 @@ impl Branch for Attention {
     }
 
     fn meeting(&self, u: &Tensor) -> Result<Option<Meeting>> {
-        self.meet(u)
+        self.meet(u).map(Some)
     }
 
     fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {

@@ -20,8 +20,8 @@ mod tests;
 
 use super::branch::{Back, Branch};
 use super::linear::Linear;
+use super::meeting::Meeting;
 use super::op::{Values, with_floats};
-use super::recurrence::meeting::Meeting;
 use super::recurrence::{Recurrence, Recurrent};
 use super::room::{Buffer, Room};
 use super::state::LayerState;
@@ -265,7 +265,7 @@ impl Branch for Gla {
     }
 
     fn meeting(&self, u: &Tensor) -> Result<Option<Meeting>> {
-        self.meet(u)
+        self.meet(u).map(Some)
     }
 
     fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<bool> {

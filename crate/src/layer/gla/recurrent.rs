@@ -1,9 +1,9 @@
 //! What measurements see of the mixer's recurrence: how fast its channels forget, and what goes in.
 
+use super::super::meeting::{Made, Meeting};
 use super::super::op::with_floats;
 use super::super::recurrence::Recurrent;
-use super::super::recurrence::meeting::{Made, Meeting, whole};
-use super::super::room::Room;
+use super::super::room::{Buffer, Room};
 use super::{Gla, Projected, Sizes};
 use crate::kernel::decay::decays;
 use candle_core::{Device, Result, Tensor};
@@ -20,19 +20,19 @@ impl Gla {
             .contiguous()?
             .reshape((time, heads, key))
     }
-}
 
-impl Gla {
-    /// How the tokens of whole chunks meet; see [`Branch::meeting`](super::Branch::meeting).
-    pub(super) fn meet(&self, u: &Tensor) -> Result<Option<Meeting>> {
-        let (Sizes { heads, groups, key, .. }, time) = (self.sizes, whole(u.dim(1)?));
-        if time == 0 {
-            return Ok(None);
-        }
-        let u = u.narrow(1, 0, time)?.contiguous()?;
-        let Projected { q, k, v, a } = with_floats([&u], |[u]| self.project(u, time, &mut Room::default()))??;
+    /// What goes into the recurrence for a sequence `u` [1, T, hidden], before a scheme rounds it.
+    fn projected(&self, u: &Tensor) -> Result<Projected<Buffer>> {
+        let time = u.dim(1)?;
+        with_floats([&u.contiguous()?], |[u]| self.project(u, time, &mut Room::default()))?
+    }
+
+    /// How the tokens meet; see [`Branch::meeting`](super::Branch::meeting).
+    pub(super) fn meet(&self, u: &Tensor) -> Result<Meeting> {
+        let (Sizes { heads, groups, key, .. }, time) = (self.sizes, u.dim(1)?);
+        let Projected { q, k, v, a } = self.projected(u)?;
         let made = Made::Channels { a: a.to_vec(), v: v.to_vec() };
-        Ok(Some(Meeting { time, heads, groups, key, q: q.to_vec(), k: k.to_vec(), made }))
+        Ok(Meeting { time, heads, groups, key, q: q.to_vec(), k: k.to_vec(), made })
     }
 }
 
@@ -54,10 +54,8 @@ impl Recurrent for Gla {
     /// q [T, H·K], k [T, G·K] and v [T, G·V].
     fn inputs(&self, u: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
         let (_, time, _) = u.dims3()?;
-        let (Projected { q, k, v, .. }, Sizes { heads, groups, key, value, .. }) = (
-            with_floats([&u.contiguous()?], |[u]| self.project(u, time, &mut Room::default()))??,
-            self.sizes,
-        );
+        let (Projected { q, k, v, .. }, Sizes { heads, groups, key, value, .. }) =
+            (self.projected(u)?, self.sizes);
         let tensor = |values: &[f32], width: usize| Tensor::from_slice(values, (time, width), &Device::Cpu);
         Ok(vec![
             ("q", tensor(&q, heads * key)?),

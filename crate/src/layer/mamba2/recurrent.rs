@@ -2,9 +2,9 @@
 //!
 //! The decay of a head is d = e^(ΔA), A = −e^A_log, Δ = softplus(dt + dt_bias).
 
+use super::super::meeting::{Made, Meeting, rows};
 use super::super::op::with_floats;
 use super::super::recurrence::Recurrent;
-use super::super::recurrence::meeting::{Made, Meeting, rows, whole};
 use super::Mamba2;
 use super::fused::{rates, slices};
 use crate::kernel::conv::conv_silu;
@@ -34,14 +34,10 @@ impl Mamba2 {
         Ok((steps, rates))
     }
 
-    /// How the tokens of whole chunks meet; see [`Branch::meeting`](super::Branch::meeting).
-    pub(super) fn meet(&self, u: &Tensor) -> Result<Option<Meeting>> {
-        let (s, time) = (self.core.sizes, whole(u.dim(1)?));
-        if time == 0 {
-            return Ok(None);
-        }
-        let u = u.narrow(1, 0, time)?.contiguous()?;
-        let inputs = self.inputs(&u)?.into_iter().map(|(_, x)| rows(&x, time)).collect::<Result<Vec<_>>>()?;
+    /// How the tokens meet; see [`Branch::meeting`](super::Branch::meeting).
+    pub(super) fn meet(&self, u: &Tensor) -> Result<Meeting> {
+        let (s, time) = (self.core.sizes, u.dim(1)?);
+        let inputs = self.inputs(u)?.into_iter().map(|(_, x)| rows(&x)).collect::<Result<Vec<_>>>()?;
         let [x, b, c] = <[Vec<f32>; 3]>::try_from(inputs).expect("x, B and C");
         let (inner, shared) = (s.inner(), s.groups * s.state);
         let mut xbc = Vec::with_capacity(time * s.channels());
@@ -50,10 +46,10 @@ impl Mamba2 {
             xbc.extend_from_slice(&b[t * shared..][..shared]);
             xbc.extend_from_slice(&c[t * shared..][..shared]);
         }
-        let projected = self.in_proj.forward(&u)?;
+        let projected = self.in_proj.forward(u)?;
         let (dt, rates) = with_floats([&projected.contiguous()?], |[rows]| self.steps(rows, s.rows()))??;
         let made = Made::Heads { shape: s.scan(1, time, inner), xbc, dt, rates };
-        Ok(Some(Meeting { time, heads: s.groups, groups: s.groups, key: s.state, q: c, k: b, made }))
+        Ok(Meeting { time, heads: s.groups, groups: s.groups, key: s.state, q: c, k: b, made })
     }
 }
 

@@ -13,7 +13,6 @@
 
 mod bits;
 pub(super) mod definition;
-pub mod meeting;
 mod products;
 
 pub use bits::{Recurrence, StateBits};

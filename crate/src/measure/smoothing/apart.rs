@@ -2,7 +2,7 @@
 
 use crate::kernel::scan::CHUNK;
 use crate::kernel::scan::products::Products;
-use crate::layer::recurrence::meeting::{Meeting, Part};
+use crate::layer::meeting::{Meeting, Part};
 use crate::record::Reading;
 use crate::stats::largest;
 

@@ -20,7 +20,7 @@ use super::{Measure, finite, subject, work};
 use crate::error::{Error, Result};
 use crate::kernel::scan::CHUNK;
 use crate::kernel::scan::products::Products;
-use crate::layer::recurrence::meeting::{Made, Meeting};
+use crate::layer::meeting::{Made, Meeting};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::{Reading, fingerprint};
@@ -75,6 +75,11 @@ impl Smoothing {
     }
 }
 
+/// Whether it is looked at with decays, and without, where they come before keys and queries meet.
+fn gates(meeting: &Meeting) -> &'static [bool] {
+    if meeting.decays() { &[true, false] } else { &[true] }
+}
+
 /// What is known of one block.
 struct Block {
     layer: usize,
@@ -94,8 +99,8 @@ impl Block {
             Made::Channels { .. } => "decays of channels",
             Made::Heads { .. } => "decays of heads",
         };
-        let gates: &[bool] = if meeting.decays() { &[true, false] } else { &[true] };
-        let apart = (0..products).flat_map(|i| gates.iter().map(move |gates| (i, *gates, Apart::default())));
+        let apart =
+            (0..products).flat_map(|i| gates(meeting).iter().map(move |gates| (i, *gates, Apart::default())));
         Self {
             layer,
             kind,
@@ -110,8 +115,7 @@ impl Block {
     fn add(&mut self, meeting: &Meeting, products: &[Products]) {
         self.queries.add(&meeting.q, meeting.heads * meeting.key, CHUNK);
         self.keys.add(&meeting.k, meeting.groups * meeting.key, CHUNK);
-        let gates: &[bool] = if meeting.decays() { &[true, false] } else { &[true] };
-        for gates in gates {
+        for gates in gates(meeting) {
             let exact = apart::Exact::of(meeting, *gates);
             for (i, own, apart) in &mut self.apart {
                 if own == gates {

@@ -5,7 +5,7 @@ use super::{EACH, Smoothing};
 use crate::error::{Error, Result};
 use crate::kernel::scan::CHUNK;
 use crate::kernel::scan::products::Products;
-use crate::layer::recurrence::meeting::{Made, Meeting};
+use crate::layer::meeting::{Made, Meeting};
 use crate::measure::Measure;
 use crate::record::{Conditions, Reading, Run, Subject, fingerprint, runs_folder};
 use rand::seq::index::sample;

@@ -139,10 +139,7 @@ impl Room {
         for ((to, out), q) in to.chunks_mut(CHUNK).zip(out.chunks_exact_mut(first)).zip(q.chunks_exact(key)) {
             add(columns, out);
             let in_row = if of_rows { dot(q, k_mean) + constant } else { 0.0 };
-            to[..first].copy_from_slice(out);
-            if in_row != 0.0 {
-                to[..first].iter_mut().for_each(|to| *to += in_row);
-            }
+            to.iter_mut().zip(out).for_each(|(to, out)| *to = *out + in_row);
         }
     }
 }

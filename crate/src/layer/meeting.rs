@@ -2,7 +2,7 @@
 //!
 //! Softmax attention has queries and keys too: their scores can be looked at in the same way, what it makes of them cannot.
 
-use super::super::op::with_floats;
+use super::op::with_floats;
 use crate::kernel::scan::channels::{self, Inputs};
 use crate::kernel::scan::products::Products;
 use crate::kernel::scan::{self, CHUNK};
@@ -129,12 +129,7 @@ fn chunks(shape: channels::Shape, products: Option<Products>, inputs: Inputs<'_>
     y
 }
 
-/// The values of the first `time` rows of a tensor [T, ..] on the CPU.
-pub(in crate::layer) fn rows(x: &Tensor, time: usize) -> Result<Vec<f32>> {
-    with_floats([&x.narrow(0, 0, time)?.contiguous()?], |[x]| x.to_vec())
-}
-
-/// Tokens of whole chunks.
-pub(in crate::layer) fn whole(time: usize) -> usize {
-    time / CHUNK * CHUNK
+/// The values of a tensor on the CPU, row by row.
+pub(super) fn rows(x: &Tensor) -> Result<Vec<f32>> {
+    with_floats([&x.contiguous()?], |[x]| x.to_vec())
 }
