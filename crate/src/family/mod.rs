@@ -7,7 +7,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`mamba2`], [`llama`], [`gla`] | a family each |
+//! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`] | a family each |
 //! | [`stack`] | the decoder that all share |
 //! | [`site`] | the matrices that can be quantized |
 //! | `names` | a network among the names of a checkpoint |
@@ -19,6 +19,7 @@
 mod check;
 pub mod gla;
 pub mod llama;
+pub mod lowrankq;
 pub mod mamba2;
 mod names;
 mod setting;
@@ -119,8 +120,8 @@ pub struct Ends {
     pub embedding: &'static str,
     /// What the names of the blocks begin with, the dot included.
     pub blocks: &'static str,
-    /// The last norm.
-    pub norm: &'static str,
+    /// The last norm; none where it has no weight.
+    pub norm: Option<&'static str>,
     /// The head.
     pub head: &'static str,
 }
@@ -170,7 +171,7 @@ macro_rules! families {
     ($($(#[$doc:meta])* $variant:ident = $module:ident),* $(,)?) => {
         /// The config of a model of any family.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "model_type", rename_all = "lowercase")]
+        #[serde(tag = "model_type", rename_all = "snake_case")]
         pub enum Config {
             $($(#[$doc])* $variant($module::Config)),*
         }
@@ -208,6 +209,8 @@ families! {
     Llama = llama,
     /// Gated linear attention.
     Gla = gla,
+    /// Transformers with queries of low rank.
+    LowrankQ = lowrankq,
 }
 
 impl Config {

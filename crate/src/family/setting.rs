@@ -105,8 +105,13 @@ pub(super) fn dims(shapes: &super::Shapes, name: &str, rank: usize, family: &str
 /// What stands before the body of a network in the name of a tensor that every one of its layers has: its name is
 /// `layers.N` and then `tensor`.
 pub(super) fn before_layers<'a>(name: &'a str, tensor: &str) -> Option<&'a str> {
+    before_blocks(name, "layers", tensor)
+}
+
+/// The same where the layers have another name.
+pub(super) fn before_blocks<'a>(name: &'a str, layers: &str, tensor: &str) -> Option<&'a str> {
     let (before, layer) = name.strip_suffix(tensor)?.rsplit_once('.')?;
-    let place = before.strip_suffix("layers")?;
+    let place = before.strip_suffix(layers)?;
     let is_number = !layer.is_empty() && layer.bytes().all(|byte| byte.is_ascii_digit());
     Some(place).filter(|place| is_number && (place.is_empty() || place.ends_with('.')))
 }

@@ -90,6 +90,16 @@ impl Site {
         }
     }
 
+    /// Whether rows of it are looked up and nothing is multiplied by it: it reads no activations.
+    pub fn is_table(&self) -> bool {
+        self.roles.contains(&"embedding") && !self.roles.contains(&"head")
+    }
+
+    /// Whether what enters the first block depends on it.
+    pub fn opens(&self) -> bool {
+        self.layer.is_none() && self.roles != ["head"]
+    }
+
     /// An embedding and a head, or the one matrix that is both, which is listed as the head.
     pub fn of_ends(ends: Ends, sizes: Sizes, tied: bool) -> Vec<Self> {
         let size = (sizes.vocabulary, sizes.hidden);

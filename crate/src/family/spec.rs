@@ -19,6 +19,8 @@ pub struct TensorSpec {
 pub enum Init {
     /// The same value everywhere.
     Constant(f32),
+    /// Of a tensor of two rows, a value for each.
+    Rows([f32; 2]),
     /// Normal deviates with this standard deviation.
     Normal(f32),
     /// Uniform in ± this bound.

@@ -135,7 +135,7 @@ impl Family for Config {
     }
 
     fn ends(&self) -> Ends {
-        Ends { embedding: "embedding", blocks: "blocks.", norm: "norm", head: "head" }
+        Ends { embedding: "embedding", blocks: "blocks.", norm: Some("norm"), head: "head" }
     }
 
     fn sizes(&self) -> Sizes {

@@ -15,7 +15,8 @@
 //! | [`conv_grad`] | its gradients |
 //! | [`attention`] | causal attention in tiles, over a cache of keys and values |
 //! | [`rotary`] | positions as rotations of queries and keys |
-//! | [`gated`] | SiLU(a) · b, and its gradient |
+//! | [`gated`], [`squared`] | SiLU(a) · b and ReLU(x)², and their gradients |
+//! | [`diagonal`] | rows whose channels each have a weight |
 //! | [`scan`] | the linear recurrence, with a decay for a head or for each channel of the keys: token by token, chunked as matrix products, and with a rounded state |
 //! | [`decay`] | the decays of the second kind, from gates |
 //! | [`scan_grad`] | its gradient |
@@ -41,6 +42,7 @@ pub mod coded;
 pub mod conv;
 pub mod conv_grad;
 pub mod decay;
+pub mod diagonal;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod dwords;
 #[cfg(target_arch = "x86_64")]
@@ -64,6 +66,7 @@ pub mod softmax;
 pub mod softplus;
 #[cfg(target_arch = "x86_64")]
 pub mod split;
+pub mod squared;
 pub mod stored;
 pub mod stream;
 pub mod tile;

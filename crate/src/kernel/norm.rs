@@ -182,7 +182,7 @@ fn norm_rows_grad_body<V: Lanes>(
 
 dispatch! {
     /// Σ a b.
-    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body;
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body;
 }
 
 #[inline(always)]

@@ -55,6 +55,11 @@ pub trait Branch: fmt::Debug + Send + Sync {
     /// As [`linears`](Self::linears), to be changed.
     fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)>;
 
+    /// Its parameters that are in no linear, by their names within it, where its way back may be autograd.
+    fn smalls_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+        vec![]
+    }
+
     /// Its recurrence, for those who look into it; none if it has none.
     fn recurrence(&self) -> Option<&dyn Recurrent> {
         None
@@ -87,7 +92,8 @@ pub trait Branch: fmt::Debug + Send + Sync {
     }
 
     /// [`apply`](Self::apply) from nothing read, of one sequence, keeping what the way back needs: `u` and `y` [T, hidden],
-    /// `y` overwritten. Autograd over the definition, for a branch whose parameters are all in its linears.
+    /// `y` overwritten. Autograd over the definition, for a branch whose parameters are all in [`linears`](Self::linears) and
+    /// [`smalls_mut`](Self::smalls_mut).
     ///
     /// # Errors
     /// If anything of it is rounded.
@@ -157,6 +163,9 @@ pub(crate) fn by_autograd<'a>(
         if let Some(bias) = bias {
             track(format!("{name}.bias"), bias)?;
         }
+    }
+    for (name, small) in branch.smalls_mut() {
+        track(name.to_string(), small)?;
     }
     let shape = (1, time, u.len() / time.max(1));
     let input = Var::from_slice(u, shape, &Device::Cpu)?;

@@ -1,5 +1,6 @@
 //! A matrix of a model and its product: the one place where quantization enters.
 
+use super::branch::Places;
 use super::op::with_floats;
 use super::quantized::{Activations, Quantized};
 use super::room::Room;
@@ -239,6 +240,21 @@ impl Linear {
             dy.chunks(out).for_each(|dy| add(dy, db));
         }
         Ok(())
+    }
+
+    /// [`Self::backward`] of a linear of this name within a branch.
+    ///
+    /// # Errors
+    /// As it, or if there is no place for a gradient.
+    pub(super) fn pull(
+        &self,
+        name: &str,
+        (x, dy): (&[f32], &[f32]),
+        dx: &mut [f32],
+        places: &mut Places<'_>,
+    ) -> Result<()> {
+        let bias = places.optional(&format!("{name}.bias"));
+        self.backward(x, dy, dx, places.take(&format!("{name}.weight"))?, bias)
     }
 
     /// Whether the graph of a differentiable definition is wanted.

@@ -77,13 +77,11 @@ impl Branch for Mlp {
         self.down_proj.trace(&product, y)?;
         Ok(Box::new(move |u, dy, du, places, room| {
             let mut dproduct = room.take(time * inner);
-            let bias = places.optional("down_proj.bias");
-            self.down_proj.backward(&product, dy, &mut dproduct, places.take("down_proj.weight")?, bias)?;
+            self.down_proj.pull("down_proj", (&product, dy), &mut dproduct, places)?;
             silu_product_grad(&mut gate, &mut up, &dproduct);
-            let bias = places.optional("gate_proj.bias");
-            self.gate_proj.backward(u, &gate, du, places.take("gate_proj.weight")?, bias)?;
-            let (mut by_up, bias) = (room.take(du.len()), places.optional("up_proj.bias"));
-            self.up_proj.backward(u, &up, &mut by_up, places.take("up_proj.weight")?, bias)?;
+            self.gate_proj.pull("gate_proj", (u, &gate), du, places)?;
+            let mut by_up = room.take(du.len());
+            self.up_proj.pull("up_proj", (u, &up), &mut by_up, places)?;
             add(&by_up, du);
             for buffer in [gate, up, product, dproduct, by_up] {
                 room.give(buffer);

@@ -12,7 +12,7 @@
 //! | [`gla`] | the mixer of gated linear attention: projections, gates, recurrence, norm and output gate |
 //! | [`meeting`] | how the tokens of a chunk meet, in recurrences and in attention |
 //! | [`attention`] | causal attention with rotary positions and a cache |
-//! | [`mlp`] | the gated feed-forward layer |
+//! | [`mlp`], [`squared`] | feed-forward layers: gated, and with a squared ReLU |
 //! | `room` | buffers that inference and training use again and again |
 //! | [`state`] | what a model carries from token to token |
 //!
@@ -31,4 +31,5 @@ pub mod quantized;
 pub mod recurrence;
 pub(crate) mod room;
 pub mod rotation;
+pub mod squared;
 pub mod state;

@@ -2,7 +2,7 @@
 
 use super::op::with_floats;
 use crate::kernel::norm as kernel;
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::rms_norm_slow;
 
 /// y = x / √(mean x² + ε) · w.
@@ -16,6 +16,19 @@ impl RmsNorm {
     /// A norm with weight `[C]` in f32.
     pub fn new(weight: Tensor, eps: f64) -> Self {
         Self { weight, eps }
+    }
+
+    /// A norm of C channels without weights.
+    ///
+    /// # Errors
+    /// If the device has no memory left.
+    pub fn plain(channels: usize, eps: f64, device: &Device) -> Result<Self> {
+        Ok(Self::new(Tensor::ones(channels, DType::F32, device)?, eps))
+    }
+
+    /// C.
+    pub(crate) fn channels(&self) -> usize {
+        self.weight.elem_count()
     }
 
     /// x [.., C] in f32 → [.., C].

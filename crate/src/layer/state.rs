@@ -157,13 +157,16 @@ pub struct State {
     pub batch: usize,
     /// Tokens read so far, of each sequence.
     pub position: usize,
+    /// Which they were, of each sequence, where what enters the first block depends on the tokens before; else nothing.
+    pub tokens: Vec<Vec<u32>>,
     /// Working memory of those who move the state on, each with a room of its own.
     pub(crate) rooms: Vec<Room>,
 }
 
 impl Clone for State {
     fn clone(&self) -> Self {
-        Self { position: self.position, ..Self::new(self.layers.clone(), self.batch) }
+        let (position, tokens) = (self.position, self.tokens.clone());
+        Self { position, tokens, ..Self::new(self.layers.clone(), self.batch) }
     }
 }
 
@@ -199,7 +202,7 @@ impl Clone for Spare {
 impl State {
     /// The states of all blocks before the first token.
     pub fn new(layers: Vec<LayerState>, batch: usize) -> Self {
-        Self { layers, batch, position: 0, rooms: vec![] }
+        Self { layers, batch, position: 0, tokens: vec![], rooms: vec![] }
     }
 
     /// Goes back to before the first token; what was allocated stays.
@@ -212,6 +215,7 @@ impl State {
             layer.cache.iter_mut().for_each(Cache::clear);
         }
         self.position = 0;
+        self.tokens.iter_mut().for_each(Vec::clear);
         Ok(())
     }
 
@@ -230,6 +234,7 @@ impl State {
             let mut caches = self.layers.iter_mut().flat_map(|layer| &mut layer.cache);
             caches.try_for_each(|cache| cache.truncate(position))?;
             self.position = position;
+            self.tokens.iter_mut().for_each(|tokens| tokens.truncate(position));
         }
         Ok(can)
     }
@@ -237,7 +242,8 @@ impl State {
     /// Bytes of all values as they are held. Integers of a recurrence are simulated in f32: what they would take packed,
     /// the stack says ([`Stack::state_bytes`](crate::family::Stack::state_bytes)).
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(LayerState::bytes).sum()
+        let ids: usize = self.tokens.iter().map(|tokens| size_of_val(tokens.as_slice())).sum();
+        self.layers.iter().map(LayerState::bytes).sum::<usize>() + ids
     }
 
     /// ‖h − h'‖ / ‖h'‖ over the recurrent states of all layers that have one: how far this state is from `reference`.

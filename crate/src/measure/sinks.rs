@@ -260,7 +260,8 @@ fn named(
     let rows = |x: &Tensor| -> Result<Tensor> { Ok(x.to_device(&Device::Cpu)?.squeeze(0)?.contiguous()?) };
     let mut all = vec![];
     for (layer, stream) in streams.iter().enumerate() {
-        all.push((STREAM, Some(layer).filter(|layer| *layer < model.config.layers()), rows(stream)?));
+        let stream = rows(&model.residual(stream)?)?;
+        all.push((STREAM, Some(layer).filter(|layer| *layer < model.config.layers()), stream));
     }
     let mut norms: Vec<String> = vec![];
     for (site, input) in model.config.sites().into_iter().zip(inputs) {

@@ -15,7 +15,11 @@ pub fn initialize(config: &Config, seed: u64) -> Result<Tensors> {
 
 fn tensor(spec: &TensorSpec, seed: u64) -> Result<Tensor> {
     let mut rng = stream(seed, &spec.name);
-    let values: Vec<f32> = (0..spec.shape.iter().product()).map(|_| spec.init.sample(&mut rng)).collect();
+    let count: usize = spec.shape.iter().product();
+    let values: Vec<f32> = match spec.init {
+        Init::Rows(rows) => rows.iter().flat_map(|row| std::iter::repeat_n(*row, count / 2)).collect(),
+        init => (0..count).map(|_| init.sample(&mut rng)).collect(),
+    };
     Ok(Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)?)
 }
 
@@ -28,7 +32,7 @@ pub(crate) fn stream(seed: u64, name: &str) -> ChaCha8Rng {
 impl Init {
     fn sample(self, rng: &mut impl Rng) -> f32 {
         match self {
-            Self::Constant(value) => value,
+            Self::Constant(value) | Self::Rows([value, _]) => value,
             Self::Normal(deviation) => {
                 let unit: f32 = StandardNormal.sample(rng);
                 unit * deviation

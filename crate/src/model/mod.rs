@@ -377,6 +377,11 @@ impl Model {
         Ok(install(|| self.stack.close(stream))?)
     }
 
+    /// The residual stream alone; see [`Stack::residual`].
+    pub(crate) fn residual(&self, stream: &Tensor) -> Result<Tensor> {
+        Ok(self.stack.residual(stream)?)
+    }
+
     /// The share of its attention in a block that each token pays to the first; see [`Stack::first_shares`].
     pub(crate) fn first_shares(&self, stream: &Tensor, block: usize) -> Result<Option<Tensor>> {
         Ok(install(|| self.stack.first_shares(stream, block))?)

@@ -42,6 +42,7 @@ mod tests;
 mod walk;
 
 use crate::error::{Error, Result};
+use crate::family::site::Residual;
 use crate::family::{Matrices, Site, Tensors, some_of};
 use crate::format::Granularity;
 use crate::layer::attention::Width;
@@ -130,6 +131,13 @@ impl Scheme {
             return refused(
                 "rotation and smoothing both move outliers: one undoes the other",
                 "choose rot or smooth",
+            );
+        }
+        let passes = |site: &Site| site.residual == Residual::Reads;
+        if self.rotation.is_some() && !model.config.sites().iter().any(passes) {
+            return refused(
+                "a rotation does not pass the residual stream of this family: its channels are weighed one by one",
+                "leave rot out of the scheme",
             );
         }
         if self.rotation.is_some() && self.observer == Some(Observer::Channel) {
@@ -256,7 +264,7 @@ impl<'a> Job<'a> {
     fn is_rounded(&self, i: usize) -> bool {
         let Scheme { weights, blocks, .. } = self.scheme;
         let rows_in = if weights.is_some() || *blocks { self.is_in(i) } else { self.sites[i].by_default };
-        rows_in && self.sites[i].roles != ["embedding"]
+        rows_in && !self.sites[i].is_table()
     }
 
     /// Smoothing, and scales by channel.

@@ -236,7 +236,7 @@ fn units(sites: &[Site], parts: &[Vec<Part>], layers: usize, grain: Grain) -> Ve
         let in_scope = parts[i].iter().filter(|part| part.coding.is_some());
         let first = match site.layer {
             Some(layer) => Some(layer),
-            None if site.roles.contains(&"embedding") => None,
+            None if site.opens() => None,
             None => Some(layers),
         };
         for part in in_scope {

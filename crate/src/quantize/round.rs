@@ -92,13 +92,13 @@ impl Job<'_> {
         }
     }
 
-    /// The place of a matrix on the way of the text: an embedding of its own at 0, then the blocks, and last the head,
+    /// The place of a matrix on the way of the text: what comes before the first block at 0, then the blocks, and last the head,
     /// be it the embedding too.
     fn place(&self, site: usize) -> usize {
         let Site { layer, roles, .. } = &self.sites[site];
         match layer {
             Some(layer) => layer + 1,
-            None if *roles == ["embedding"] => 0,
+            None if !roles.contains(&"head") => 0,
             None => self.model.config.layers() + 1,
         }
     }

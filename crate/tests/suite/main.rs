@@ -17,6 +17,7 @@ mod layouts;
 mod left_by_training;
 mod limits;
 mod llama;
+mod lowrankq;
 mod nonfinite;
 mod parity;
 mod pickled;

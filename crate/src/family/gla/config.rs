@@ -323,7 +323,12 @@ impl Family for Config {
     }
 
     fn ends(&self) -> Ends {
-        Ends { embedding: "model.embeddings", blocks: "model.layers.", norm: "model.norm", head: "lm_head" }
+        Ends {
+            embedding: "model.embeddings",
+            blocks: "model.layers.",
+            norm: Some("model.norm"),
+            head: "lm_head",
+        }
     }
 
     fn sizes(&self) -> Sizes {

@@ -199,7 +199,12 @@ impl Family for Config {
     }
 
     fn ends(&self) -> Ends {
-        Ends { embedding: "model.embed_tokens", blocks: "model.layers.", norm: "model.norm", head: "lm_head" }
+        Ends {
+            embedding: "model.embed_tokens",
+            blocks: "model.layers.",
+            norm: Some("model.norm"),
+            head: "lm_head",
+        }
     }
 
     fn sizes(&self) -> Sizes {

@@ -213,7 +213,7 @@ impl Family for Config {
         Ends {
             embedding: "backbone.embeddings",
             blocks: "backbone.layers.",
-            norm: "backbone.norm_f",
+            norm: Some("backbone.norm_f"),
             head: "lm_head",
         }
     }

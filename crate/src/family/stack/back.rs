@@ -1,12 +1,13 @@
 //! The gradient of a loss: the outer way back, written once, through each branch's own.
 
-use super::{Stack, Step};
+use super::{Block, Stack, Step};
 use crate::family::Gradients;
+use crate::kernel::diagonal::weight_grad;
 use crate::kernel::norm::add;
 use crate::layer::branch::{Back, Places};
-use crate::layer::op::with_floats;
+use crate::layer::norm::RmsNorm;
 use crate::layer::room::{Buffer, Room};
-use candle_core::{Device, Error, Result, Tensor, bail};
+use candle_core::{Error, Result, bail};
 
 /// A step on the way there.
 struct Kept<'a> {
@@ -15,7 +16,17 @@ struct Kept<'a> {
     stream: Buffer,
     /// What its branch reads, [T, hidden].
     u: Buffer,
+    /// What its branch gives, [T, hidden], where that is weighed.
+    given: Option<Buffer>,
     back: Back<'a>,
+}
+
+/// A block on the way there.
+struct Passed<'a> {
+    block: &'a Block,
+    /// The residual stream that enters it, after the skip and before the shares, [T, hidden], where anything is mixed in.
+    mixed: Option<Buffer>,
+    steps: Vec<Kept<'a>>,
 }
 
 impl Stack {
@@ -38,61 +49,133 @@ impl Stack {
             bail!("a rotated model has no gradient")
         }
         let (time, (vocab, hidden)) = (tokens.len(), self.head.weight.shape()?);
-        let embedded = self.embed(&Tensor::from_slice(tokens, (1, time), &Device::Cpu)?)?; // [1, T, hidden]
         let mut stream = room.take(time * hidden);
-        with_floats([&embedded], |[x]| stream.copy_from_slice(x))?;
-        let mut kept = vec![];
-        for step in self.steps() {
-            let [mut u, mut after] = [(); 2].map(|()| room.take(time * hidden));
-            step.norm.apply(&stream, &mut u)?;
-            let back = step.branch.trace(&u, &mut after, time, room)?;
-            add(&stream, &mut after);
-            kept.push(Kept { step, stream: std::mem::replace(&mut stream, after), u, back });
+        let entered = match &self.entry {
+            Some(entry) => Some(entry.trace(self.embedding(), tokens, &mut stream, room)?),
+            None => {
+                self.embedding().weight.rows(tokens, &mut stream)?;
+                None
+            }
+        };
+        let mut copies = self.copies_of(&stream, room);
+        let mut passed = vec![];
+        for block in &self.blocks {
+            let mut mixed = None;
+            if let Some(mixing) = &block.mixing {
+                mixing.skip(&mut stream, &copies)?;
+                let mut after = room.take(time * hidden);
+                after.copy_from_slice(&stream);
+                mixing.share(&mut after, &copies)?;
+                mixed = Some(std::mem::replace(&mut stream, after));
+            }
+            let mut steps = vec![];
+            for step in &block.steps {
+                let [mut u, mut after] = [(); 2].map(|()| room.take(time * hidden));
+                step.norm.apply(&stream, &mut u)?;
+                let back = step.branch.trace(&u, &mut after, time, room)?;
+                let given = step.scale.is_some().then(|| {
+                    let mut given = room.take(time * hidden);
+                    given.copy_from_slice(&after);
+                    given
+                });
+                step.weigh(&mut after)?;
+                add(&stream, &mut after);
+                steps.push(Kept { step, stream: std::mem::replace(&mut stream, after), u, given, back });
+            }
+            if let Some(copy) = block.keeps {
+                copies[copy].copy_from_slice(&stream);
+            }
+            passed.push(Passed { block, mixed, steps });
         }
         let [mut last, mut dlast, mut dstream] = [(); 3].map(|()| room.take(time * hidden));
         let [mut logits, mut dlogits] = [(); 2].map(|()| room.take(time * vocab));
         self.norm.apply(&stream, &mut last)?;
         self.head.trace(&last, &mut logits)?;
+        self.soften(&mut logits);
         let value = loss(&logits, &mut dlogits);
-
-        let names =
-            [self.ends.embedding, self.ends.norm, self.ends.head].map(|path| format!("{path}.weight"));
-        let [embedding, norm, own_head] = &names;
-        let head = if self.embedding.is_some() { own_head } else { embedding };
-        self.head.backward(&last, &dlogits, &mut dlast, place(grads, head)?, None)?;
-        self.norm.backward(&stream, &dlast, &mut dstream, place(grads, norm)?)?;
-        let (mut du, mut dx) = (last, dlast);
-        for Kept { step, stream, u, back } in kept.into_iter().rev() {
-            let mut places = places(grads, &step.path);
-            back(&u, &dstream, &mut du, &mut places, room)?;
-            if let Some(name) = places.all.keys().next() {
-                bail!("the gradient of {}.{name} was not written", step.path)
-            }
-            step.norm.backward(
-                &stream,
-                &du,
-                &mut dx,
-                place(grads, &format!("{}.weight", step.norm_path))?,
-            )?;
-            add(&dx, &mut dstream);
-            room.give(stream);
-            room.give(u);
+        if let Some(cap) = self.softcap {
+            // d/dx of c · tanh(x / c), by what it gave.
+            dlogits.iter_mut().zip(&*logits).for_each(|(d, y)| *d *= 1.0 - (y / cap).powi(2));
         }
-        let dembedding = place(grads, embedding)?;
+
+        let [embedding, own_head] =
+            [self.ends.embedding, self.ends.head].map(|path| format!("{path}.weight"));
+        let head = if self.embedding.is_some() { &own_head } else { &embedding };
+        self.head.backward(&last, &dlogits, &mut dlast, place(grads, head)?, None)?;
+        let mut unused = vec![0.0; hidden];
+        norm_back(&self.norm, self.ends.norm, (&stream, &dlast), &mut dstream, grads, &mut unused)?;
+        let (mut du, mut dx, mut dy) = (last, dlast, room.take(time * hidden));
+        let mut dcopies: Vec<Buffer> = copies.iter().map(|_| room.take(time * hidden)).collect();
+        dcopies.iter_mut().for_each(|dcopy| dcopy.fill(0.0));
+        for skip in self.blocks.iter().filter_map(|block| block.mixing.as_ref()?.skip.as_ref()) {
+            place(grads, &skip.weights.name)?.fill(0.0); // rows of one tensor
+        }
+        for Passed { block, mixed, steps } in passed.into_iter().rev() {
+            if let Some(copy) = block.keeps {
+                add(&dcopies[copy], &mut dstream);
+            }
+            for Kept { step, stream, u, given, back } in steps.into_iter().rev() {
+                let mut dgiven = &*dstream;
+                if let (Some(weights), Some(given)) = (&step.scale, given) {
+                    let dweights = place(grads, &weights.name)?;
+                    dweights.fill(0.0);
+                    weight_grad(&given, &dstream, dweights);
+                    dy.copy_from_slice(&dstream);
+                    step.weigh(&mut dy)?;
+                    dgiven = &dy;
+                    room.give(given);
+                }
+                let mut places = places(grads, &step.path);
+                back(&u, dgiven, &mut du, &mut places, room)?;
+                if let Some(name) = places.all.keys().next() {
+                    bail!("the gradient of {}.{name} was not written", step.path)
+                }
+                let path = step.norm_path.as_deref();
+                norm_back(&step.norm, path, (&stream, &du), &mut dx, grads, &mut unused)?;
+                add(&dx, &mut dstream);
+                room.give(stream);
+                room.give(u);
+            }
+            if let (Some(mixing), Some(mixed)) = (&block.mixing, mixed) {
+                mixing.back(&mixed, &copies, &mut dstream, &mut dcopies, grads)?;
+                room.give(mixed);
+            }
+        }
+        if let Some(dfirst) = dcopies.first() {
+            add(dfirst, &mut dstream);
+        }
+        if let (Some(entry), Some(entered)) = (&self.entry, entered) {
+            entry.back(entered, &mut dstream, grads, room)?;
+        }
+        let dembedding = place(grads, &embedding)?;
         if self.embedding.is_some() {
             dembedding.fill(0.0); // a tied one has the head's gradient already
         }
         for (token, dstream) in tokens.iter().zip(dstream.chunks(hidden)) {
             add(dstream, &mut dembedding[*token as usize * hidden..][..hidden]);
         }
-        for buffer in [stream, dstream, du, dx, logits, dlogits] {
-            room.give(buffer);
-        }
+        let used = [stream, dstream, du, dx, dy, logits, dlogits];
+        used.into_iter().chain(copies).chain(dcopies).for_each(|buffer| room.give(buffer));
         Ok(value)
     }
 }
 
-fn place<'a>(grads: &'a mut Gradients, name: &str) -> Result<&'a mut [f32]> {
+/// The way back through a norm that read `x`: `dx`, overwritten, and the gradient of its weight where it has one.
+fn norm_back(
+    norm: &RmsNorm,
+    path: Option<&str>,
+    (x, dy): (&[f32], &[f32]),
+    dx: &mut [f32],
+    grads: &mut Gradients,
+    unused: &mut [f32],
+) -> Result<()> {
+    match path {
+        Some(path) => norm.backward(x, dy, dx, place(grads, &format!("{path}.weight"))?),
+        None => norm.backward(x, dy, dx, unused),
+    }
+}
+
+pub(super) fn place<'a>(grads: &'a mut Gradients, name: &str) -> Result<&'a mut [f32]> {
     let missing = || Error::Msg(format!("no place for the gradient of {name}"));
     grads.get_mut(name).map(Vec::as_mut_slice).ok_or_else(missing)
 }

@@ -2,11 +2,15 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `entry` | what happens to the embedding before the first block |
+//! | `block` | what is mixed into the stream before a block's branches, and how they join it |
 //! | `parts` | tensors and matrices, as a recipe asks for them |
 //! | `relay` | pieces of a text on their way through the blocks, side by side |
 //! | `back` | the gradient of a loss |
 
 mod back;
+mod block;
+mod entry;
 mod parts;
 mod relay;
 #[cfg(test)]
@@ -22,42 +26,37 @@ use crate::layer::meeting::Meeting;
 use crate::layer::norm::RmsNorm;
 use crate::layer::op::with_floats;
 use crate::layer::recurrence::{Recurrence, Recurrent};
-use crate::layer::room::Room;
+use crate::layer::room::{Buffer, Room};
 use crate::layer::rotation::Rotation;
 use crate::layer::state::{LayerState, Spare, State};
-use candle_core::{Device, Result, Tensor};
+pub use block::{Block, Mixing, Parameter, Skip, Step};
+use candle_core::{D, Device, Result, Tensor};
+pub use entry::{Entry, Pairs, bucket};
 pub use parts::Parts;
 use relay::{Turn, relay};
 use std::ops::Range;
 
 /// The layers of a model of any family.
+///
+/// The residual stream goes from block to block as [B, T, hidden]; where later blocks mix in what it was before, as
+/// [B, T, (1 + copies) · hidden]: the stream, the one that entered the first block, and those that left the blocks which
+/// [keep](Block::keeps) a copy.
 #[derive(Clone, Debug)]
 pub struct Stack {
     ends: Ends,
     /// None where the head's matrix is the embedding too.
     embedding: Option<Linear>,
+    entry: Option<Entry>,
     blocks: Vec<Block>,
     norm: RmsNorm,
     head: Linear,
+    /// Logits are c · tanh(x / c).
+    softcap: Option<f32>,
     /// By which the weights of the blocks hold the residual stream rotated.
     rotation: Option<Rotation>,
+    /// Streams that are kept beside the residual stream.
+    copies: usize,
     spare: Spare,
-}
-
-/// A block: its branches join the residual stream one after the other.
-pub type Block = Vec<Step>;
-
-/// A branch and the norm by which it reads the stream: x ← x + branch(norm(x)).
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// What the names of its parameters begin with in a checkpoint, such as `backbone.layers.0.mixer`.
-    pub path: String,
-    /// What the name of the norm's weight begins with, such as `backbone.layers.0.norm`.
-    pub norm_path: String,
-    /// The norm.
-    pub norm: RmsNorm,
-    /// The branch.
-    pub branch: Box<dyn Branch>,
 }
 
 /// A recurrence of a stack, and where it is.
@@ -84,14 +83,40 @@ impl Stack {
     ///
     /// # Errors
     /// If a tensor is not there.
-    pub fn new(parts: &Parts<'_>, ends: Ends, tied: bool, blocks: Vec<Block>, eps: f64) -> Result<Self> {
+    pub fn new(
+        parts: &Parts<'_>,
+        ends: Ends,
+        tied: bool,
+        blocks: Vec<impl Into<Block>>,
+        eps: f64,
+    ) -> Result<Self> {
         let embedding = parts.linear(ends.embedding, false)?;
         let (embedding, head) = match tied {
             true => (None, embedding),
             false => (Some(embedding), parts.linear(ends.head, false)?),
         };
-        let norm = parts.norm(ends.norm, eps)?;
-        Ok(Self { ends, embedding, blocks, norm, head, rotation: None, spare: Spare::default() })
+        let norm = match ends.norm {
+            Some(path) => parts.norm(path, eps)?,
+            None => RmsNorm::plain(head.weight.shape()?.1, eps, parts.device())?,
+        };
+        let blocks: Vec<Block> = blocks.into_iter().map(Into::into).collect();
+        let mixed = blocks.iter().any(|block| block.mixing.is_some());
+        let kept = blocks.iter().filter_map(|block| block.keeps).max();
+        let copies = kept.map_or(usize::from(mixed), |last| last + 1);
+        let (entry, softcap, rotation, spare) = (None, None, None, Spare::default());
+        Ok(Self { ends, embedding, entry, blocks, norm, head, softcap, rotation, copies, spare })
+    }
+
+    /// With something done to the embedding before the first block.
+    #[must_use]
+    pub fn entered_by(self, entry: Entry) -> Self {
+        Self { entry: Some(entry), ..self }
+    }
+
+    /// With logits that are c · tanh(x / c).
+    #[must_use]
+    pub fn capped(self, c: f64) -> Self {
+        Self { softcap: Some(c as f32), ..self }
     }
 
     /// Declares that the weights hold the residual stream rotated: what enters it is rotated, what leaves it rotated
@@ -115,22 +140,67 @@ impl Stack {
     /// # Errors
     /// As [`hidden`](Self::hidden).
     pub fn stream(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
-        let x = self.through(self.embed(tokens)?, 0..self.blocks.len(), state.as_deref_mut())?;
+        let before = state.as_ref().map_or(&[][..], |state| state.tokens.as_slice());
+        let entering = self.embed_after(tokens, before)?;
+        let x = self.through(entering, 0..self.blocks.len(), state.as_deref_mut())?;
         if let Some(state) = state {
             state.position += tokens.dim(1)?;
+            if self.looks_back() {
+                let read = tokens.to_vec2::<u32>()?;
+                state.tokens.iter_mut().zip(read).for_each(|(tokens, read)| tokens.extend(read));
+            }
         }
         Ok(x)
     }
 
-    /// tokens [B, T] (u32) → the residual stream that enters the first block, [B, T, hidden] in f32.
+    /// tokens [B, T] (u32) → the residual stream that enters the first block, in f32.
     ///
     /// # Errors
     /// If a token lies outside the vocabulary.
     pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        let x = self.embedding().weight.lookup(tokens)?;
-        match &self.rotation {
-            Some(rotation) => rotation.forward(&x),
-            None => Ok(x),
+        self.embed_after(tokens, &[])
+    }
+
+    /// As [`embed`](Self::embed), of sequences that go on from these tokens.
+    fn embed_after(&self, tokens: &Tensor, before: &[Vec<u32>]) -> Result<Tensor> {
+        let x = match &self.entry {
+            Some(entry) => entry.definition(self.embedding(), tokens, before)?,
+            None => self.embedding().weight.lookup(tokens)?,
+        };
+        let x = match &self.rotation {
+            Some(rotation) => rotation.forward(&x)?,
+            None => x,
+        };
+        if self.copies == 0 {
+            return Ok(x);
+        }
+        let mut all = vec![x.clone(), x.clone()];
+        all.resize(1 + self.copies, x.zeros_like()?);
+        Tensor::cat(&all, D::Minus1)
+    }
+
+    /// Whether what enters the first block depends on the tokens before.
+    fn looks_back(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.looks_back() > 0)
+    }
+
+    /// Buffers for the copies of a piece of which `stream` enters the first block.
+    fn copies_of(&self, stream: &[f32], room: &mut Room) -> Vec<Buffer> {
+        let mut copies: Vec<Buffer> = (0..self.copies).map(|_| room.take(stream.len())).collect();
+        if let Some(first) = copies.first_mut() {
+            first.copy_from_slice(stream);
+        }
+        copies
+    }
+
+    /// The residual stream alone, [.., hidden], without the copies beside it.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn residual(&self, stream: &Tensor) -> Result<Tensor> {
+        match self.copies {
+            0 => Ok(stream.clone()),
+            copies => stream.narrow(D::Minus1, 0, stream.dim(D::Minus1)? / (1 + copies))?.contiguous(),
         }
     }
 
@@ -138,8 +208,8 @@ impl Stack {
         self.embedding.as_ref().unwrap_or(&self.head)
     }
 
-    /// The residual stream [B, T, hidden] that enters the first of these blocks → the stream that leaves the last,
-    /// moving their part of `state` on by T tokens. A stream that another stack of the same blocks before them gave
+    /// The residual stream that enters the first of these blocks → the stream that leaves the last, with the copies beside
+    /// it, moving their part of `state` on by T tokens. A stream that another stack of the same blocks before them gave
     /// may enter: that is how one changed layer is measured without reading what comes before it again.
     ///
     /// # Errors
@@ -156,25 +226,38 @@ impl Stack {
                 read
             }
             mut state => {
+                let mut copies = x.chunk(1 + self.copies, D::Minus1)?;
+                x = copies.remove(0);
                 for i in blocks {
-                    for Step { norm, branch, .. } in &self.blocks[i] {
+                    let Block { mixing, steps, keeps } = &self.blocks[i];
+                    if let Some(mixing) = mixing {
+                        x = mixing.definition(&x, &copies)?;
+                    }
+                    for step in steps {
                         let layer = state.as_deref_mut().map(|state| &mut state.layers[i]);
-                        x = (branch.forward(&norm.forward(&x)?, layer)? + x)?;
+                        x = step.definition(&x, |branch, u| branch.forward(u, layer))?;
+                    }
+                    if let Some(copy) = keeps {
+                        copies[*copy] = x.clone();
                     }
                 }
-                Ok(x)
+                match self.copies {
+                    0 => Ok(x),
+                    _ => Tensor::cat(&[&[x], copies.as_slice()].concat(), D::Minus1),
+                }
             }
         }
     }
 
-    /// The residual stream [B, T, hidden] that leaves the last block → hidden states after the last norm.
+    /// The residual stream that leaves the last block → hidden states [.., hidden] after the last norm.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn close(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn close(&self, stream: &Tensor) -> Result<Tensor> {
+        let x = self.residual(stream)?;
         match &self.rotation {
-            Some(rotation) => self.norm.forward(&rotation.backward(x)?),
-            None => self.norm.forward(x),
+            Some(rotation) => self.norm.forward(&rotation.backward(&x)?),
+            None => self.norm.forward(&x),
         }
     }
 
@@ -183,7 +266,25 @@ impl Stack {
     /// # Errors
     /// If shapes do not fit.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.forward(hidden)
+        let logits = self.head.forward(hidden)?;
+        match self.softcap {
+            Some(c) if logits.track_op() || !logits.device().is_cpu() => {
+                (logits / f64::from(c))?.tanh()? * f64::from(c)
+            }
+            Some(_) => {
+                let mut values = with_floats([&logits.contiguous()?], |[values]| values.to_vec())?;
+                self.soften(&mut values);
+                Tensor::from_vec(values, logits.shape(), logits.device())
+            }
+            None => Ok(logits),
+        }
+    }
+
+    /// x ← c · tanh(x / c), where logits are capped.
+    fn soften(&self, logits: &mut [f32]) {
+        if let Some(c) = self.softcap {
+            logits.iter_mut().for_each(|x| *x = c * (*x / c).tanh());
+        }
     }
 
     /// The output matrix.
@@ -191,7 +292,7 @@ impl Stack {
         &self.head
     }
 
-    /// The residual stream [B, T, hidden] that enters a block → [B, H, T]: the share of its attention there that each token
+    /// The residual stream that enters a block, of [B, T] tokens → [B, H, T]: the share of its attention there that each token
     /// pays to the first; none where the block has no attention.
     ///
     /// # Errors
@@ -202,7 +303,7 @@ impl Stack {
         })
     }
 
-    /// The residual stream [1, T, hidden] that enters a block → how the tokens of its whole chunks meet there; none where they
+    /// The residual stream that enters a block, of one sequence → how the tokens of its whole chunks meet there; none where they
     /// do not, or no chunk is whole.
     ///
     /// # Errors
@@ -223,14 +324,18 @@ impl Stack {
         block: usize,
         ask: impl Fn(&dyn Branch, &Tensor) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let (mut x, steps) = (x.clone(), &self.blocks[block]);
-        for (i, Step { norm, branch, .. }) in steps.iter().enumerate() {
-            let u = norm.forward(&x)?;
-            let said = ask(&**branch, &u)?;
+        let Block { mixing, steps, .. } = &self.blocks[block];
+        let mut copies = x.chunk(1 + self.copies, D::Minus1)?;
+        let mut x = copies.remove(0).contiguous()?;
+        if let Some(mixing) = mixing {
+            x = mixing.definition(&x, &copies)?;
+        }
+        for (i, step) in steps.iter().enumerate() {
+            let said = ask(&*step.branch, &step.norm.forward(&x)?)?;
             if said.is_some() || i + 1 == steps.len() {
                 return Ok(said);
             }
-            x = (branch.forward(&u, None)? + x)?;
+            x = step.definition(&x, |branch, u| branch.forward(u, None))?;
         }
         Ok(None)
     }
@@ -242,17 +347,29 @@ impl Stack {
     /// # Errors
     /// If a tensor is on another device.
     pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
-        let hidden = self.head.weight.shape()?.1;
-        let pieces = tokens.chunks(piece(tokens.len()));
+        let (hidden, piece) = (self.head.weight.shape()?.1, piece(tokens.len()));
+        // All tokens, where those before a piece matter.
+        let known = state.tokens.first().map_or(0, Vec::len);
+        state.tokens.iter_mut().for_each(|all| all.extend_from_slice(tokens));
+        let all = state.tokens.first();
+        let pieces = tokens.chunks(piece);
         let (last, mut logits) = (pieces.len() - 1, logits);
-        let pieces = pieces.enumerate().map(|(i, piece)| (piece, logits.take_if(|_| i == last)));
-        relay(pieces, &mut state.layers, &mut state.rooms, |(tokens, logits), turn, room| {
+        let pieces = pieces.enumerate().map(|(i, piece)| (i, piece, logits.take_if(|_| i == last)));
+        relay(pieces, &mut state.layers, &mut state.rooms, |(i, tokens, logits), turn, room| {
             let mut stream = room.take(tokens.len() * hidden);
-            self.embedding().weight.rows(tokens, &mut stream)?;
+            match &self.entry {
+                Some(entry) => {
+                    let before = all.map_or(&[][..], |all| &all[..known + i * piece]);
+                    entry.apply(self.embedding(), tokens, before, &mut stream, room)?;
+                }
+                None => self.embedding().weight.rows(tokens, &mut stream)?,
+            }
             if let Some(rotation) = &self.rotation {
                 rotation.apply(&mut stream);
             }
-            self.walk(&mut stream, 1, 0..self.blocks.len(), turn, room)?;
+            let mut copies = self.copies_of(&stream, room);
+            self.walk((&mut stream, &mut copies), 1, 0..self.blocks.len(), turn, room)?;
+            copies.into_iter().for_each(|copy| room.give(copy));
             if let Some(logits) = logits {
                 let mut closed = room.take(hidden);
                 let last = &mut stream[(tokens.len() - 1) * hidden..];
@@ -261,6 +378,7 @@ impl Stack {
                 }
                 self.norm.apply(last, &mut closed)?;
                 self.head.apply(&closed, logits, room)?;
+                self.soften(logits);
                 room.give(closed);
             }
             room.give(stream);
@@ -272,43 +390,77 @@ impl Stack {
 
     /// [`Self::through`] by the kernels on a CPU.
     fn apply(&self, x: Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
-        let (batch, time, hidden) = x.dims3()?;
+        let (batch, time, width) = x.dims3()?;
         let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
         drop(x);
         // The tokens of one sequence follow one another.
         let piece = if batch == 1 { piece(time) } else { time };
-        let (pieces, layers) = (all.chunks_mut(batch * piece * hidden), &mut state.layers[blocks.clone()]);
-        relay(pieces, layers, &mut state.rooms, |stream, turn, room| {
-            self.walk(stream, batch, blocks.clone(), turn, room)
+        let (pieces, layers) = (all.chunks_mut(batch * piece * width), &mut state.layers[blocks.clone()]);
+        relay(pieces, layers, &mut state.rooms, |rows, turn, room| match self.copies {
+            0 => self.walk((rows, &mut []), batch, blocks.clone(), turn, room),
+            copies => {
+                let hidden = width / (1 + copies);
+                let mut parts: Vec<Buffer> =
+                    (0..=copies).map(|_| room.take(rows.len() / (1 + copies))).collect();
+                for (row, all) in rows.chunks(width).enumerate() {
+                    for (part, values) in parts.iter_mut().zip(all.chunks(hidden)) {
+                        part[row * hidden..][..hidden].copy_from_slice(values);
+                    }
+                }
+                let [stream, copies @ ..] = parts.as_mut_slice() else { return Ok(()) };
+                self.walk((stream, copies), batch, blocks.clone(), turn, room)?;
+                for (row, all) in rows.chunks_mut(width).enumerate() {
+                    for (part, values) in parts.iter().zip(all.chunks_mut(hidden)) {
+                        values.copy_from_slice(&part[row * hidden..][..hidden]);
+                    }
+                }
+                parts.into_iter().for_each(|part| room.give(part));
+                Ok(())
+            }
         })?;
-        Tensor::from_vec(all, (batch, time, hidden), &Device::Cpu)
+        Tensor::from_vec(all, (batch, time, width), &Device::Cpu)
     }
 
-    /// The steps of [`Self::through`] for a piece of a text, in the place of its stream [B, T, hidden].
+    /// The steps of [`Self::through`] for a piece of a text, in the place of its stream [B, T, hidden] and of the copies
+    /// beside it, each of the same size.
     fn walk(
         &self,
-        stream: &mut [f32],
+        (stream, copies): (&mut [f32], &mut [Buffer]),
         batch: usize,
         blocks: Range<usize>,
         turn: &mut Turn<'_>,
         room: &mut Room,
     ) -> Result<()> {
         let time = stream.len() / (batch * self.head.weight.shape()?.1);
-        let (mut u, mut first) = (room.take(stream.len()), true);
-        for block in &self.blocks[blocks] {
+        // What the last branch gave joins the stream as late as the next norm reads it.
+        let (mut u, mut waits) = (room.take(stream.len()), false);
+        for Block { mixing, steps, keeps } in &self.blocks[blocks] {
             turn.layer(|layer| {
-                for Step { norm, branch, .. } in block {
-                    match first {
-                        true => norm.apply(stream, &mut u)?,
-                        false => norm.apply_after(stream, &mut u)?,
+                if let Some(mixing) = mixing {
+                    if std::mem::take(&mut waits) {
+                        add(&u, stream);
                     }
-                    first = false;
-                    branch.apply(&mut u, (batch, time), layer, room)?;
+                    mixing.apply(stream, copies)?;
+                }
+                for step in steps {
+                    match waits {
+                        false => step.norm.apply(stream, &mut u)?,
+                        true => step.norm.apply_after(stream, &mut u)?,
+                    }
+                    waits = true;
+                    step.branch.apply(&mut u, (batch, time), layer, room)?;
+                    step.weigh(&mut u)?;
+                }
+                if let Some(copy) = keeps {
+                    if std::mem::take(&mut waits) {
+                        add(&u, stream);
+                    }
+                    copies[*copy].copy_from_slice(stream);
                 }
                 Ok(())
             })?;
         }
-        if !first {
+        if waits {
             add(&u, stream);
         }
         room.give(u);
@@ -322,29 +474,38 @@ impl Stack {
     pub fn zero_state(&self, batch: usize, device: &Device) -> Result<State> {
         let block = |block: &Block| {
             let mut state = LayerState::default();
-            for step in block {
+            for step in &block.steps {
                 state.join(step.branch.zero_state(batch, device)?)?;
             }
             Ok(state)
         };
-        Ok(State::new(self.blocks.iter().map(block).collect::<Result<_>>()?, batch))
+        let mut state = State::new(self.blocks.iter().map(block).collect::<Result<_>>()?, batch);
+        if self.looks_back() {
+            state.tokens.resize(batch, vec![]);
+        }
+        Ok(state)
     }
 
     /// Bytes of the state of `batch` sequences after `tokens` tokens in the widths that it is kept in, scales included. A
     /// [`State`] holds integers of a recurrence, and the residual of their error feedback, in f32.
     pub fn state_bytes(&self, batch: usize, tokens: usize) -> usize {
-        self.steps().map(|step| step.branch.state_bytes(batch, tokens)).sum()
+        let ids = if self.looks_back() { batch * tokens * size_of::<u32>() } else { 0 };
+        self.steps().map(|step| step.branch.state_bytes(batch, tokens)).sum::<usize>() + ids
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {
-        self.blocks.iter().flatten()
+        self.blocks.iter().flat_map(|block| &block.steps)
+    }
+
+    fn steps_mut(&mut self) -> impl Iterator<Item = &mut Step> {
+        self.blocks.iter_mut().flat_map(|block| &mut block.steps)
     }
 
     /// The recurrences of its blocks, for those who look into them.
     pub fn recurrences(&self) -> Vec<Recurring<'_>> {
         let (mut all, mut entry) = (vec![], 0);
         for (layer, block) in self.blocks.iter().enumerate() {
-            for Step { branch, .. } in block {
+            for Step { branch, .. } in &block.steps {
                 all.extend(branch.recurrence().map(|recurrence| Recurring { layer, entry, recurrence }));
                 entry += branch.linears().len();
             }
@@ -358,7 +519,7 @@ impl Stack {
     /// If a width is not one of 2 … 8 bits, the stack is on a GPU, or no layer has a recurrence whose bits could be set.
     pub fn set_recurrence(&mut self, recurrence: Recurrence) -> crate::error::Result<()> {
         let mut any = false;
-        for step in self.blocks.iter_mut().flatten() {
+        for step in self.steps_mut() {
             any |= step.branch.set_recurrence(recurrence)?;
         }
         match any || recurrence == Recurrence::default() {
@@ -376,7 +537,7 @@ impl Stack {
     /// If no layer keeps any.
     pub fn set_cache(&mut self, width: Width) -> crate::error::Result<()> {
         let mut any = false;
-        for step in self.blocks.iter_mut().flatten() {
+        for step in self.steps_mut() {
             any |= step.branch.set_cache(width);
         }
         match any || width == Width::F32 {
@@ -388,22 +549,27 @@ impl Stack {
         }
     }
 
-    /// Every linear of the model with its path: those of the blocks in the order in which they are used, an embedding of its
-    /// own, then the head.
+    /// Every linear of the model with its path: those of the blocks in the order in which they are used, those of the entry,
+    /// an embedding of its own, then the head.
     pub fn linears(&self) -> Vec<(String, &Linear)> {
         let blocks = self.steps().flat_map(|Step { path, branch, .. }| {
             branch.linears().into_iter().map(move |(name, linear)| (format!("{path}.{name}"), linear))
         });
+        let entry = self.entry.iter().flat_map(Entry::linears);
         let embedding = self.embedding.iter().map(|linear| (self.ends.embedding.to_string(), linear));
-        blocks.chain(embedding).chain([(self.ends.head.to_string(), &self.head)]).collect()
+        let head = [(self.ends.head.to_string(), &self.head)];
+        blocks.chain(entry).chain(embedding).chain(head).collect()
     }
 
     /// As [`linears`](Self::linears), to be changed.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let blocks = self.blocks.iter_mut().flatten().flat_map(|Step { path, branch, .. }| {
+        let blocks = self.blocks.iter_mut().flat_map(|block| &mut block.steps);
+        let blocks = blocks.flat_map(|Step { path, branch, .. }| {
             branch.linears_mut().into_iter().map(move |(name, linear)| (format!("{path}.{name}"), linear))
         });
+        let entry = self.entry.iter_mut().flat_map(Entry::linears_mut);
         let embedding = self.embedding.iter_mut().map(|linear| (self.ends.embedding.to_string(), linear));
-        blocks.chain(embedding).chain([(self.ends.head.to_string(), &mut self.head)]).collect()
+        let head = [(self.ends.head.to_string(), &mut self.head)];
+        blocks.chain(entry).chain(embedding).chain(head).collect()
     }
 }

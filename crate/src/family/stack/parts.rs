@@ -1,11 +1,11 @@
 //! The tensors and matrices of a checkpoint, as a family's recipe asks for them.
 
-use super::Step;
+use super::{Parameter, Step};
 use crate::family::{Matrices, Tensors};
 use crate::layer::branch::Branch;
 use crate::layer::linear::{Linear, Weight};
 use crate::layer::norm::RmsNorm;
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Tensors, and the matrices that are in few bits, by their names in a checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,11 @@ impl<'a> Parts<'a> {
     /// Of tensors that [`check`](crate::family::check) has passed.
     pub fn new(tensors: &'a Tensors, matrices: &'a Matrices) -> Self {
         Self { tensors, matrices }
+    }
+
+    /// Where the tensors are.
+    pub(crate) fn device(&self) -> &Device {
+        self.tensors.values().next().map_or(&Device::Cpu, Tensor::device)
     }
 
     fn get(&self, name: &str) -> Result<Tensor> {
@@ -33,6 +38,14 @@ impl<'a> Parts<'a> {
     /// If it is not there.
     pub fn small(&self, name: &str) -> Result<Tensor> {
         self.get(name)?.to_dtype(DType::F32)
+    }
+
+    /// A small parameter of the stack itself.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn parameter(&self, name: String) -> Result<Parameter> {
+        Ok(Parameter { values: self.small(&name)?, name })
     }
 
     /// The matrix `path`.weight as it is stored, and `path`.bias if there is to be one.
@@ -77,6 +90,6 @@ impl<'a> Parts<'a> {
     /// If the norm's weight is not there.
     pub fn boxed(&self, norm_path: String, eps: f64, path: String, branch: Box<dyn Branch>) -> Result<Step> {
         let norm = self.norm(&norm_path, eps)?;
-        Ok(Step { path, norm_path, norm, branch })
+        Ok(Step { path, norm_path: Some(norm_path), norm, branch, scale: None })
     }
 }

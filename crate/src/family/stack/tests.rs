@@ -1,4 +1,4 @@
-use crate::family::{Config, Init, TensorSpec, Tensors, gla, llama, mamba2};
+use crate::family::{Config, Init, TensorSpec, Tensors, gla, llama, lowrankq, mamba2};
 use crate::layer::room::Room;
 use candle_core::{D, Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -73,7 +73,31 @@ fn gradients_are_those_of_the_definition() {
         attn: Some(hybrid),
         ..linear.clone()
     };
+    let low = lowrankq::Config {
+        vocab_size: 50,
+        num_layers: 5,
+        model_dim: 24,
+        num_heads: 3,
+        num_kv_heads: 1,
+        mlp_hidden: 40,
+        q_rank: lowrankq::Rank::Layers(vec![5, 0, 3, 7, 0]),
+        bigram_vocab_size: 30,
+        bigram_dim: 10,
+        ..Default::default()
+    };
+    let plain_low = lowrankq::Config {
+        num_layers: 1,
+        num_kv_heads: 3,
+        q_rank: lowrankq::Rank::All(6),
+        bigram_dim: 24,
+        smear_gate: false,
+        tie_embeddings: false,
+        logit_softcap: 0.0,
+        ..low.clone()
+    };
     for (config, time) in [
+        (Config::LowrankQ(low), 70),
+        (Config::LowrankQ(plain_low), 9),
         (Config::Gla(linear.clone()), 130),
         (Config::Gla(linear), 5),
         (Config::Gla(hybrid), 70),

@@ -1,6 +1,6 @@
 //! Attention in tensor operations: the definition, differentiable on any device.
 
-use super::{Attention, Cache, LayerState, Sizes};
+use super::{Attention, Cache, Heads, LayerState, Sizes};
 use crate::layer::meeting::{Made, Meeting, rows};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
@@ -64,8 +64,15 @@ impl Attention {
         let Sizes { heads, shared, dim, .. } = self.sizes;
         let (batch, time, _) = u.dims3()?;
         let split = |rows: Tensor, heads: usize| rows.reshape((batch, time, heads, dim))?.transpose(1, 2);
-        let q = self.turned(&split(self.q_proj.forward(u)?, heads)?, first)?;
-        let k = self.turned(&split(self.k_proj.forward(u)?, shared)?, first)?;
+        let q = self.query_linears().iter().try_fold(u.clone(), |x, linear| linear.forward(&x))?;
+        let [mut q, mut k] = [split(q, heads)?, split(self.k_proj.forward(u)?, shared)?];
+        if let Some(Heads { norm, .. }) = &self.heads {
+            [q, k] = [norm.definition(&q)?, norm.definition(&k)?];
+        }
+        [q, k] = [self.turned(&q, first)?, self.turned(&k, first)?];
+        if let Some(Heads { gain, .. }) = &self.heads {
+            q = q.broadcast_mul(&gain.reshape((heads, 1, 1))?)?;
+        }
         Ok((q, k))
     }
 

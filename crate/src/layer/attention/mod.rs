@@ -2,7 +2,7 @@
 //! al. 2023).
 //!
 //! `definition.rs` computes it in differentiable tensor operations on any device; on a CPU the kernels do, over a cache that
-//! may have fewer bits.
+//! may have fewer bits. `trace.rs` is the way back.
 //!
 //! | letter | meaning |
 //! |---|---|
@@ -13,16 +13,17 @@
 mod definition;
 #[cfg(test)]
 pub(in crate::layer) mod tests;
+mod trace;
 
 use super::branch::{Back, Branch};
 use super::linear::Linear;
 use super::meeting::Meeting;
+use super::norm::RmsNorm;
 use super::op::with_floats;
 use super::room::Room;
 use super::state::LayerState;
 pub use crate::kernel::attention::Width;
-use crate::kernel::attention::{self as kernel, Shape, Traced, attend, attend_grad};
-use crate::kernel::norm::add;
+use crate::kernel::attention::{self as kernel, Shape, attend};
 pub use crate::kernel::rotary::Rotary;
 use candle_core::{Device, Result, Tensor, bail};
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// [H·D, hidden].
-    pub q_proj: Linear,
+    pub q: Query,
     /// [KV·D, hidden].
     pub k_proj: Linear,
     /// [KV·D, hidden].
@@ -40,8 +41,55 @@ pub struct Attention {
     pub o_proj: Linear,
     sizes: Sizes,
     rotary: Arc<Rotary>,
+    heads: Option<Heads>,
+    names: &'static Names,
     width: Width,
 }
+
+/// The projection of queries.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// One matrix [H·D, hidden].
+    Full(Linear),
+    /// Two, of low rank: first [rank, hidden], then [H·D, rank], nothing between.
+    LowRank([Linear; 2]),
+}
+
+/// What is done to each head of queries and keys.
+#[derive(Clone, Debug)]
+pub struct Heads {
+    /// Over the D values of a head, before positions; without weights.
+    pub norm: RmsNorm,
+    /// A factor on the queries of each head `[H]`, after positions (q_gain).
+    pub gain: Tensor,
+}
+
+/// What the matrices of a layer of attention are called in a checkpoint.
+#[derive(Debug)]
+pub struct Names {
+    /// Of all queries; or of a projection of low rank.
+    pub q: &'static str,
+    /// Of a projection of low rank: first, then second.
+    pub low_rank: [&'static str; 2],
+    /// Of keys.
+    pub k: &'static str,
+    /// Of values.
+    pub v: &'static str,
+    /// Of what is written to the stream.
+    pub o: &'static str,
+    /// Of the factors on heads of queries.
+    pub gain: &'static str,
+}
+
+/// The names of Hugging Face.
+const PROJ: Names = Names {
+    q: "q_proj",
+    low_rank: ["q_down_proj", "q_up_proj"],
+    k: "k_proj",
+    v: "v_proj",
+    o: "o_proj",
+    gain: "q_gain",
+};
 
 /// The sizes of a layer of attention.
 #[derive(Clone, Copy, Debug)]
@@ -131,11 +179,89 @@ impl Cache {
 impl Attention {
     /// Joins projections; `rotary` is of D values and at least as many positions as a sequence has.
     pub fn new(sizes: Sizes, [q_proj, k_proj, v_proj, o_proj]: [Linear; 4], rotary: Arc<Rotary>) -> Self {
-        Self { q_proj, k_proj, v_proj, o_proj, sizes, rotary, width: Width::F32 }
+        let (q, width) = (Query::Full(q_proj), Width::F32);
+        Self { q, k_proj, v_proj, o_proj, sizes, rotary, heads: None, names: &PROJ, width }
+    }
+
+    /// The same with queries of low rank, by two matrices.
+    pub fn low_rank(
+        sizes: Sizes,
+        queries: [Linear; 2],
+        [k_proj, v_proj, o_proj]: [Linear; 3],
+        rotary: Arc<Rotary>,
+    ) -> Self {
+        let (q, width) = (Query::LowRank(queries), Width::F32);
+        Self { q, k_proj, v_proj, o_proj, sizes, rotary, heads: None, names: &PROJ, width }
+    }
+
+    /// The same with something done to each head.
+    #[must_use]
+    pub fn with_heads(self, heads: Heads) -> Self {
+        Self { heads: Some(heads), ..self }
+    }
+
+    /// The same with other names.
+    #[must_use]
+    pub fn named(self, names: &'static Names) -> Self {
+        Self { names, ..self }
+    }
+
+    /// The matrices of queries in the order in which they are used.
+    fn query_linears(&self) -> &[Linear] {
+        match &self.q {
+            Query::Full(q) => std::slice::from_ref(q),
+            Query::LowRank(both) => both,
+        }
+    }
+
+    /// Their names.
+    fn query_names(&self) -> &'static [&'static str] {
+        match &self.q {
+            Query::Full(_) => std::slice::from_ref(&self.names.q),
+            Query::LowRank(_) => &self.names.low_rank,
+        }
+    }
+
+    /// The queries of rows `u`, as the projection gives them: `q`, overwritten.
+    fn queries(&self, u: &[f32], q: &mut [f32], room: &mut Room) -> Result<()> {
+        match &self.q {
+            Query::Full(full) => full.apply(u, q, room),
+            Query::LowRank([first, second]) => {
+                let (rank, hidden) = first.weight.shape()?;
+                let mut between = room.take(u.len() / hidden * rank);
+                first.apply(u, &mut between, room)?;
+                second.apply(&between, q, room)?;
+                room.give(between);
+                Ok(())
+            }
+        }
+    }
+
+    /// Heads of queries or keys, normed and turned by their positions from `first` on, in place.
+    fn place_heads(&self, size: (usize, usize), first: usize, x: &mut [f32], room: &mut Room) -> Result<()> {
+        if let Some(Heads { norm, .. }) = &self.heads {
+            let mut raw = room.take(x.len());
+            raw.copy_from_slice(x);
+            norm.apply(&raw, x)?;
+            room.give(raw);
+        }
+        self.rotary.turn(size, first, x, false);
+        Ok(())
+    }
+
+    /// Queries by the factors of their heads, in place.
+    fn gain(&self, q: &mut [f32]) -> Result<()> {
+        let (dim, Some(Heads { gain, .. })) = (self.sizes.dim, &self.heads) else { return Ok(()) };
+        with_floats([gain], |[gain]| {
+            for token in q.chunks_mut(dim * gain.len()) {
+                token.chunks_mut(dim).zip(gain).for_each(|(q, gain)| q.iter_mut().for_each(|q| *q *= gain));
+            }
+        })
     }
 
     fn tracked(&self, u: &Tensor) -> bool {
-        u.track_op() || self.linears().iter().any(|(_, linear)| linear.tracked())
+        let gained = self.heads.as_ref().is_some_and(|heads| heads.gain.track_op());
+        u.track_op() || gained || self.linears().iter().any(|(_, linear)| linear.tracked())
     }
 
     /// Refuses more tokens than a sequence may have.
@@ -185,11 +311,12 @@ impl Branch for Attention {
         let tokens = batch * time;
         let mut q = room.take(tokens * heads * dim);
         let [mut k, mut v] = [(); 2].map(|()| room.take(tokens * shared * dim));
-        self.q_proj.apply(u, &mut q, room)?;
+        self.queries(u, &mut q, room)?;
         self.k_proj.apply(u, &mut k, room)?;
         self.v_proj.apply(u, &mut v, room)?;
-        self.rotary.turn(size, cache.len(), &mut q, false);
-        self.rotary.turn(size, cache.len(), &mut k, false);
+        self.place_heads(size, cache.len(), &mut q, room)?;
+        self.place_heads(size, cache.len(), &mut k, room)?;
+        self.gain(&mut q)?;
         cache.push(size, &k, &v);
         room.give(k);
         room.give(v);
@@ -217,13 +344,25 @@ impl Branch for Attention {
     }
 
     fn linears(&self) -> Vec<(&'static str, &Linear)> {
-        let Self { q_proj, k_proj, v_proj, o_proj, .. } = self;
-        vec![("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)]
+        let Names { k, v, o, .. } = *self.names;
+        let queries = self.query_names().iter().copied().zip(self.query_linears());
+        queries.chain([(k, &self.k_proj), (v, &self.v_proj), (o, &self.o_proj)]).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
-        let Self { q_proj, k_proj, v_proj, o_proj, .. } = self;
-        vec![("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)]
+        let (names, &Names { k, v, o, .. }) = (self.query_names(), self.names);
+        let Self { q, k_proj, v_proj, o_proj, .. } = self;
+        let queries = match q {
+            Query::Full(q) => std::slice::from_mut(q),
+            Query::LowRank(both) => both,
+        };
+        let queries = names.iter().copied().zip(queries);
+        queries.chain([(k, k_proj), (v, v_proj), (o, o_proj)]).collect()
+    }
+
+    fn smalls_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+        let name = self.names.gain;
+        self.heads.iter_mut().map(|heads| (name, &mut heads.gain)).collect()
     }
 
     fn set_cache(&mut self, width: Width) -> bool {
@@ -240,48 +379,7 @@ impl Branch for Attention {
     }
 
     fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {
-        if self.width != Width::F32 {
-            bail!("a cache in few bits has no gradients")
-        }
-        self.admit(0, time)?;
-        let Sizes { heads, shared, dim, .. } = self.sizes;
-        let shape = Shape { batch: 1, time, heads, shared, dim };
-        let (mut q, mut out) = (room.take(time * heads * dim), room.take(time * heads * dim));
-        let [mut k, mut v] = [(); 2].map(|()| room.take(time * shared * dim));
-        let mut logs = room.take(time * heads);
-        self.q_proj.trace(u, &mut q)?;
-        self.k_proj.trace(u, &mut k)?;
-        self.v_proj.trace(u, &mut v)?;
-        self.rotary.turn((1, time), 0, &mut q, false);
-        self.rotary.turn((1, time), 0, &mut k, false);
-        let mut cache = kernel::Cache::new(shared, dim, Width::F32);
-        cache.push((1, time), &k, &v);
-        out.copy_from_slice(&q);
-        attend(shape, &mut out, &cache, Some(&mut logs));
-        self.o_proj.trace(&out, y)?;
-        Ok(Box::new(move |u, dy, du, places, room| {
-            let [mut dout, mut dq] = [(); 2].map(|()| room.take(out.len()));
-            let [mut dk, mut dv] = [(); 2].map(|()| room.take(k.len()));
-            let bias = places.optional("o_proj.bias");
-            self.o_proj.backward(&out, dy, &mut dout, places.take("o_proj.weight")?, bias)?;
-            let traced = Traced { q: &q, k: &k, v: &v, y: &out, logs: &logs, dy: &dout };
-            attend_grad(shape, traced, &mut dq, &mut dk, &mut dv);
-            self.rotary.turn((1, time), 0, &mut dq, true);
-            self.rotary.turn((1, time), 0, &mut dk, true);
-            let bias = places.optional("q_proj.bias");
-            self.q_proj.backward(u, &dq, du, places.take("q_proj.weight")?, bias)?;
-            let mut part = room.take(du.len());
-            let bias = places.optional("k_proj.bias");
-            self.k_proj.backward(u, &dk, &mut part, places.take("k_proj.weight")?, bias)?;
-            add(&part, du);
-            let bias = places.optional("v_proj.bias");
-            self.v_proj.backward(u, &dv, &mut part, places.take("v_proj.weight")?, bias)?;
-            add(&part, du);
-            for buffer in [q, k, v, out, logs, dout, dq, dk, dv, part] {
-                room.give(buffer);
-            }
-            Ok(())
-        }))
+        trace::trace(self, u, y, time, room)
     }
 
     fn copied(&self) -> Box<dyn Branch> {

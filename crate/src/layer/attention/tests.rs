@@ -26,12 +26,26 @@ fn layer(sizes: Sizes, hidden: usize, bias: bool) -> Attention {
     Attention::new(sizes, all, Arc::new(Rotary::new(frequencies, longest)))
 }
 
-fn cases() -> [(Attention, usize, usize); 3] {
+fn cases() -> [(Attention, usize, usize); 5] {
     let sizes = |heads, shared, dim| Sizes { heads, shared, dim, longest: 300 };
+    let heads = |heads, dim| Heads {
+        norm: RmsNorm::plain(dim, 1e-7, &Device::Cpu).unwrap(),
+        gain: (noise(&[heads], 20, 0.5) + 1.5).unwrap(),
+    };
+    let linear =
+        |out: usize, inner: usize, seed| Linear::new(Weight::Dense(noise(&[out, inner], seed, 0.6)), None);
+    let low = |layer: Attention, rank: usize| {
+        let (rows, cols) = layer.query_linears()[0].weight.shape().unwrap();
+        let Attention { k_proj, v_proj, o_proj, sizes, rotary, .. } = layer;
+        let queries = [linear(rank, cols, 30), linear(rows, rank, 31)];
+        Attention::low_rank(sizes, queries, [k_proj, v_proj, o_proj], rotary)
+    };
     [
         (layer(sizes(4, 2, 6), 16, true), 2, 37),
         (layer(sizes(3, 1, 20), 12, false), 1, 130),
         (layer(sizes(2, 2, 8), 16, true), 3, 5),
+        (low(layer(sizes(4, 2, 6), 16, true), 5), 2, 37),
+        (low(layer(sizes(3, 1, 20), 12, false), 3).with_heads(heads(3, 20)), 1, 70),
     ]
 }
 
@@ -42,7 +56,7 @@ fn far(a: &Tensor, b: &Tensor) -> f32 {
 #[test]
 fn kernels_are_the_definition_in_any_split() {
     for (layer, batch, time) in cases() {
-        let hidden = layer.q_proj.weight.shape().unwrap().1;
+        let hidden = layer.k_proj.weight.shape().unwrap().1;
         let u = noise(&[batch, time, hidden], 5, 1.0);
         let whole = layer.definition(&u, None).unwrap();
         assert!(far(&layer.forward(&u, None).unwrap(), &whole) < 1e-5);
@@ -116,6 +130,8 @@ fn more_tokens_than_a_sequence_has_are_refused() {
 
 /// The way back of a branch, and that of autograd over its definition.
 pub(in crate::layer) fn hold_gradients(branch: &dyn Branch, hidden: usize, time: usize) {
+    let mut copied = branch.copied();
+    let smalls = copied.smalls_mut().into_iter().map(|(name, x)| (name.to_string(), x.elem_count()));
     let names: Vec<(String, usize)> = branch
         .linears()
         .into_iter()
@@ -124,6 +140,7 @@ pub(in crate::layer) fn hold_gradients(branch: &dyn Branch, hidden: usize, time:
             let bias = linear.bias.iter().map(move |_| (format!("{name}.bias"), out));
             std::iter::once((format!("{name}.weight"), out * inner)).chain(bias)
         })
+        .chain(smalls)
         .collect();
     let [u, dy] = [7, 8].map(|seed| noise(&[time * hidden], seed, 1.0).to_vec1::<f32>().unwrap());
     let mut room = Room::default();
@@ -155,7 +172,7 @@ pub(in crate::layer) fn hold_gradients(branch: &dyn Branch, hidden: usize, time:
 #[test]
 fn gradients_are_those_of_the_definition() {
     for (layer, _, time) in cases() {
-        let hidden = layer.q_proj.weight.shape().unwrap().1;
+        let hidden = layer.k_proj.weight.shape().unwrap().1;
         hold_gradients(&layer, hidden, time);
     }
     let mut rounded = cases()[0].0.clone();
