@@ -87,6 +87,21 @@ pub enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
     },
+    /// Write a model as one compressed file, as small as it gets; tells its exact bytes and the entropy of its codes.
+    Pack {
+        #[command(flatten)]
+        model: Source,
+        /// The file to write, whose name ends in .lowbit.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Bytes that the file may take: widths, clips and floors near the scheme are tried, and the best on the calibration text
+        /// is taken.
+        #[arg(long, value_name = "BYTES")]
+        budget: Option<u64>,
+        /// Bytes that the budget holds beside the file, such as those of a contest's code.
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        beside: u64,
+    },
     /// Continue a text, as it is said; greedily if nothing else is asked for.
     #[command(allow_missing_positional = true)]
     Generate {
@@ -101,6 +116,36 @@ pub enum Command {
     Schemes,
     /// Train a model; the same command resumes it.
     Train(Train),
+    /// Train one model with and without its parts, several seeds each, into one run; the same command resumes it.
+    Ablate {
+        /// Settings in YAML: a training, its variants, seeds.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The folder for the trainings' own folders.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Folder of the runs [default: runs, or $LOWBIT_RUNS].
+        #[arg(long, value_name = "FOLDER")]
+        runs: Option<PathBuf>,
+        /// Threads of the kernels [default: all processors].
+        #[arg(long)]
+        threads: Option<usize>,
+    },
+    /// Train a tokenizer on a corpus: byte-pair encoding over bytes.
+    Tokenizer {
+        /// A text file, a JSONL file, or a folder of texts or of splits.
+        #[arg(long, value_name = "PATH", default_value = "data/corpus")]
+        corpus: PathBuf,
+        /// The split of a folder of splits; the default holds for the default corpus.
+        #[arg(long)]
+        split: Option<String>,
+        /// Tokens, the 256 bytes among them.
+        #[arg(long, default_value_t = 1024)]
+        pieces: usize,
+        /// The tokenizer.json to write.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Redraw the figures of a run, or of a training folder, from its records.
     Plots {
         /// A run's folder or id, or a training folder.
@@ -145,7 +190,7 @@ pub enum Command {
 }
 
 /// Which model, and how it is loaded.
-#[derive(Flags)]
+#[derive(Clone, Flags)]
 pub struct Source {
     /// A folder, a .safetensors/.bin/.pt/.gguf file, a hub id such as state-spaces/mamba2-130m, or random:mamba2-130m.
     #[arg(default_value = "data/models/bard")]

@@ -3,18 +3,22 @@
 use crate::args::{self, Asked, Asking, Command, Measuring, Recording, Source};
 use crate::finished::{failures, tell};
 use crate::out::{linked, piece, say, shown};
+use lowbit::corpus::Corpus;
 use lowbit::error::{Error, Kind, Result};
 use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
 use lowbit::measure::Settings;
+use lowbit::model::artifact::{self, Artifact};
 use lowbit::model::quantization::Backend;
 use lowbit::model::sampling::Sampling;
+use lowbit::model::tokenizer::train::train as train_tokenizer;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
 use lowbit::report::{Report, comparison};
 use lowbit::study::Study;
+use lowbit::study::ablation::Ablation;
 use lowbit::train::Training;
 use lowbit::warning::warn;
 use serde::{Serialize, de::DeserializeOwned};
@@ -31,9 +35,22 @@ pub fn run(asked: Asked) -> Result<()> {
     match command {
         Command::Reproduce(flags) => reproduce(&flags),
         Command::Quantize { model, out } => quantize(&model, &out),
+        Command::Pack { model, out, budget, beside } => pack(&model, &out, budget, beside),
         Command::Generate { model, prompt, sampling } => generate(&model, &prompt, &sampling),
         Command::Schemes => say!("{}", schemes()),
         Command::Train(flags) => train(&flags),
+        Command::Ablate { config, out, runs, threads: count } => {
+            threads(count)?;
+            let ablation: Ablation = lowbit::settings::read(&config)?;
+            let root = runs.unwrap_or_else(runs_folder);
+            let run = Run::resume_free_or_create(root, &ablation.name, &ablation)?;
+            run.write_config(&ablation)?;
+            ablation
+                .record(&run, &out)
+                .map_err(|error| goes_on(error, || "the same command goes on from there".to_string()))?;
+            tell(&run)
+        }
+        Command::Tokenizer { corpus, split, pieces, out } => tokenizer(&corpus, split, pieces, &out),
         Command::Plots { run } => plots(&run),
         Command::Compare { runs, baseline } => {
             say!("{}", comparison(&Frame::load_all(&runs)?, baseline.as_deref())?)
@@ -93,6 +110,45 @@ fn quantize(source: &Source, out: &Path) -> Result<()> {
         say!("{report}")?;
     }
     say!("{:.2} MB in {}", model.bytes() as f64 / 1e6, out.display())
+}
+
+fn pack(source: &Source, out: &Path, budget: Option<u64>, beside: u64) -> Result<()> {
+    if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(artifact::ENDING)) {
+        return Err(Error::input("a packed model is loaded by the ending of its name")
+            .at(out.display())
+            .hint(format!("name it {}", out.with_extension(artifact::ENDING).display())));
+    }
+    let packed = match (budget, &source.scheme) {
+        (None, _) => load(source)?.artifact()?,
+        (Some(_), None) => {
+            return Err(
+                Error::input("no scheme is named").hint("add one to begin with, such as --scheme w6a16-sf16")
+            );
+        }
+        (Some(budget), Some(scheme)) => {
+            let within = budget.checked_sub(beside).ok_or_else(|| {
+                Error::input(format!("{beside} bytes beside the file are more than the budget of {budget}"))
+            })?;
+            let plain = load(&Source { scheme: None, ..source.clone() })?;
+            let found = plain.fitted(&scheme.parse()?, within, &quantizing(source))?;
+            say!("{found}")?;
+            if let Some(report) = &found.model.quantization {
+                say!("taken: {}", report.scheme)?;
+            }
+            found.artifact
+        }
+    };
+    packed.write(out)?;
+    let Artifact { bytes, raw, codes, entropy } = &packed;
+    let bytes = bytes.len() as u64;
+    say!("{}: {bytes} bytes, {raw} before compression", out.display())?;
+    if *codes > 0 {
+        say!("{codes} codes, {:.0} bytes by their entropy", entropy)?;
+    }
+    match beside {
+        0 => Ok(()),
+        beside => say!("{} bytes with the {beside} beside it", bytes + beside),
+    }
 }
 
 fn generate(source: &Source, prompt: &str, how: &Sampling) -> Result<()> {
@@ -285,6 +341,17 @@ fn train(flags: &args::Train) -> Result<()> {
         outcome.tokens_per_s,
         outcome.model.display()
     )
+}
+
+fn tokenizer(corpus: &Path, split: Option<String>, pieces: usize, out: &Path) -> Result<()> {
+    let usual = || (corpus == Path::new("data/corpus")).then(|| "train".to_string());
+    let corpus = Corpus::open(corpus, split.or_else(usual).as_deref())?;
+    let file = train_tokenizer(corpus.documents.iter().map(|document| &*document.text), pieces)?;
+    if let Some(folder) = out.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+    }
+    std::fs::write(out, file).map_err(|error| Error::io(out, &error))?;
+    say!("{pieces} tokens of {} in {}", corpus.title(), out.display())
 }
 
 fn plots(run: &str) -> Result<()> {

@@ -1,8 +1,9 @@
 //! All ready-made figures at once.
 
 use super::{
-    Figure, context, context_loss, copying, decode, divergence, drift, drift_prediction, memory, outliers,
-    passkey, perplexity, prefill, ranking, sensitivity, size, smoothing, stability, training_loss,
+    Figure, ablation, context, context_loss, copying, decode, divergence, drift, drift_prediction, memory,
+    outliers, passkey, perplexity, prefill, ranking, rate, sensitivity, size, smoothing, smoothing_bias,
+    stability, training_loss,
 };
 use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
@@ -11,9 +12,11 @@ use std::path::{Path, PathBuf};
 /// A ready-made figure: file name, measurement and column it needs, constructor.
 type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
 
-const GALLERY: [Entry; 18] = [
+const GALLERY: [Entry; 21] = [
     ("perplexity", Some("perplexity"), "ppl", perplexity),
     ("size", Some("perplexity"), "bits_per_byte", size),
+    ("rate", Some("artifact"), "artifact_bytes", rate),
+    ("ablation", Some("ablation"), "difference", ablation),
     ("divergence", Some("divergence"), "kl", divergence),
     // Where nothing drifts there is no ranking, and nothing to see.
     ("drift", Some("drift"), "tau_measured", drift),
@@ -27,6 +30,7 @@ const GALLERY: [Entry; 18] = [
     ("passkey", Some("passkey"), "accuracy", passkey),
     ("copying", Some("copying"), "accuracy", copying),
     ("smoothing", Some("smoothing"), "error_scores", smoothing),
+    ("smoothing_bias", Some("smoothing"), "bias", smoothing_bias),
     ("prefill", Some("cost"), "tokens_per_s", prefill),
     ("decode", Some("cost"), "tokens_per_s", decode),
     ("memory", Some("cost"), "peak_bytes", memory),
@@ -91,7 +95,16 @@ fn allows(frame: &Frame, name: &str, measure: Option<&str>, column: &str) -> Res
     if !frame.has("measure") || !frame.has("row") {
         return Ok(false);
     }
-    let rows = super::compare::summaries(frame, measure)?;
+    let rows = match name {
+        // Of rows that are no summaries.
+        "ablation" => frame.filter("measure", measure)?.filter("row", "variant")?,
+        "smoothing_bias" => frame.filter("measure", measure)?.filter("row", "synthetic")?,
+        // Beside what a byte costs, what it buys.
+        "rate" if !known(&super::compare::summaries(frame, "perplexity")?, "bits_per_byte") => {
+            return Ok(false);
+        }
+        _ => super::compare::summaries(frame, measure)?,
+    };
     let phased = ["prefill", "decode"].contains(&name);
     let rows = if phased && rows.has("phase") { rows.filter("phase", name)? } else { rows };
     Ok(known(&rows, column) && (!phased || rows.has("phase")))

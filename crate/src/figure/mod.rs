@@ -19,6 +19,7 @@
 //! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`copying`], [`smoothing`], [`smoothing_bias`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow. What none of them shows is drawn by hand: [`picture`].
 
+mod ablation;
 mod axis;
 mod bars;
 mod canvas;
@@ -40,6 +41,7 @@ mod perplexity;
 mod picture;
 mod plain;
 mod price;
+mod rate;
 mod sensitivity;
 mod size;
 mod smoothing;
@@ -49,6 +51,7 @@ mod throughput;
 mod training;
 mod vega;
 
+pub use ablation::ablation;
 pub use axis::{Axis, Scale, Unit};
 pub use chart::{Dash, Point, Rule, Series};
 pub use context::{context, context_loss};
@@ -62,6 +65,7 @@ pub use passkey::passkey;
 pub use perplexity::perplexity;
 pub use picture::{Canvas, Picture, picture};
 pub use price::price;
+pub use rate::rate;
 pub use sensitivity::{ranking, sensitivity};
 pub use size::size;
 pub use smoothing::{smoothing, smoothing_bias};

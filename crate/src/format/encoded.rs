@@ -286,5 +286,6 @@ fn levels_of(format: Format) -> Box<Levels> {
 }
 
 fn code_bytes(coding: Coding, rows: usize, cols: usize) -> usize {
-    coding.bytes(rows, cols) - Scales::bytes_of(coding.format, coding.granularity.runs(rows, cols).count())
+    coding.bytes(rows, cols)
+        - Scales::bytes_of(coding.format, coding.stored, coding.granularity.runs(rows, cols).count())
 }

@@ -73,7 +73,42 @@ pub enum Clip {
     Max,
     /// The share of it, of those in [`CLIPS`], that makes the run's squared error smallest.
     Mse,
+    /// This quantile of the run's magnitudes, in percent, interpolated, becomes it.
+    Quantile(Exact),
 }
+
+/// How the scales of integers, ternary weights and FP8 are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stored {
+    /// In bf16; codes are chosen after the scale is rounded.
+    #[default]
+    Bf16,
+    /// In f16, likewise.
+    F16,
+    /// In f16, and codes are chosen before the scale is rounded, as the exporter of parameter-golf's pull request 316 does.
+    F16Late,
+    /// In f32.
+    F32,
+}
+
+impl Stored {
+    /// All but the customary one, by their parts of a name.
+    const NAMES: [(&str, Self); 3] = [("sf16", Self::F16), ("sf16late", Self::F16Late), ("sf32", Self::F32)];
+}
+
+/// A finite number that equals itself: as part of what must be the same to the bit.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Exact(pub f32);
+
+impl PartialEq for Exact {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Exact {}
 
 /// The shares that [`Clip::Mse`] tries.
 pub const CLIPS: [f32; 16] =
@@ -89,6 +124,17 @@ pub struct Coding {
     /// How far the largest value reaches.
     #[serde(default)]
     pub clip: Clip,
+    /// How scales are stored, where the format leaves it open.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stored: Stored,
+    /// The least value that reaches the format's top: a run of smaller ones has the scale of this one. It trades error for codes
+    /// that compress better.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub floor: Option<Exact>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Format {
@@ -201,7 +247,7 @@ impl Coding {
             Format::Mxfp4 | Format::Ggml { .. } => Granularity::Group(32),
             Format::Nvfp4 => Granularity::Group(16),
         };
-        Self { format, granularity, clip: Clip::Max }
+        Self { format, granularity, clip: Clip::Max, stored: Stored::Bf16, floor: None }
     }
 
     /// Another granularity.
@@ -220,6 +266,16 @@ impl Coding {
         {
             return Err(Error::input(format!("integers of {bits} bits are not known"))
                 .hint("choose a width of 2 to 8 bits"));
+        }
+        let open = matches!(self.format, Format::Int(_) | Format::Ternary | Format::Fp8);
+        if !open && (self.stored != Stored::Bf16 || self.floor.is_some()) {
+            return Err(Error::input(format!("{} has scales of its own", self.format))
+                .hint("sf16, sf32 and floor are for w2 … w8, fp8 and ternary"));
+        }
+        let magnitudes = matches!(self.format, Format::Int(_) | Format::Fp8);
+        if !magnitudes && matches!(self.clip, Clip::Quantile(_)) {
+            return Err(Error::input(format!("{} does not clip at a quantile", self.format))
+                .hint("clip at a quantile for w2 … w8 and fp8"));
         }
         self.granularity.check(rows, cols)
     }
@@ -246,7 +302,7 @@ impl Coding {
             .with_min_len(64)
             .map(|i| self.ideal(&values[runs.range(i)]))
             .collect();
-        let scales = Scales::store(self.format, &ideal);
+        let scales = Scales::store(self.format, self.stored, &ideal);
         match (0..scales.len()).all(|i| scales.get(i).scale.is_finite()) {
             true => Ok(scales),
             false => Err(Error::input(format!("a weight is too large for a scale of {self}"))
@@ -255,6 +311,16 @@ impl Coding {
     }
 
     fn ideal(&self, run: &[f32]) -> Scale {
+        let found = self.unbounded(run);
+        let floor = self.floor.map_or(0.0, |floor| floor.0 / self.format.top());
+        Scale { scale: found.scale.max(floor), ..found }
+    }
+
+    /// The scale without a floor.
+    fn unbounded(&self, run: &[f32]) -> Scale {
+        if let Clip::Quantile(percent) = self.clip {
+            return Scale::of(magnitude(run, percent) / self.format.top());
+        }
         let whole = self.format.ideal(run, 1.0);
         // A ternary scale fits its codes already.
         if self.clip == Clip::Max || self.format == Format::Ternary {
@@ -262,7 +328,7 @@ impl Coding {
         }
         let mut codes = vec![0; run.len()];
         let mut error = |scale: Scale| -> f64 {
-            let scale = Scales::round(self.format, scale);
+            let scale = Scales::round(self.format, self.stored, scale);
             self.format.encode(run, scale, &mut codes);
             let error = |(x, code): (&f32, &u8)| f64::from(x - self.format.value(*code, scale)).powi(2);
             run.iter().zip(&codes).map(error).sum()
@@ -285,10 +351,12 @@ impl Coding {
     pub fn encode(&self, values: &[f32], rows: usize, cols: usize) -> Result<Encoded> {
         let scales = self.fit(values, rows, cols)?;
         // As in bitsandbytes, codes are chosen before the second level rounds the scales.
-        let first = match self.format {
-            Format::Nf4Double => Some(Self { format: Format::Nf4, ..*self }.fit(values, rows, cols)?),
+        let first = match (self.format, self.stored) {
+            (Format::Nf4Double, _) => Some(Self { format: Format::Nf4, ..*self }),
+            (_, Stored::F16Late) => Some(Self { stored: Stored::F32, ..*self }),
             _ => None,
         };
+        let first = first.map(|coding| coding.fit(values, rows, cols)).transpose()?;
         let chosen_by = first.as_ref().unwrap_or(&scales);
         let runs = self.granularity.runs(rows, cols);
         let mut codes = vec![0; values.len()];
@@ -304,21 +372,66 @@ impl Coding {
             Granularity::Block(_) => pack::bytes(self.format, rows * cols),
             _ => rows * pack::bytes(self.format, cols),
         };
-        codes + Scales::bytes_of(self.format, self.granularity.runs(rows, cols).count())
+        codes + Scales::bytes_of(self.format, self.stored, self.granularity.runs(rows, cols).count())
     }
 }
 
-/// Such as `w4-g64`: the format, then granularity and clipping where they are not the customary ones.
+/// The quantile, in percent, of the magnitudes of a run, interpolated in f32 as torch does.
+fn magnitude(run: &[f32], percent: Exact) -> f32 {
+    let mut sizes: Vec<f32> = run.iter().map(|x| x.abs()).collect();
+    sizes.sort_by(f32::total_cmp);
+    let Some(last) = sizes.len().checked_sub(1) else { return 0.0 };
+    let place = percent.0 / 100.0 * last as f32;
+    let below = (place.floor() as usize).min(last);
+    let above = (below + 1).min(last);
+    sizes[below] + (place - below as f32) * (sizes[above] - sizes[below])
+}
+
+impl Coding {
+    /// What its name says behind the format: what is not customary.
+    pub(crate) fn details(&self) -> Vec<String> {
+        let mut parts = vec![];
+        if self.granularity != Self::of(self.format).granularity {
+            parts.push(self.granularity.to_string());
+        }
+        match self.clip {
+            Clip::Max => {}
+            Clip::Mse => parts.push("mse".to_string()),
+            Clip::Quantile(percent) => parts.push(format!("q{}", percent.0)),
+        }
+        let stored = Stored::NAMES.iter().find(|(_, stored)| *stored == self.stored);
+        parts.extend(stored.map(|(name, _)| (*name).to_string()));
+        parts.extend(self.floor.map(|floor| format!("floor{}", floor.0)));
+        parts
+    }
+
+    /// Takes a part of a name in; false if it says nothing of a coding.
+    pub(crate) fn set(&mut self, part: &str) -> bool {
+        let number = |start: &str, fits: fn(f32) -> bool| {
+            part.strip_prefix(start).and_then(|x| x.parse().ok()).filter(|x| fits(*x)).map(Exact)
+        };
+        if let Some((_, stored)) = Stored::NAMES.iter().find(|(name, _)| *name == part) {
+            self.stored = *stored;
+        } else if let Some(floor) = number("floor", |x| x.is_finite() && x > 0.0) {
+            self.floor = Some(floor);
+        } else if let Some(percent) = number("q", |x| x > 50.0 && x <= 100.0) {
+            self.clip = Clip::Quantile(percent);
+        } else if part == "mse" {
+            self.clip = Clip::Mse;
+        } else if let Ok(granularity) = part.parse() {
+            self.granularity = granularity;
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// Such as `w4-g64`: the format, then what is not customary.
 impl fmt::Display for Coding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.format)?;
-        if self.granularity != Self::of(self.format).granularity {
-            write!(f, "-{}", self.granularity)?;
-        }
-        match self.clip {
-            Clip::Max => Ok(()),
-            Clip::Mse => f.write_str("-mse"),
-        }
+        self.details().iter().try_for_each(|part| write!(f, "-{part}"))
     }
 }
 
@@ -369,9 +482,10 @@ impl FromStr for Coding {
         let mut parts = name.split('-');
         let mut coding = Self::of(parts.next().unwrap_or_default().parse()?);
         for part in parts {
-            match part {
-                "mse" => coding.clip = Clip::Mse,
-                _ => coding.granularity = part.parse()?,
+            if !coding.set(part) {
+                return Err(Error::input(format!("unknown part {part:?} of a format")).hint(
+                    "known are g64, b64, row, tensor, mse, q99.99, sf16, sf16late, sf32 and floor0.5",
+                ));
             }
         }
         Ok(coding)

@@ -2,7 +2,7 @@
 
 use super::minifloat::{E2M1, E4M3};
 use super::nf4::{dynamic_map, nearest};
-use super::{Format, absmax};
+use super::{Format, Stored, absmax};
 use half::{bf16, f16};
 
 /// What the codes of a run mean: value = (level − zero) · scale, or level · scale + min.
@@ -32,7 +32,7 @@ pub enum Scales {
     /// f32 and zero points: both ends of a run are to be met, to which 8 bits of precision do not suffice. Unsigned
     /// integers.
     Affine(Vec<f32>, Vec<u8>),
-    /// f32. NF4.
+    /// f32. NF4; integers, ternary and FP8 where that is asked for.
     F32(Vec<f32>),
     /// (map\[code\] · absmax of a block of 256 scales) + offset. NF4 with double quantization.
     Double {
@@ -45,7 +45,7 @@ pub enum Scales {
         /// The numbers of the 256 codes.
         map: Box<[f32; 256]>,
     },
-    /// f16, and minimums where codes count from one. The blocks of GGUF.
+    /// f16, and minimums where codes count from one. The blocks of GGUF; integers, ternary and FP8 where that is asked for.
     F16(Vec<f16>, Option<Vec<f16>>),
     /// 2^(code − 127). MXFP4.
     Power(Vec<u8>),
@@ -63,12 +63,14 @@ const SECOND: usize = 256;
 
 impl Scales {
     /// The nearest scales that the format can store.
-    pub(crate) fn store(format: Format, ideal: &[Scale]) -> Self {
+    pub(crate) fn store(format: Format, stored: Stored, ideal: &[Scale]) -> Self {
         let plain = || ideal.iter().map(|s| s.scale);
         match format {
-            Format::Int(_) | Format::Ternary | Format::Fp8 => {
-                Self::Bf16(plain().map(bf16::from_f32).collect())
-            }
+            Format::Int(_) | Format::Ternary | Format::Fp8 => match stored {
+                Stored::Bf16 => Self::Bf16(plain().map(bf16::from_f32).collect()),
+                Stored::F16 | Stored::F16Late => Self::F16(plain().map(f16::from_f32).collect(), None),
+                Stored::F32 => Self::F32(plain().collect()),
+            },
             Format::Uint(_) => Self::Affine(plain().collect(), ideal.iter().map(|s| s.zero as u8).collect()),
             Format::Nf4 => Self::F32(plain().collect()),
             Format::Nf4Double => double(&plain().collect::<Vec<_>>()),
@@ -87,10 +89,10 @@ impl Scales {
     }
 
     /// One scale as it will be stored, as far as that can be told without the others.
-    pub(super) fn round(format: Format, ideal: Scale) -> Scale {
+    pub(super) fn round(format: Format, stored: Stored, ideal: Scale) -> Scale {
         match format {
             Format::Nf4 | Format::Nf4Double | Format::Nvfp4 => ideal,
-            _ => Self::store(format, &[ideal]).get(0),
+            _ => Self::store(format, stored, &[ideal]).get(0),
         }
     }
 
@@ -137,8 +139,9 @@ impl Scales {
     }
 
     /// Bytes of the scales of `runs` runs.
-    pub(super) fn bytes_of(format: Format, runs: usize) -> usize {
+    pub(super) fn bytes_of(format: Format, stored: Stored, runs: usize) -> usize {
         match format {
+            Format::Int(_) | Format::Ternary | Format::Fp8 if stored == Stored::F32 => 4 * runs,
             Format::Int(_) | Format::Ternary | Format::Fp8 => 2 * runs,
             Format::Uint(_) => 5 * runs,
             Format::Nf4 => 4 * runs,

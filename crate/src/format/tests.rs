@@ -40,7 +40,7 @@ fn codings() -> impl Strategy<Value = (Coding, usize, usize, Vec<f32>)> {
     (matrices(), formats(), prop_oneof![Just(Clip::Max), Just(Clip::Mse)]).prop_flat_map(
         |((rows, cols, values), format, clip)| {
             granularities(rows, cols).prop_map(move |granularity| {
-                (Coding { format, granularity, clip }, rows, cols, values.clone())
+                (Coding { granularity, clip, ..Coding::of(format) }, rows, cols, values.clone())
             })
         },
     )

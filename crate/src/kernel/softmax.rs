@@ -18,6 +18,39 @@ pub fn nll_grad(logits: &[f32], vocab: usize, targets: &[u32], weights: &[f32], 
     });
 }
 
+/// [`nll`] of logits plus `bias`; adds the mean over the rows of softmax(logits + bias) − onehot to `gradient`. Rows follow one
+/// another, whatever the number of threads.
+pub fn biased_nll(logits: &[f32], bias: &[f32], targets: &[u32], gradient: &mut [f32]) -> Vec<f32> {
+    let (vocab, share) = (bias.len(), 1.0 / targets.len().max(1) as f32);
+    let mut row = vec![0.0; vocab];
+    let each = logits.chunks(vocab).zip(targets).map(|(logits, target)| {
+        let target = *target as usize;
+        row.copy_from_slice(logits);
+        super::norm::add(bias, &mut row);
+        let (log_sum, picked) = (log_sum_exp(&row), row[target]);
+        softmax_added(&row, log_sum, share, gradient);
+        gradient[target] -= share;
+        log_sum - picked
+    });
+    each.collect()
+}
+
+dispatch! { fn softmax_added(row: &[f32], log_sum: f32, scale: f32, out: &mut [f32]) = softmax_added_body; }
+
+/// out += softmax(row) · scale.
+#[inline(always)]
+fn softmax_added_body<V: Lanes>(row: &[f32], log_sum: f32, scale: f32, out: &mut [f32]) {
+    let (shift, factor) = (V::splat(log_sum), V::splat(scale));
+    let whole = row.len() / V::N * V::N;
+    for i in (0..whole).step_by(V::N) {
+        let share = V::load(&row[i..]).sub(shift).exp();
+        share.fma(factor, V::load(&out[i..])).store(&mut out[i..]);
+    }
+    for (out, x) in out[whole..].iter_mut().zip(&row[whole..]) {
+        *out += (x - log_sum).exp() * scale;
+    }
+}
+
 dispatch! {
     /// ln Σ e^x, without overflow.
     pub fn log_sum_exp(row: &[f32]) -> f32 = log_sum_exp_body;

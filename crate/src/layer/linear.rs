@@ -5,6 +5,7 @@ use super::op::with_floats;
 use super::quantized::{Activations, Quantized};
 use super::room::Room;
 use super::rotation::Rotation;
+use crate::kernel::integer::Integers;
 use crate::kernel::linear as kernel;
 use crate::kernel::norm::add;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
@@ -201,18 +202,28 @@ impl Linear {
     /// The matrix that training moves.
     fn trained(&self) -> Result<&Tensor> {
         match self {
-            Self { weight: Weight::Dense(weight), rotation: None, activation: None, .. } => Ok(weight),
+            Self { weight: Weight::Dense(weight), rotation: None, .. } => Ok(weight),
             _ => bail!("a quantized layer has no gradient"),
         }
     }
 
-    /// [`Self::apply`] on the way to gradients, as exact as they are.
+    /// What the matrix meets of `x`, where training rounds it.
+    fn rounded(&self, x: &[f32], inner: usize) -> Option<Vec<f32>> {
+        let Activation { bits, scale } = self.activation?;
+        let mut integers = Integers::default();
+        integers.round(x, inner, bits, scale);
+        Some(integers.values())
+    }
+
+    /// [`Self::apply`] on the way to gradients, as exact as they are; the input rounded where that is asked for.
     ///
     /// # Errors
-    /// If the matrix is not plain f32: what is rounded has no gradient.
+    /// If the matrix is not plain f32: what is packed has no gradient.
     pub(crate) fn trace(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
         let weight = self.trained()?;
         let (out, inner) = weight.dims2()?;
+        let rounded = self.rounded(x, inner);
+        let x = rounded.as_deref().unwrap_or(x);
         with_floats([weight], |[w]| kernel::trained(x.len() / inner, inner, out, x, w, y))?;
         self.add_bias(out, y)
     }
@@ -234,7 +245,9 @@ impl Linear {
         let (out, inner) = weight.dims2()?;
         let m = x.len() / inner;
         with_floats([weight], |[w]| kernel::input_grad(m, inner, out, dy, w, dx))?;
-        kernel::weight_grad(m, inner, out, dy, x, dw);
+        // The gradient passes the rounding of the input; that of the weights is by what they met.
+        let rounded = self.rounded(x, inner);
+        kernel::weight_grad(m, inner, out, dy, rounded.as_deref().unwrap_or(x), dw);
         if let Some(db) = db {
             db.fill(0.0);
             dy.chunks(out).for_each(|dy| add(dy, db));

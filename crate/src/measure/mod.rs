@@ -28,6 +28,8 @@ mod fields;
 #[macro_use]
 mod instrument;
 
+pub mod adaptation;
+pub mod artifact;
 pub mod choice;
 pub mod context;
 pub mod copying;
@@ -80,6 +82,8 @@ instruments! {
     Copying(copying::Copying),
     Lambada(lambada::Lambada),
     Choice(choice::MultipleChoice),
+    Adaptation(adaptation::Adaptation),
+    Artifact(artifact::Artifact),
     Cost(cost::Cost),
     Making(making::Making),
 }

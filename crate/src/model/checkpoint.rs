@@ -2,10 +2,10 @@
 
 use super::contents::Contents;
 use super::finite::refuse_non_finite;
-use super::gguf::{Block, Tokens};
+use super::gguf::Block;
 use super::hub::{self, Hub};
 use super::pass;
-use super::stored::{Listing, Stored};
+use super::stored::{Listing, Stored, Tokenizing};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::family::Stated;
@@ -37,8 +37,8 @@ pub struct Checkpoint {
     pub layers: Vec<(String, u64)>,
     /// What the weights are stored in, or were where they were first read, in a line, where that says more than a dtype.
     pub stored_as: Option<String>,
-    /// The tokenizer in a GGUF file.
-    tokens: Option<Tokens>,
+    /// The tokenizer in the weights' file.
+    tokens: Option<Tokenizing>,
     /// Whether the weights say everything of the model, and nothing beside them does.
     alone: bool,
     files: Vec<(PathBuf, Listing)>,
@@ -57,8 +57,8 @@ impl Checkpoint {
     /// Opens a checkpoint.
     ///
     /// `source` is a folder (`model.safetensors`, shards with an index, another weight file; `config.json` and
-    /// `tokenizer.json` beside them), a `.safetensors` file, a pickled `.bin`, `.pt` or `.pth` file, a `.gguf` file, or a
-    /// hub id such as `state-spaces/mamba2-130m`. `revision` is a branch, tag or commit on the hub.
+    /// `tokenizer.json` beside them), a `.safetensors` file, a pickled `.bin`, `.pt` or `.pth` file, a `.gguf` file, a `.lowbit`
+    /// file, or a hub id such as `state-spaces/mamba2-130m`. `revision` is a branch, tag or commit on the hub.
     ///
     /// # Errors
     /// There is no such file, folder or model; or the files are damaged (the sentence says how).
@@ -112,7 +112,7 @@ impl Checkpoint {
     /// # Errors
     /// It is of a kind that is not known, or damaged.
     pub fn own_tokenizer(&self) -> Option<Result<(Tokenizer, Option<String>)>> {
-        Some(self.tokens.as_ref()?.tokenizer().map_err(|e| e.at(self.source.display())))
+        Some(self.tokens.as_ref()?.tokenizer(&self.name).map_err(|e| e.at(self.source.display())))
     }
 
     /// The shape of every tensor by name, and whether it is one of floating-point numbers.

@@ -1,8 +1,7 @@
 //! What a folder or a file holds: weights by the names of their tensors, and what is told in them and beside them.
 
-use super::gguf::{self, Tokens};
-use super::stored::{Listing, Own};
-use super::{destination, files, pickle, safetensors};
+use super::stored::{Listing, Own, Tokenizing};
+use super::{artifact, destination, files, gguf, pickle, safetensors};
 use crate::error::{Error, Result};
 use crate::family::Stated;
 use crate::json;
@@ -19,7 +18,7 @@ pub(super) struct Contents {
     pub layers: Vec<(String, u64)>,
     pub stated: Option<Stated>,
     pub tokenizer: Option<PathBuf>,
-    pub tokens: Option<Tokens>,
+    pub tokens: Option<Tokenizing>,
     pub stored_as: Option<String>,
     pub alone: bool,
 }
@@ -63,7 +62,7 @@ impl Contents {
         }
         let alone = own.is_some();
         let (stated, tokens, stored_as) = match own {
-            Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, Some(stored_as)),
+            Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, stored_as),
             None => (stated(folder, &mut layers)?, None, metadata.get(STORED_AS).cloned()),
         };
         // A tokenizer.json beside a file that has no tokenizer is better than none.
@@ -92,8 +91,9 @@ fn list(file: &Path) -> Result<Listing> {
         "safetensors" => safetensors::list(file),
         "bin" | "pt" | "pth" => pickle::list(file),
         "gguf" => gguf::list(file),
+        artifact::ENDING => artifact::list(file),
         _ => Err(Error::input("this file's ending is not one of weights")
             .at(file.display())
-            .hint("expected .safetensors, .bin, .pt, .pth or .gguf")),
+            .hint("expected .safetensors, .bin, .pt, .pth, .gguf or .lowbit")),
     }
 }

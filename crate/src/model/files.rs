@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What a folder is searched for, as told when nothing of it is there.
 pub(super) const LOOKED_FOR: &str = "model.safetensors, model.safetensors.index.json with its shards, \
-     another .safetensors file, pytorch_model.bin, a .bin, .pt or .pth file, or a .gguf file";
+     another .safetensors file, pytorch_model.bin, a .bin, .pt or .pth file, a .gguf file, or a .lowbit file";
 
 /// Files that training leaves beside the weights, told by how their names begin.
 const NOT_WEIGHTS: [&str; 5] = ["optimizer", "scheduler", "training_args", "training_state", "rng_state"];
@@ -58,10 +58,11 @@ pub(super) fn single(path: &Path) -> Result<Found> {
 }
 
 /// What a checkpoint of each format is usually called, and the endings of its files.
-const FORMATS: [(&str, &[&str]); 3] = [
+const FORMATS: [(&str, &[&str]); 4] = [
     ("model.safetensors", &["safetensors"]),
     ("pytorch_model.bin", &["bin", "pt", "pth"]),
     ("model.gguf", &["gguf"]),
+    ("model.lowbit", &["lowbit"]),
 ];
 
 /// Picks the weight files among a folder's names; `shards` reads an index file, by name.

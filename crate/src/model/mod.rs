@@ -6,7 +6,7 @@
 //! | `contents`, `files` | what a folder holds, and which of its files are weights |
 //! | `finite` | weights that are no numbers |
 //! | `weights` | the network's part of a checkpoint |
-//! | [`safetensors`], `pickle`, `gguf` | the kinds of files |
+//! | [`safetensors`], `pickle`, `gguf`, [`artifact`] | the kinds of files |
 //! | `stored`, `pass` | tensors in a file, and one pass through it for those that are wanted |
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
@@ -23,6 +23,7 @@
 //! | `save` | a model into a folder |
 //! | `destination` | what may be replaced in that folder, and how as a whole |
 
+pub mod artifact;
 pub(crate) mod bounds;
 mod card;
 mod caught;
@@ -273,6 +274,11 @@ impl Model {
     /// The parameters by checkpoint name, without the matrices that are quantized.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
+    }
+
+    /// The matrices in few bits, by the names of their tensors.
+    pub(crate) fn matrices(&self) -> &Matrices {
+        &self.matrices
     }
 
     /// Parameters; tied matrices count once.

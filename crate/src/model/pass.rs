@@ -3,7 +3,6 @@
 use super::stored::{Stored, Sum};
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -28,7 +27,7 @@ pub(super) fn read<'a, T: Clone>(
     make: impl Fn(&Stored, &[u8]) -> Result<T>,
 ) -> Result<Vec<(&'a str, T)>> {
     let io = |e: std::io::Error| Error::io(path, &e);
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = super::artifact::open(path).map_err(io)?;
     let mut tensors = vec![];
     let mut finish = |names: &[&'a str], stored: &Stored, bytes: &[u8]| -> Result<()> {
         let tensor = make(stored, bytes).map_err(|e| e.at(names[0]).at(path.display()))?;
@@ -45,7 +44,7 @@ pub(super) fn read<'a, T: Clone>(
     let (mut sums, mut sum) = (sums.iter().peekable(), crc32fast::Hasher::new());
     let (mut piece, mut start) = (vec![0; PIECE], 0);
     loop {
-        let n = read_full(&mut file, &mut piece).map_err(io)?;
+        let n = read_full(&mut *file, &mut piece).map_err(io)?;
         if n == 0 {
             break;
         }
@@ -97,7 +96,7 @@ fn within(stretch: &Range<u64>, here: &Range<u64>) -> Range<usize> {
 }
 
 /// Fills a buffer, or as much of it as the file still has.
-fn read_full(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_full(file: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..]) {

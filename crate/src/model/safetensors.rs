@@ -21,13 +21,18 @@ pub(super) const MAX_HEADER: u64 = 100_000_000;
 /// Reads what a file holds, without its weights.
 pub(super) fn list(path: &Path) -> Result<Listing> {
     let io = |e: std::io::Error| Error::io(path, &e);
-    let damaged =
-        |what: String| Error::input(what).at(path.display()).hint("copy or download the file again");
     let mut file = File::open(path).map_err(io)?;
     let found = file.metadata().map_err(io)?.len();
+    list_of(&mut file, Some(found), path)
+}
 
+/// The same of bytes from somewhere, `found` of them if that is known, which errors say are in `path`.
+pub(super) fn list_of(file: &mut dyn Read, found: Option<u64>, path: &Path) -> Result<Listing> {
+    let io = |e: std::io::Error| Error::io(path, &e);
+    let damaged =
+        |what: String| Error::input(what).at(path.display()).hint("copy or download the file again");
     let mut prefix = [0; 8];
-    if found < 8 {
+    if let Some(found) = found.filter(|found| *found < 8) {
         return Err(damaged(format!("truncated safetensors: expected at least 8 bytes, found {found}")));
     }
     file.read_exact(&mut prefix).map_err(io)?;
@@ -38,7 +43,7 @@ pub(super) fn list(path: &Path) -> Result<Listing> {
     if header_bytes > MAX_HEADER {
         return Err(damaged(format!("not a safetensors file: its header would have {header_bytes} bytes")));
     }
-    if found - 8 < header_bytes {
+    if let Some(found) = found.filter(|found| found - 8 < header_bytes) {
         let expected = 8 + header_bytes;
         return Err(damaged(format!(
             "truncated safetensors: expected at least {expected} bytes (the header), found {found}"
@@ -50,7 +55,7 @@ pub(super) fn list(path: &Path) -> Result<Listing> {
         .map_err(|e| damaged(format!("the safetensors header is damaged: {e}")))?;
     let start = 8 + header_bytes;
     let expected = start.saturating_add(about.data_len() as u64);
-    if found != expected {
+    if let Some(found) = found.filter(|found| *found != expected) {
         let what =
             if found < expected { "truncated safetensors" } else { "safetensors with bytes left over" };
         return Err(damaged(format!("{what}: expected {expected} bytes, found {found}")));
@@ -122,21 +127,40 @@ pub fn save_safetensors(
 }
 
 fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<()> {
+    let io = |e: std::io::Error| Error::io(path, &e);
+    let mut file = BufWriter::new(File::create(path).map_err(io)?);
+    write_to(&mut file, tensors, metadata)?.map_err(io)?;
+    let file = file.into_inner().map_err(|e| Error::io(path, e.error()))?;
+    file.sync_all().map_err(io)
+}
+
+/// The bytes of such a file.
+///
+/// # Errors
+/// If a tensor's type has no plain bytes.
+pub(super) fn to_bytes(
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
+    let mut all = vec![];
+    write_to(&mut all, tensors, metadata)?.map_err(Error::internal)?;
+    Ok(all)
+}
+
+/// Writes header and tensors.
+fn write_to(
+    file: &mut impl Write,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<std::io::Result<()>> {
     // Wide types first keeps every tensor aligned; names decide the rest.
     let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
     order.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype().size_in_bytes()), *name));
     let header = header(&order, metadata)?;
-
-    let io = |e: std::io::Error| Error::io(path, &e);
-    let mut file = BufWriter::new(File::create(path).map_err(io)?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-    file.write_all(&header).map_err(io)?;
-    for (_, tensor) in order {
-        let tensor = tensor.to_device(&Device::Cpu)?;
-        file.write_all(&bytes(&tensor)).map_err(io)?;
-    }
-    let file = file.into_inner().map_err(|e| Error::io(path, e.error()))?;
-    file.sync_all().map_err(io)
+    let tensors = order.into_iter().map(|(_, tensor)| tensor.to_device(&Device::Cpu));
+    let tensors = tensors.collect::<candle_core::Result<Vec<_>>>()?;
+    let begun = file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header));
+    Ok(begun.and_then(|()| tensors.iter().try_for_each(|tensor| file.write_all(&bytes(tensor)))))
 }
 
 /// The bytes of a tensor on the CPU, as files hold them.

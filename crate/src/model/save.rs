@@ -137,14 +137,20 @@ impl Model {
 
     /// What the header of the weights says.
     fn metadata(&self, files: &BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, String>> {
+        let mut all = self.about()?;
+        all.insert("saved_from".to_string(), format!("{} {}", self.name, self.hash));
+        all.insert(BESIDE.to_string(), destination::hashes(files)?);
+        Ok(all)
+    }
+
+    /// What a file of the weights must say beside them.
+    pub(super) fn about(&self) -> Result<BTreeMap<String, String>> {
         // Older readers refuse a format they do not know: packed weights are not for them.
         let format = if self.quantization.is_some() { "lowbit" } else { "pt" };
         let mut all = BTreeMap::from([
             ("format", format.to_string()),
             ("lowbit_version", env!("CARGO_PKG_VERSION").to_string()),
             ("dtype", self.dtype.as_str().to_string()),
-            ("saved_from", format!("{} {}", self.name, self.hash)),
-            (BESIDE, destination::hashes(files)?),
         ]);
         // Loaded again, it reads bytes as it does now, though its vocabulary does not tell.
         let (alone, _) = Tokenizer::without_file(self.config.vocab_size(), Path::new(""));

@@ -4,7 +4,8 @@ use super::Model;
 use super::quantization::{LAYOUT, Quantization};
 use crate::error::{Error, Result};
 use crate::family::{Config, Matrices, Tensors};
-use crate::format::{Coding, Encoded, Scales};
+use crate::format::int::signed;
+use crate::format::{Coding, Encoded, Format, Scales};
 use crate::kernel::coded::Coded;
 use crate::layer::linear::Activation;
 use crate::layer::quantized::{Block, Quantized};
@@ -185,6 +186,22 @@ fn coded(rows: usize, cols: usize, take: &mut impl FnMut(&str) -> Result<Tensor>
     })
 }
 
+/// The codes of integers one to a byte, with their sign, row by row; none of other formats, whose codes are packed as they are.
+pub(super) fn bytes_of_codes(encoded: &Encoded) -> Option<Vec<u8>> {
+    let sign = match encoded.coding.format {
+        Format::Int(bits) => Some(bits),
+        Format::Ternary => Some(2),
+        Format::Uint(_) => None,
+        _ => return None,
+    };
+    let mut codes = vec![0; encoded.rows * encoded.cols];
+    codes.chunks_mut(encoded.cols).enumerate().for_each(|(row, codes)| encoded.row_codes(row, codes));
+    if let Some(bits) = sign {
+        codes.iter_mut().for_each(|code| *code = signed(*code, bits) as u8);
+    }
+    Some(codes)
+}
+
 /// An encoded matrix as tensors by part.
 fn parts(encoded: &Encoded) -> Result<Vec<(&'static str, Tensor)>> {
     let mut parts = vec![("codes", tensor(&encoded.codes())?)];
@@ -224,7 +241,7 @@ fn encoded(
 ) -> Result<Encoded> {
     let codes = values::<u8>(&take("codes")?)?;
     let scales = take("scales")?;
-    let scales = match Scales::store(coding.format, &[]) {
+    let scales = match Scales::store(coding.format, coding.stored, &[]) {
         Scales::Bf16(_) => Scales::Bf16(values::<bf16>(&scales)?),
         Scales::F32(_) => Scales::F32(values(&scales)?),
         Scales::F16(_, mins) => {
@@ -242,5 +259,16 @@ fn encoded(
             Scales::Fp8 { codes: values(&scales)?, tensor }
         }
     };
+    // One to a byte, as a compressed file has them.
+    let open = matches!(coding.format, Format::Int(_) | Format::Uint(_) | Format::Ternary);
+    if open && codes.len() == rows * cols && coding.format.bits() < 8.0 {
+        let mask = u8::MAX >> (8 - coding.format.width());
+        let codes: Vec<u8> = codes.iter().map(|code| code & mask).collect();
+        let checked = coding.check(rows, cols);
+        let whole = scales.len() == coding.granularity.runs(rows, cols).count();
+        if checked.is_ok() && whole {
+            return Ok(Encoded::new(coding, rows, cols, &codes, scales));
+        }
+    }
     Encoded::from_parts(coding, rows, cols, codes, scales)
 }

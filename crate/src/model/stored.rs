@@ -1,6 +1,7 @@
 //! Tensors in a file that were not read yet: what they are, and where their bytes lie.
 
 use super::gguf::{Block, Tokens};
+use super::tokenizer::{Pieces, Tokenizer};
 use crate::error::{Error, Result};
 use crate::family::Stated;
 use crate::format::Encoded;
@@ -29,9 +30,30 @@ pub(super) struct Own {
     /// Its configuration, in the spelling of a `config.json`.
     pub stated: Stated,
     /// Its tokenizer, if it has one.
-    pub tokens: Option<Tokens>,
-    /// What its weights are stored in, in a line.
-    pub stored_as: String,
+    pub tokens: Option<Tokenizing>,
+    /// What its weights are stored in, in a line, if that says more than a dtype.
+    pub stored_as: Option<String>,
+}
+
+/// A tokenizer inside a file of weights.
+pub(super) enum Tokenizing {
+    /// As GGUF has it.
+    Gguf(Tokens),
+    /// The text of a `tokenizer.json`.
+    File(String),
+}
+
+impl Tokenizing {
+    /// The tokenizer, and what of it is assumed; `name` is the file's.
+    ///
+    /// # Errors
+    /// It is of a kind that is not known, or damaged.
+    pub fn tokenizer(&self, name: &str) -> Result<(Tokenizer, Option<String>)> {
+        match self {
+            Self::Gguf(tokens) => tokens.tokenizer(),
+            Self::File(text) => Ok((Tokenizer::Pieces(Box::new(Pieces::part(name, text, "{}")?)), None)),
+        }
+    }
 }
 
 /// A stretch of a file with the CRC-32 of its bytes.

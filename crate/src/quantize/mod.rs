@@ -22,12 +22,15 @@
 //! | [`gptq`](mod@gptq) | codes that make up for each other's errors |
 //! | `walk` | the calibration text on its way through a model that is rounded meanwhile |
 //! | [`mixed`], [`allocate`](mod@allocate) | widths for layers under a budget, by what a short text tells |
+//! | [`fitted`] | widths, clips and floors for a budget of the whole file |
 //! | [`knapsack`] | widths for whole parts under a budget, exactly |
 //! | [`probe`] | one part of a quantized model at a time |
+//! | [`straight`] | what training sees of a scheme |
 
 pub mod allocate;
 mod blocks;
 pub mod calibrate;
+pub mod fitted;
 pub mod fold;
 pub mod gptq;
 pub mod knapsack;
@@ -37,6 +40,7 @@ pub mod probe;
 mod round;
 pub mod scheme;
 pub mod select;
+pub mod straight;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -44,7 +48,7 @@ mod walk;
 use crate::error::{Error, Result};
 use crate::family::site::Residual;
 use crate::family::{Matrices, Site, Tensors, some_of};
-use crate::format::Granularity;
+use crate::format::{Coding, Granularity};
 use crate::layer::attention::Width;
 use crate::model::quantization::{Backend, Cached, LayerReport, Made, Quantization};
 use crate::model::{Model, cast, parse_dtype};
@@ -262,9 +266,7 @@ impl<'a> Job<'a> {
 
     /// Whether the input of a site is rounded.
     fn is_rounded(&self, i: usize) -> bool {
-        let Scheme { weights, blocks, .. } = self.scheme;
-        let rows_in = if weights.is_some() || *blocks { self.is_in(i) } else { self.sites[i].by_default };
-        rows_in && !self.sites[i].is_table()
+        select::reads_rounded(self.scheme, &self.sites[i], &self.parts[i])
     }
 
     /// Smoothing, and scales by channel.

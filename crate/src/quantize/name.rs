@@ -3,7 +3,7 @@
 use super::calibrate::Observer;
 use super::scheme::{Budget, Hessians, Rule, Scheme};
 use crate::error::{Error, Result};
-use crate::format::{Clip, Coding, Format};
+use crate::format::{Coding, Format};
 use crate::layer::attention::Width;
 use crate::layer::recurrence::{Recurrence, StateBits};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,9 @@ u2 … u8          integers with a zero point
 nf4, nf4dq, fp8, mxfp4, nvfp4, ternary
 a2 … a8, a16     activations as integers, right after the format (w4a8, nf4a8, ggufa8)
 g64, b64         groups of 64 columns, blocks of 64 values; also row, tensor
-mse              scales that clip, for least squared error
+mse              scales that clip, for least squared error; q99.99: at this quantile, in percent
+sf16, sf32       scales of integers in f16 or f32 in place of bf16; sf16late: codes chosen before the scale is rounded
+floor0.5         the least value that reaches the top: runs of smaller ones have its scale, and compress better
 static           one scale for all tokens; also static99.9 (percent), staticmse, perchannel
 rot              rotated by a randomized Hadamard matrix
 smooth0.5        outliers moved from activations to weights (SmoothQuant)
@@ -94,19 +96,13 @@ impl fmt::Display for Scheme {
             },
             None => parts.push(format!("w16a{}", self.activations.unwrap_or(16))),
             Some(coding) => {
-                let customary = Coding::of(coding.format);
                 let bits = match (self.activations, coding.format) {
                     (Some(bits), _) => format!("a{bits}"),
                     (None, Format::Int(_) | Format::Uint(_)) => "a16".to_string(),
                     (None, _) => String::new(),
                 };
                 parts.push(format!("{}{bits}", coding.format));
-                if coding.granularity != customary.granularity {
-                    parts.push(coding.granularity.to_string());
-                }
-                if coding.clip == Clip::Mse {
-                    parts.push("mse".to_string());
-                }
+                parts.extend(coding.details());
             }
         }
         parts.extend(self.observer.map(|observer| observer.to_string()));
@@ -204,10 +200,8 @@ impl Scheme {
     /// Adds what a further part of a name says; nothing if it says nothing.
     fn set(&mut self, part: &str) -> Option<()> {
         let bits = |text: &str| text.parse().ok().filter(|bits| (2..=8).contains(bits));
-        if let Ok(granularity) = part.parse() {
-            self.weights.as_mut()?.granularity = granularity;
-        } else if part == "mse" {
-            self.weights.as_mut()?.clip = Clip::Mse;
+        if Coding::of(Format::Int(8)).set(part) {
+            self.weights.as_mut()?.set(part);
         } else if let Some((_, hessians)) = Hessians::NAMES.into_iter().find(|(name, _)| *name == part) {
             self.weights?;
             self.gptq = Some(hessians);
@@ -289,6 +283,8 @@ mod tests {
             "w4a8-qk8row-smoothk-svfp8-sub32",
             "w16a16-smooth0.5-bc8-qk4-smoothqkdrop-kv8-bf16",
             "w16a16-svfp8",
+            "w6a16-q99.99984-sf16late-floor1",
+            "w5a16-sf32-floor0.00000001+head=w8-sf16",
         ] {
             assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
         }
@@ -329,6 +325,9 @@ mod tests {
             "w16a16-sub32",
             "w16a16-qk4-sub12",
             "q4_0",
+            "w4a16-q40",
+            "w4a16-floor0",
+            "w16a16-sf16",
         ] {
             assert!(name.parse::<Scheme>().is_err(), "{name}");
         }

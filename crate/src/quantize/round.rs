@@ -224,7 +224,12 @@ fn relative_error(x: &[f32], y: &[f32]) -> f64 {
 }
 
 /// The parts of a matrix [rows, cols] in their formats: nearest codes, or GPTQ's if XᵀX of its inputs is given.
-fn encode(values: &[f32], site: &Site, parts: &[Part], gram: Option<&[f32]>) -> Result<Vec<Option<Encoded>>> {
+pub(super) fn encode(
+    values: &[f32],
+    site: &Site,
+    parts: &[Part],
+    gram: Option<&[f32]>,
+) -> Result<Vec<Option<Encoded>>> {
     let cols = site.cols;
     let rows_of = |part: &Part| &values[part.first * cols..(part.first + part.rows) * cols];
     let Some(gram) = gram else {

@@ -24,7 +24,9 @@ use std::fmt;
 /// | `gguf` | the blocks that a GGUF file has the weights in, packed as they are; the rest as it is |
 /// | `a8` | activations as integers of 8 bits; `a16`: as they are |
 /// | `g64`, `b64`, `row`, `tensor` | which weights share a scale ([`Granularity`]) |
-/// | `mse` | scales that clip, for least squared error ([`Clip`]) |
+/// | `mse`, `q99.99` | scales that clip, for least squared error or at a quantile in percent ([`Clip`]) |
+/// | `sf16`, `sf16late`, `sf32` | how the scales of integers are stored, in place of bf16 ([`Stored`](crate::format::Stored)) |
+/// | `floor0.5` | the least value that reaches the top of the range ([`Coding::floor`]) |
 /// | `static`, `static99.9`, `staticmse` | one scale for all tokens of an input, by calibration ([`Observer`]) |
 /// | `rot` | rotated by a randomized Hadamard matrix |
 /// | `smooth0.5` | outliers moved from activations to weights (SmoothQuant) with this exponent |

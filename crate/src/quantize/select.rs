@@ -102,6 +102,15 @@ fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
+/// Whether a scheme that rounds activations rounds those that a site reads.
+pub(super) fn reads_rounded(scheme: &Scheme, site: &Site, parts: &[Part]) -> bool {
+    let rows_in = match scheme.weights.is_some() || scheme.blocks {
+        true => parts.iter().any(|part| part.coding.is_some()),
+        false => site.by_default,
+    };
+    rows_in && !site.is_table()
+}
+
 /// Whether a rule speaks of a site, or of a segment of it.
 pub(super) fn ruled(scheme: &Scheme, site: &Site) -> bool {
     scheme.rules.iter().any(|rule| fits(&rule.pattern, site))

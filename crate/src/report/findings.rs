@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::frame::{Comparison, Frame};
 use crate::measure::{Instrument, Table};
 use crate::record::{LEFT_OUT, SUMMARY};
+use crate::study::ablation;
 use std::collections::BTreeSet;
 
 /// What is shown of a run's records, wherever it is shown.
@@ -25,8 +26,9 @@ impl Findings {
     /// If the records lack columns that every record has.
     pub fn of(frame: &Frame) -> Result<Self> {
         let mut tables = vec![];
-        for &Table { measure, row, columns } in Instrument::all().iter().flat_map(|measure| measure.tables())
-        {
+        let measured = Instrument::all();
+        let listed = measured.iter().flat_map(|measure| measure.tables()).chain([&ablation::TABLE]);
+        for &Table { measure, row, columns } in listed {
             let rows = frame.filter("measure", measure)?.filter("row", row)?;
             if rows.height() > 0 {
                 // What a measurement had no reason to record has no column.

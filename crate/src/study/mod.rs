@@ -15,11 +15,13 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | [`ablation`] | one training with and without its parts |
 //! | `named` | the studies that `lowbit reproduce` knows |
 //! | `check` | a recorded run measured again |
 //! | `current` | whether a recorded run is of what is there now |
 //! | `estimate` | about how long it will take |
 
+pub mod ablation;
 mod check;
 mod current;
 mod estimate;
@@ -311,7 +313,7 @@ mod tests {
         for measure in Instrument::all() {
             let refused = measure.check(&model).err().map(|e| e.to_string());
             match measure.name() {
-                "making" => assert_eq!(refused, None),
+                "making" | "artifact" => assert_eq!(refused, None),
                 "drift" => assert!(refused.unwrap().contains("no recurrent state")),
                 // What is too long of an item is cut.
                 "lambada" | "choice" => assert!(refused.unwrap().contains("no file is named")),

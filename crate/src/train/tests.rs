@@ -1,6 +1,10 @@
+use super::run::Work;
 use super::*;
 use crate::family::mamba2;
+use crate::model::tokenizer::Tokenizer;
+use crate::model::{Model, init};
 use crate::train::data::Mixture;
+use std::fs;
 
 #[test]
 fn a_sequence_in_which_nothing_counts_changes_nothing() {

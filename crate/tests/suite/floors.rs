@@ -31,7 +31,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "train",
         &[
             "error", "progress", "settings", "memory", "threads", "kernel", "layer", "family", "model",
-            "corpus",
+            "corpus", "quantize",
         ],
     ),
     ("record", &["error", "warning", "stats"]),
@@ -61,7 +61,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("widget", &["error", "display"]),
     (
         "study",
-        &["error", "warning", "progress", "settings", "model", "quantize", "corpus", "record", "measure"],
+        &[
+            "error", "warning", "progress", "settings", "stats", "family", "model", "quantize", "corpus",
+            "train", "record", "measure",
+        ],
     ),
     ("report", &["error", "json", "record", "frame", "figure", "measure", "display", "study"]),
 ];

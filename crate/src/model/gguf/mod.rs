@@ -25,7 +25,7 @@ mod scores;
 mod tokens;
 
 use super::safetensors::{LFS_POINTER, lfs_pointer};
-use super::stored::{Listing, Own, Stored};
+use super::stored::{Listing, Own, Stored, Tokenizing};
 use crate::error::{Error, Result};
 use crate::family::Stated;
 pub(super) use blocks::Block;
@@ -102,8 +102,8 @@ fn listing(file: File, len: u64, name: &str) -> Result<Listing> {
     let json = network.hugging_face(&header.metadata, &listing.tensors, rope_freqs)?;
     let stored_as = stored_as(&tensors);
     let stated = Stated { file: name.to_string(), json };
-    let tokens = Tokens::of(header.metadata, name);
-    listing.own = Some(Own { stated, tokens, stored_as });
+    let tokens = Tokens::of(header.metadata, name).map(Tokenizing::Gguf);
+    listing.own = Some(Own { stated, tokens, stored_as: Some(stored_as) });
     Ok(listing)
 }
 

@@ -22,6 +22,7 @@ mod composed;
 mod encoding;
 mod pieces;
 mod realigned;
+pub mod train;
 
 use crate::error::{Error, Result};
 pub use encoding::Encoding;
