@@ -11,16 +11,11 @@ use std::time::Instant;
 
 settings! {
     /// Exact bytes of the model as one compressed file, and the entropy of its codes.
+    #[derive(Default)]
     pub struct Artifact {
         /// Bytes that count beside the file, such as those of a contest's code.
         #[arg(long, value_name = "BYTES")]
         pub beside: u64,
-    }
-}
-
-impl Default for Artifact {
-    fn default() -> Self {
-        Self { beside: 0 }
     }
 }
 

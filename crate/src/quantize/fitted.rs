@@ -12,7 +12,9 @@ use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::model::artifact::Artifact;
 use crate::progress::Progress;
+use crate::threads::{install, threads};
 use candle_core::DType;
+use rayon::prelude::*;
 use std::fmt;
 
 /// Candidates of which the loss is measured: the largest within the budget.
@@ -52,10 +54,17 @@ impl Model {
         let sample = how.calibration.sample(self)?;
         let progress = Progress::new("packing", candidates.len() as u64, "schemes");
         let mut tried = vec![];
-        for scheme in candidates {
-            let bytes = self.quantized_with(&scheme, how)?.artifact()?.bytes.len();
-            tried.push(Tried { scheme, bytes, loss: None });
-            progress.tick(1)?;
+        // Compression runs on one thread: as many candidates at a time as there are.
+        for some in candidates.chunks(threads()) {
+            let packed = install(|| {
+                let each = some.par_iter().map(|scheme| {
+                    let bytes = self.quantized_with(scheme, how)?.artifact()?.bytes.len();
+                    Ok(Tried { scheme: scheme.clone(), bytes, loss: None })
+                });
+                each.collect::<Vec<Result<Tried>>>()
+            });
+            tried.extend(packed.into_iter().collect::<Result<Vec<_>>>()?);
+            progress.tick(some.len() as u64)?;
         }
         tried.sort_by(|a, b| {
             b.bytes.cmp(&a.bytes).then_with(|| a.scheme.to_string().cmp(&b.scheme.to_string()))

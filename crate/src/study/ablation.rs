@@ -213,7 +213,6 @@ fn merge(to: &mut Value, patch: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corpus::Corpus;
     use crate::family::{Config, lowrankq};
     use crate::train::data::Mixture;
     use serde_json::json;
@@ -290,6 +289,5 @@ mod tests {
         ablation.variants[1].change = json!({"model": {"q_rnak": 0}});
         let error = ablation.record(&run, &at("trained")).unwrap_err().to_string();
         assert!(error.contains("variant full-rank") && error.contains("q_rnak"), "{error}");
-        assert!(Corpus::split(&at("corpus"), "train").is_ok());
     }
 }

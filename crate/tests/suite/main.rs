@@ -19,6 +19,7 @@ mod limits;
 mod llama;
 mod lowrankq;
 mod nonfinite;
+mod packed;
 mod parity;
 mod pickled;
 mod quantized;

@@ -1,0 +1,148 @@
+//! The blocks by the kernels on a CPU: a text in pieces that follow one another through the layers.
+
+use super::relay::{Turn, relay};
+use super::{Block, Stack};
+use crate::kernel::norm::add;
+use crate::kernel::scan::CHUNK;
+use crate::layer::op::with_floats;
+use crate::layer::room::{Buffer, Room};
+use crate::layer::state::State;
+use candle_core::{Device, Result, Tensor};
+use std::ops::Range;
+
+/// Tokens that go through all layers together, at most: what a layer hands to the next stays in the caches.
+const PIECE: usize = 256;
+
+/// Tokens of each piece of a text of `time` tokens: as equal as whole chunks of the scan allow.
+fn piece(time: usize) -> usize {
+    time.div_ceil(time.div_ceil(PIECE).max(1)).next_multiple_of(CHUNK)
+}
+
+impl Stack {
+    /// Reads at least one token of one sequence, on a CPU, moving `state` on; `logits` `[vocabulary]`, if given, are
+    /// overwritten with those after the last token. The steps of [`stream`](Self::stream) in buffers of the state: once
+    /// they are there, a step allocates none.
+    ///
+    /// # Errors
+    /// If a tensor is on another device.
+    pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
+        let (hidden, piece) = (self.head.weight.shape()?.1, piece(tokens.len()));
+        // All tokens, where those before a piece matter.
+        let known = state.tokens.first().map_or(0, Vec::len);
+        state.tokens.iter_mut().for_each(|all| all.extend_from_slice(tokens));
+        let all = state.tokens.first();
+        let pieces = tokens.chunks(piece);
+        let (last, mut logits) = (pieces.len() - 1, logits);
+        let pieces = pieces.enumerate().map(|(i, piece)| (i, piece, logits.take_if(|_| i == last)));
+        relay(pieces, &mut state.layers, &mut state.rooms, |(i, tokens, logits), turn, room| {
+            let mut stream = room.take(tokens.len() * hidden);
+            match &self.entry {
+                Some(entry) => {
+                    let before = all.map_or(&[][..], |all| &all[..known + i * piece]);
+                    entry.apply(self.embedding(), tokens, before, &mut stream, room)?;
+                }
+                None => self.embedding().weight.rows(tokens, &mut stream)?,
+            }
+            if let Some(rotation) = &self.rotation {
+                rotation.apply(&mut stream);
+            }
+            let mut copies = self.copies_of(&stream, room);
+            self.walk((&mut stream, &mut copies), 1, 0..self.blocks.len(), turn, room)?;
+            copies.into_iter().for_each(|copy| room.give(copy));
+            if let Some(logits) = logits {
+                let mut closed = room.take(hidden);
+                let last = &mut stream[(tokens.len() - 1) * hidden..];
+                if let Some(rotation) = &self.rotation {
+                    rotation.apply_transposed(last);
+                }
+                self.norm.apply(last, &mut closed)?;
+                self.head.apply(&closed, logits, room)?;
+                self.soften(logits);
+                room.give(closed);
+            }
+            room.give(stream);
+            Ok(())
+        })?;
+        state.position += tokens.len();
+        Ok(())
+    }
+
+    /// [`Self::through`] by the kernels on a CPU.
+    pub(super) fn apply(&self, x: Tensor, blocks: Range<usize>, state: &mut State) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
+        drop(x);
+        // The tokens of one sequence follow one another.
+        let piece = if batch == 1 { piece(time) } else { time };
+        let (pieces, layers) = (all.chunks_mut(batch * piece * width), &mut state.layers[blocks.clone()]);
+        relay(pieces, layers, &mut state.rooms, |rows, turn, room| match self.copies {
+            0 => self.walk((rows, &mut []), batch, blocks.clone(), turn, room),
+            copies => {
+                let hidden = width / (1 + copies);
+                let mut parts: Vec<Buffer> =
+                    (0..=copies).map(|_| room.take(rows.len() / (1 + copies))).collect();
+                for (row, all) in rows.chunks(width).enumerate() {
+                    for (part, values) in parts.iter_mut().zip(all.chunks(hidden)) {
+                        part[row * hidden..][..hidden].copy_from_slice(values);
+                    }
+                }
+                let [stream, copies @ ..] = parts.as_mut_slice() else { return Ok(()) };
+                self.walk((stream, copies), batch, blocks.clone(), turn, room)?;
+                for (row, all) in rows.chunks_mut(width).enumerate() {
+                    for (part, values) in parts.iter().zip(all.chunks_mut(hidden)) {
+                        values.copy_from_slice(&part[row * hidden..][..hidden]);
+                    }
+                }
+                parts.into_iter().for_each(|part| room.give(part));
+                Ok(())
+            }
+        })?;
+        Tensor::from_vec(all, (batch, time, width), &Device::Cpu)
+    }
+
+    /// The steps of [`Self::through`] for a piece of a text, in the place of its stream [B, T, hidden] and of the copies
+    /// beside it, each of the same size.
+    fn walk(
+        &self,
+        (stream, copies): (&mut [f32], &mut [Buffer]),
+        batch: usize,
+        blocks: Range<usize>,
+        turn: &mut Turn<'_>,
+        room: &mut Room,
+    ) -> Result<()> {
+        let time = stream.len() / (batch * self.head.weight.shape()?.1);
+        // What the last branch gave joins the stream as late as the next norm reads it.
+        let (mut u, mut waits) = (room.take(stream.len()), false);
+        for Block { mixing, steps, keeps } in &self.blocks[blocks] {
+            turn.layer(|layer| {
+                if let Some(mixing) = mixing {
+                    if std::mem::take(&mut waits) {
+                        add(&u, stream);
+                    }
+                    mixing.apply(stream, copies)?;
+                }
+                for step in steps {
+                    match waits {
+                        false => step.norm.apply(stream, &mut u)?,
+                        true => step.norm.apply_after(stream, &mut u)?,
+                    }
+                    waits = true;
+                    step.branch.apply(&mut u, (batch, time), layer, room)?;
+                    step.weigh(&mut u)?;
+                }
+                if let Some(copy) = keeps {
+                    if std::mem::take(&mut waits) {
+                        add(&u, stream);
+                    }
+                    copies[*copy].copy_from_slice(stream);
+                }
+                Ok(())
+            })?;
+        }
+        if waits {
+            add(&u, stream);
+        }
+        room.give(u);
+        Ok(())
+    }
+}
