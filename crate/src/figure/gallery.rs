@@ -3,7 +3,7 @@
 use super::{
     Figure, ablation, context, context_loss, copying, decode, divergence, drift, drift_prediction, memory,
     outliers, passkey, perplexity, prefill, ranking, rate, sensitivity, size, smoothing, smoothing_bias,
-    stability, training_loss,
+    spectrum, stability, training_loss,
 };
 use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// A ready-made figure: file name, measurement and column it needs, constructor.
 type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
 
-const GALLERY: [Entry; 21] = [
+const GALLERY: [Entry; 22] = [
     ("perplexity", Some("perplexity"), "ppl", perplexity),
     ("size", Some("perplexity"), "bits_per_byte", size),
     ("rate", Some("artifact"), "artifact_bytes", rate),
@@ -31,6 +31,7 @@ const GALLERY: [Entry; 21] = [
     ("copying", Some("copying"), "accuracy", copying),
     ("smoothing", Some("smoothing"), "error_scores", smoothing),
     ("smoothing_bias", Some("smoothing"), "bias", smoothing_bias),
+    ("spectrum", Some("spectrum"), "condition_queries_max", spectrum),
     ("prefill", Some("cost"), "tokens_per_s", prefill),
     ("decode", Some("cost"), "tokens_per_s", decode),
     ("memory", Some("cost"), "peak_bytes", memory),

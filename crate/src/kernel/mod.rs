@@ -23,6 +23,7 @@
 //! | [`round`] | values rounded to integers and back |
 //! | [`norm`] | RMSNorm, plain and gated |
 //! | [`hadamard`] | a randomized orthonormal rotation of channels |
+//! | [`softcap`] | c · tanh(x / c) |
 //! | [`softplus`] | the step sizes of the recurrence |
 //! | [`softmax`] | negative log-likelihood and its gradient; divergence of two distributions |
 //! | [`simd`], [`tile`] | vectors of the width that the processor has, and small matrix products on them |
@@ -62,6 +63,7 @@ pub mod round;
 pub mod scan;
 pub mod scan_grad;
 pub mod simd;
+pub mod softcap;
 pub mod softmax;
 pub mod softplus;
 #[cfg(target_arch = "x86_64")]

@@ -51,6 +51,7 @@ mod reference;
 pub mod sensitivity;
 pub mod sinks;
 pub mod smoothing;
+pub mod spectrum;
 pub mod sqnr;
 pub mod stability;
 mod watch;
@@ -75,6 +76,7 @@ instruments! {
     Outliers(outliers::Outliers),
     Sinks(sinks::Sinks),
     Smoothing(smoothing::Smoothing),
+    Spectrum(spectrum::Spectrum),
     Stability(stability::Stability),
     Sensitivity(sensitivity::Sensitivity),
     Context(context::LongContext),

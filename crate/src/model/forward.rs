@@ -67,6 +67,11 @@ impl Model {
         Ok(self.stack.residual(stream)?)
     }
 
+    /// The projections of queries that are of low rank; see [`Stack::queries`](crate::family::Stack::queries).
+    pub(crate) fn queries(&self) -> Result<Vec<(usize, usize, Tensor)>> {
+        Ok(self.stack.queries()?)
+    }
+
     /// The share of its attention in a block that each token pays to the first; see [`Stack::first_shares`].
     pub(crate) fn first_shares(&self, stream: &Tensor, block: usize) -> Result<Option<Tensor>> {
         Ok(install(|| self.stack.first_shares(stream, block))?)

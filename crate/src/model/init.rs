@@ -42,6 +42,18 @@ pub fn overtone(mut tensors: Tensors, name: &str) -> Result<Tensors> {
     Ok(tensors)
 }
 
+/// The singular values of a matrix, from the largest down.
+///
+/// # Errors
+/// If it has no decomposition.
+pub fn singular_values(matrix: &Tensor) -> Result<Vec<f64>> {
+    let rows = matrix.to_vec2::<f32>()?;
+    let (m, n) = matrix.dims2()?;
+    let matrix = Mat::from_fn(m, n, |i, j| f64::from(rows[i][j]));
+    let values = matrix.singular_values();
+    values.map_err(|error| Error::internal(format!("no singular values: {error:?}")))
+}
+
 /// A matrix whose singular values are those that `value` gives for the largest one and their number, from 0.
 fn shaped(matrix: &Tensor, value: impl Fn(f64, usize) -> f64) -> Result<Tensor> {
     let rows = matrix.to_vec2::<f32>()?;

@@ -81,7 +81,7 @@ impl Ablation {
                 .run(&place)
                 .map_err(|error| error.at(format!("{variant}, seed {}", training.seed)))?;
             let mut model = Model::load(&outcome.model.to_string_lossy())?;
-            model.name = variant.clone();
+            model.name = format!("{variant}, seed {}", training.seed);
             let mixture = &training.mixture;
             let row = reading(&subject(&model), training.seed)
                 .row("training")

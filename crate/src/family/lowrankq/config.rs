@@ -298,8 +298,4 @@ impl Family for Config {
         all.insert("mlp_mult".into(), json!(self.mlp_hidden as f64 / self.model_dim as f64));
         Ok(all)
     }
-
-    fn foreign_to_transformers(&self) -> Option<String> {
-        Some("transformers has no such family".to_string())
-    }
 }

@@ -67,6 +67,21 @@ impl Stack {
         Ok(None)
     }
 
+    /// The projections of queries that are of low rank: number of the block, rank, and what the two matrices are together,
+    /// [H·D, hidden] in f32.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn queries(&self) -> Result<Vec<(usize, usize, Tensor)>> {
+        let steps = self.blocks.iter().enumerate();
+        let steps = steps.flat_map(|(layer, block)| block.steps.iter().map(move |step| (layer, step)));
+        let all = steps.filter_map(|(layer, step)| {
+            let both = step.branch.attention()?.low_rank_queries()?;
+            Some(both.map(|(rank, queries)| (layer, rank, queries)))
+        });
+        all.collect()
+    }
+
     /// The recurrences of its blocks, for those who look into them.
     pub fn recurrences(&self) -> Vec<Recurring<'_>> {
         let (mut all, mut entry) = (vec![], 0);

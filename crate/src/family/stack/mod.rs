@@ -21,6 +21,7 @@ mod tests;
 mod walk;
 
 use super::Ends;
+use crate::kernel::softcap::softcap;
 use crate::layer::attention::Width;
 use crate::layer::linear::Linear;
 use crate::layer::norm::RmsNorm;
@@ -264,7 +265,7 @@ impl Stack {
     /// x ← c · tanh(x / c), where logits are capped.
     fn soften(&self, logits: &mut [f32]) {
         if let Some(c) = self.softcap {
-            logits.iter_mut().for_each(|x| *x = c * (*x / c).tanh());
+            softcap(c, logits);
         }
     }
 

@@ -206,6 +206,14 @@ impl Attention {
         Self { names, ..self }
     }
 
+    /// The rank of the projection of queries, and its two matrices together, [H·D, hidden] in f32; none of one that is not of
+    /// low rank.
+    pub(crate) fn low_rank_queries(&self) -> Option<Result<(usize, Tensor)>> {
+        let Query::LowRank([first, second]) = &self.q else { return None };
+        let both = |first: Tensor, second: Tensor| Ok((first.dim(0)?, second.matmul(&first)?));
+        Some(first.weight.values().and_then(|first| both(first, second.weight.values()?)))
+    }
+
     /// The matrices of queries in the order in which they are used.
     fn query_linears(&self) -> &[Linear] {
         match &self.q {
