@@ -11,7 +11,7 @@ use super::packed::PANEL;
 use super::round::nearest_bf16;
 use super::simd::{Level, level, prefetch};
 use super::stored::Stored;
-use super::tile::{View, transpose, transposed_8};
+use super::tile::{transpose, transposed_8};
 use super::weight::{Weight, narrow, widen};
 use half::bf16;
 use rayon::prelude::*;
@@ -77,39 +77,6 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
         // SAFETY: the level says that there are the instructions; one task alone has these rows and weights.
         unsafe { product(k, x, rows, w, group.len(), out) };
     });
-}
-
-/// out[m, n] = a[m, k] b[n, k]ᵀ, overwritten, of operands that lie by rows or by columns: those by columns are copied by rows first.
-///
-/// # Panics
-/// If vectors are not [`available`].
-pub fn viewed(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut [f32]) {
-    let (left, right);
-    let a = match a.col {
-        1 if a.row == k => &a.data[..m * k],
-        _ => {
-            left = kept(m * k, |to| by_rows(a, m, k, to));
-            &*left
-        }
-    };
-    let b = match b.col {
-        1 if b.row == k => &b.data[..n * k],
-        _ => {
-            right = kept(n * k, |to| by_rows(b, n, k, to));
-            &*right
-        }
-    };
-    forward(m, k, n, a, Weight::F32(b), out);
-}
-
-/// A matrix [rows, cols] row by row.
-fn by_rows(view: View<'_>, rows: usize, cols: usize, to: &mut [f32]) {
-    if view.row == 1 {
-        return transpose(cols, rows, view.data, view.col, to, cols);
-    }
-    for (row, to) in to.chunks_mut(cols).enumerate() {
-        to.iter_mut().enumerate().for_each(|(col, to)| *to = view.data[row * view.row + col * view.col]);
-    }
 }
 
 /// Values of `fill`, which writes all of them.
@@ -335,14 +302,7 @@ impl<'a> Out<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::blocked::tests::{hold_every_storage, hold_every_view};
-
-    #[test]
-    fn products_of_every_view_are_the_definition() {
-        if available() {
-            hold_every_view(viewed, |k| k as f64 * 0.5f64.powi(24));
-        }
-    }
+    use crate::kernel::blocked::tests::hold_every_storage;
 
     #[test]
     fn products_of_every_storage_are_the_definition() {

@@ -85,8 +85,6 @@ fn by_terms(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut [f
         return super::split::two_terms(m, k, n, a, b, out);
     } else if super::vectors::available() && m.min(n) >= SOME_ROWS {
         return super::vectors::floats(m, k, n, a, b, out);
-    } else if super::floats::available() && m.min(n) >= SOME_ROWS {
-        return super::floats::viewed(m, k, n, a, b, out);
     }
     product(m, k, n, a.data, (a.row, a.col), b.data, (b.col, b.row), out, n);
 }

@@ -164,7 +164,8 @@ mod tests {
             Model::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/lowrankq-tiny")).unwrap();
         let rows = Spectrum::default().measure(&model).unwrap();
         assert_eq!(rows.len(), 4 * 7 + 4 + 1);
-        let queries: Vec<&Reading> = rows.iter().filter(|row| row.values["role"] == QUERIES).collect();
+        let queries: Vec<&Reading> =
+            rows.iter().filter(|row| row.values.get("role").is_some_and(|role| role == QUERIES)).collect();
         assert!(queries.iter().all(|row| row.number("rank") == Some(16.0)));
         // The largest value of a product is at most the product of the largest.
         assert!(queries.iter().all(|row| row.number("effective_rank").unwrap() <= 16.0 + 1e-9));
