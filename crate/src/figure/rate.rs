@@ -7,7 +7,7 @@ use crate::frame::Frame;
 use std::collections::BTreeMap;
 
 /// Bits per byte of text against the exact bytes of the model as one compressed file: a colour for each model, a point for each
-/// scheme, and a line through those that none beats in both (the Pareto front).
+/// scheme, and a line through those that none beats in both (the Pareto front), which are named.
 ///
 /// # Errors
 /// If the frame holds no sizes of files, or no perplexities of the same models and schemes.
@@ -35,20 +35,18 @@ pub fn rate(frame: &Frame) -> Result<Figure> {
     let mut series = vec![];
     for (color, (model, mut points)) in models.into_iter().enumerate() {
         points.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let mut front = Series { label: format!("{model}, front"), color, ..Series::default() };
+        let mut all = Series { label: model, color, dash: Dash::Points, ..Series::default() };
         let mut best = f64::INFINITY;
-        let front = points.iter().filter(|(_, bits, _)| {
-            let better = *bits < best;
-            best = best.min(*bits);
-            better
-        });
-        let front: Vec<Point> = front.map(|(bytes, bits, _)| Point::new(*bytes, *bits)).collect();
-        let mut all = Series { label: model.clone(), color, dash: Dash::Points, ..Series::default() };
         for (bytes, bits, scheme) in points {
             all.points.push(Point::new(bytes, bits));
-            all.texts.push(scheme);
+            if bits < best {
+                best = bits;
+                front.points.push(Point::new(bytes, bits));
+                front.texts.push(short(&scheme));
+            }
         }
-        series.push(all);
-        series.push(Series { label: format!("{model}, front"), color, points: front, ..Series::default() });
+        series.extend([all, front]);
     }
     let text = only(&scores, "corpus")?.unwrap_or_default();
     let mut figure = Figure::of_series(series).log2_x();
@@ -58,4 +56,12 @@ pub fn rate(frame: &Frame) -> Result<Figure> {
         .subtitle(join(&text, "lower and further left is better"))
         .x_label("bytes of the model as one compressed file")
         .y_label("bits per byte of text"))
+}
+
+/// The name of a scheme without its exceptions, which a figure has no room for; an ellipsis stands for them.
+fn short(scheme: &str) -> String {
+    match scheme.split_once('+') {
+        Some((name, _)) => format!("{name} …"),
+        None => scheme.to_string(),
+    }
 }
