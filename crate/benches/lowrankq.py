@@ -9,16 +9,12 @@ take turns. PyTorch is eager; the model is written below from its definition, at
 printed the losses of all steps must agree. Prints a table in Markdown: tokens/s as best / median of the steps, the ratio of
 both.
 """
-import argparse
 import json
 import os
-import platform
-import statistics
 import tempfile
-from datetime import date
 from pathlib import Path
 
-from steps import apart, by_lowbit, by_pytorch, one_sequence
+from steps import beside, flags
 
 EPS = 2.0**-23
 
@@ -166,40 +162,23 @@ def start(folder, config, torch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=192)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=6, help="of a turn; the first is not counted")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = flags(__doc__, hidden=192, layers=6, batch=8, length=512)
     os.sched_setaffinity(0, range(arguments.threads))
     import torch
     from safetensors.torch import load_file
 
     torch.set_num_threads(arguments.threads)
-    config, speeds, far = shape(arguments), {"PyTorch eager": [], "lowbit": []}, 0.0
+    config = shape(arguments)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         parameters = start(folder / "start", config, torch)
-        text = one_sequence(folder / "corpus", arguments.length)
-        for turn in range(arguments.rounds):
-            theirs = network(torch, config)
-            theirs.load_state_dict(load_file(folder / "start/model.safetensors"))
-            theirs, found = by_pytorch(arguments, torch, theirs, theirs, text)
-            speeds["PyTorch eager"] += found[1:]
-            ours, found = by_lowbit(arguments, config, folder / "start", folder / "corpus", folder / str(turn))
-            speeds["lowbit"] += found[1:]
-            far = max(far, apart(theirs, ours))
-    print(f"low-rank Q, {parameters / 1e6:.1f}M parameters, {arguments.batch} × {arguments.length} tokens a step,")
-    print(f"{arguments.threads} threads, {date.today()}, {platform.machine()}, PyTorch {torch.__version__};")
-    print(f"losses of {arguments.steps} steps from {ours[0]:.3f} to {ours[-1]:.3f}, at most {far:.1e} apart\n")
-    print("| | tokens/s | ratio |\n|---|---|---|")
-    best = {who: max(found) for who, found in speeds.items()}
-    for who, found in speeds.items():
-        print(f"| {who} | {best[who]:.0f} / {statistics.median(found):.0f} | {best[who] / best['PyTorch eager']:.2f} |")
+
+        def loaded():
+            made = network(torch, config)
+            made.load_state_dict(load_file(folder / "start/model.safetensors"))
+            return made, made
+
+        beside(arguments, torch, "low-rank Q", parameters, config, folder, loaded)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 Every batch is one sequence, repeated: the corpus holds no other. So both read the same, and their losses can be compared step by
 step, which is what makes the speeds those of the same training.
 """
+import argparse
 import json
 import os
+import platform
+import statistics
 import subprocess
 import time
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,3 +82,35 @@ def apart(theirs, ours):
     if far > FAR:
         raise SystemExit(f"not the same training; losses of PyTorch {theirs}, of lowbit {ours}")
     return far
+
+
+def flags(description, hidden, layers, batch, length):
+    """The flags of a bench that trains, with these sizes by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=hidden)
+    parser.add_argument("--layers", type=int, default=layers)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--length", type=int, default=length)
+    parser.add_argument("--steps", type=int, default=6, help="of a turn; the first is not counted")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def beside(arguments, torch, name, parameters, model, folder, loaded):
+    """Trains in turns from `folder`/start and prints tokens/s; `loaded` gives PyTorch's network and what makes logits of a batch."""
+    speeds, far = {"PyTorch eager": [], "lowbit": []}, 0.0
+    text = one_sequence(folder / "corpus", arguments.length)
+    for turn in range(arguments.rounds):
+        theirs, found = by_pytorch(arguments, torch, *loaded(), text)
+        speeds["PyTorch eager"] += found[1:]
+        ours, found = by_lowbit(arguments, model, folder / "start", folder / "corpus", folder / str(turn))
+        speeds["lowbit"] += found[1:]
+        far = max(far, apart(theirs, ours))
+    print(f"{name}, {parameters / 1e6:.1f}M parameters, {arguments.batch} × {arguments.length} tokens a step,")
+    print(f"{arguments.threads} threads, {date.today()}, {platform.machine()}, PyTorch {torch.__version__};")
+    print(f"losses of {arguments.steps} steps from {ours[0]:.3f} to {ours[-1]:.3f}, at most {far:.1e} apart\n")
+    print("| | tokens/s | ratio |\n|---|---|---|")
+    best = {who: max(found) for who, found in speeds.items()}
+    for who, found in speeds.items():
+        print(f"| {who} | {best[who]:.0f} / {statistics.median(found):.0f} | {best[who] / best['PyTorch eager']:.2f} |")

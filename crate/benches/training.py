@@ -9,16 +9,12 @@ clip and update by AdamW, on the same processors, PyTorch eagerly, its attention
 `scaled_dot_product_attention`. They take turns. Before a speed is printed, the losses of all steps must agree: what is
 timed is the same training. Prints a table in Markdown: tokens/s as best / median of the steps, the ratio of both.
 """
-import argparse
 import json
 import os
-import platform
-import statistics
 import tempfile
-from datetime import date
 from pathlib import Path
 
-from steps import apart, by_lowbit, by_pytorch, one_sequence
+from steps import beside, flags
 
 
 def shape(arguments):
@@ -60,15 +56,7 @@ def start(folder, config, torch, transformers):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=6, help="of a turn; the first is not counted")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = flags(__doc__, hidden=256, layers=8, batch=4, length=1024)
     os.sched_setaffinity(0, range(arguments.threads))
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     import torch
@@ -76,29 +64,17 @@ def main():
 
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)
-    config, speeds, far = shape(arguments), {"PyTorch eager": [], "lowbit": []}, 0.0
+    config = shape(arguments)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         parameters = start(folder / "start", config, torch, transformers).num_parameters()
-        text = one_sequence(folder / "corpus", arguments.length)
-        for turn in range(arguments.rounds):
+
+        def loaded():
             how = {"attn_implementation": "sdpa", "dtype": torch.float32}
-            network = transformers.LlamaForCausalLM.from_pretrained(folder / "start", **how)
-            theirs, found = by_pytorch(
-                arguments, torch, network, lambda inputs: network(inputs, use_cache=False).logits, text
-            )
-            speeds["PyTorch eager"] += found[1:]
-            model, out = model_setting(config), folder / str(turn)
-            ours, found = by_lowbit(arguments, model, folder / "start", folder / "corpus", out)
-            speeds["lowbit"] += found[1:]
-            far = max(far, apart(theirs, ours))
-    print(f"Llama-type, {parameters / 1e6:.1f}M parameters, {arguments.batch} × {arguments.length} tokens a step,")
-    print(f"{arguments.threads} threads, {date.today()}, {platform.machine()}, PyTorch {torch.__version__};")
-    print(f"losses of {arguments.steps} steps from {ours[0]:.3f} to {ours[-1]:.3f}, at most {far:.1e} apart\n")
-    print("| | tokens/s | ratio |\n|---|---|---|")
-    best = {who: max(found) for who, found in speeds.items()}
-    for who, found in speeds.items():
-        print(f"| {who} | {best[who]:.0f} / {statistics.median(found):.0f} | {best[who] / best['PyTorch eager']:.2f} |")
+            made = transformers.LlamaForCausalLM.from_pretrained(folder / "start", **how)
+            return made, lambda inputs: made(inputs, use_cache=False).logits
+
+        beside(arguments, torch, "Llama-type", parameters, model_setting(config), folder, loaded)
 
 
 if __name__ == "__main__":

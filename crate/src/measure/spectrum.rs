@@ -167,7 +167,7 @@ mod tests {
         let queries: Vec<&Reading> =
             rows.iter().filter(|row| row.values.get("role").is_some_and(|role| role == QUERIES)).collect();
         assert!(queries.iter().all(|row| row.number("rank") == Some(16.0)));
-        // The largest value of a product is at most the product of the largest.
+        // No more directions than values.
         assert!(queries.iter().all(|row| row.number("effective_rank").unwrap() <= 16.0 + 1e-9));
     }
 }
