@@ -1,8 +1,11 @@
-//! What leaving parts of a training out costs.
+//! What leaving parts of a training out costs, and how fast each variant learns.
 
-use super::Figure;
+use super::{Figure, Point, Series};
 use crate::error::Result;
 use crate::frame::Frame;
+
+/// Curves that are drawn together, at most.
+const CURVES: usize = 6;
 
 /// The difference in bits per byte of each variant of a training from the first, the mean over seeds, with the 95 % interval of
 /// Student's t.
@@ -10,20 +13,103 @@ use crate::frame::Frame;
 /// # Errors
 /// If the frame holds no records of an ablation.
 pub fn ablation(frame: &Frame) -> Result<Figure> {
+    Ok(bars(frame, "")?.title("What each part is worth"))
+}
+
+/// As [`ablation`], of models whose weights are rounded as the training's `qat` says.
+///
+/// # Errors
+/// As [`ablation`].
+pub fn ablation_quantized(frame: &Frame) -> Result<Figure> {
+    Ok(bars(frame, "_quantized")?.title("What each part is worth, once weights are rounded"))
+}
+
+/// Bars of the differences whose names end so.
+fn bars(frame: &Frame, end: &str) -> Result<Figure> {
     let rows = frame.filter("measure", "ablation")?.filter("row", "variant")?;
+    let column = format!("difference{end}");
     let first = rows.texts("variant")?.into_iter().flatten().next().unwrap_or_default();
     let others: Vec<String> = rows
         .texts("variant")?
         .into_iter()
-        .zip(rows.numbers("difference")?)
+        .zip(rows.numbers(&column)?)
         .filter_map(|(variant, difference)| variant.filter(|_| difference.is_some()))
         .collect();
     let known = rows.filter_any("variant", &others)?;
-    let figure = Figure::bar(&known, "variant", "difference").interval("difference_low", "difference_high");
+    let [low, high] = ["low", "high"].map(|bound| format!("{column}_{bound}"));
+    let figure = Figure::bar(&known, "variant", &column).interval(&low, &high);
     Ok(figure
-        .title("What each part is worth")
         .subtitle(format!(
             "difference from {first}, mean over seeds, whiskers: 95 % intervals of Student’s t"
         ))
         .y_label("bits per byte of held-out text, higher is worse"))
+}
+
+/// Training loss of each variant against tokens: the mean over seeds, and a band from the least seed to the largest.
+///
+/// Of more than six variants the first is drawn, and those that end farthest from it; the subtitle says so.
+///
+/// # Errors
+/// If the frame holds no curves of an ablation.
+pub fn learning(frame: &Frame) -> Result<Figure> {
+    let rows = frame.filter("measure", "ablation")?.filter("row", "curve")?;
+    let mut all: Vec<(String, Vec<(f64, Vec<f64>)>)> = vec![];
+    let places = rows.numbers("tokens")?.into_iter().zip(rows.numbers("bits_per_token")?);
+    for (variant, (tokens, loss)) in rows.texts("variant")?.into_iter().zip(places) {
+        let (Some(variant), Some(tokens), Some(loss)) = (variant, tokens, loss) else { continue };
+        let at = all.iter().position(|(name, _)| *name == variant).unwrap_or_else(|| {
+            all.push((variant, vec![]));
+            all.len() - 1
+        });
+        let curve = &mut all[at].1;
+        match curve.iter_mut().find(|(x, _)| *x == tokens) {
+            Some((_, losses)) => losses.push(loss),
+            None => curve.push((tokens, vec![loss])),
+        }
+    }
+    let seeds = all.iter().flat_map(|(_, curve)| curve).map(|(_, losses)| losses.len()).max().unwrap_or(0);
+    let points = |curve: &[(f64, Vec<f64>)]| -> Vec<Point> {
+        let point = |(x, losses): &(f64, Vec<f64>)| Point {
+            x: *x,
+            y: losses.iter().sum::<f64>() / losses.len() as f64,
+            interval: Some((
+                losses.iter().copied().fold(f64::INFINITY, f64::min),
+                losses.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            )),
+        };
+        curve.iter().map(point).collect()
+    };
+    let mut drawn: Vec<(String, Vec<Point>)> =
+        all.iter().map(|(name, curve)| (name.clone(), points(curve))).collect();
+    let mut subtitle = format!("mean of {seeds} seeds, band: the least to the largest of them");
+    if drawn.len() > CURVES {
+        let end = |points: &[Point]| points.last().map_or(f64::NAN, |point| point.y);
+        let first = end(&drawn[0].1);
+        let mut ends: Vec<f64> = drawn[1..].iter().map(|(_, points)| (end(points) - first).abs()).collect();
+        ends.sort_by(f64::total_cmp);
+        let least = ends[ends.len() - (CURVES - 1)];
+        let count = drawn.len();
+        let mut at = 0;
+        drawn.retain(|(_, points)| {
+            at += 1;
+            at == 1 || (end(points) - first).abs() >= least
+        });
+        subtitle += &format!(
+            " · {} of {count} variants: the first, and those that end farthest from it",
+            drawn.len()
+        );
+    }
+    let series = drawn.into_iter().enumerate();
+    let series = series.map(|(color, (label, points))| Series {
+        label,
+        points,
+        color,
+        band: true,
+        ..Series::default()
+    });
+    Ok(Figure::of_series(series.collect())
+        .title("Training loss by variant")
+        .subtitle(subtitle)
+        .x_label("tokens seen")
+        .y_label("loss of batches (bits per token)"))
 }

@@ -1,41 +1,86 @@
 //! All ready-made figures at once.
 
+use super::compare::summaries;
 use super::{
-    Figure, ablation, context, context_loss, copying, decode, divergence, drift, drift_prediction, memory,
-    outliers, passkey, perplexity, prefill, ranking, rate, sensitivity, size, smoothing, smoothing_bias,
-    spectrum, stability, training_loss,
+    Figure, ablation, ablation_quantized, context, context_loss, copying, decode, divergence, drift,
+    drift_prediction, learning, memory, outliers, passkey, perplexity, prefill, ranking, rate, sensitivity,
+    size, smoothing, smoothing_bias, spectrum, stability, training_loss,
 };
 use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
 use std::path::{Path, PathBuf};
 
-/// A ready-made figure: file name, measurement and column it needs, constructor.
-type Entry = (&'static str, Option<&'static str>, &'static str, fn(&Frame) -> Result<Figure>);
+/// A ready-made figure.
+struct Entry {
+    /// Its name, and that of its files.
+    name: &'static str,
+    /// The rows that it draws.
+    rows: Rows,
+    /// The column that these must have a number in.
+    column: &'static str,
+    figure: fn(&Frame) -> Result<Figure>,
+}
 
-const GALLERY: [Entry; 22] = [
-    ("perplexity", Some("perplexity"), "ppl", perplexity),
-    ("size", Some("perplexity"), "bits_per_byte", size),
-    ("rate", Some("artifact"), "artifact_bytes", rate),
-    ("ablation", Some("ablation"), "difference", ablation),
-    ("divergence", Some("divergence"), "kl", divergence),
+/// Rows of records.
+#[derive(Clone, Copy)]
+enum Rows {
+    /// The lines of a training log.
+    Log,
+    /// The summaries of a measurement.
+    Summaries(&'static str),
+    /// The summaries of a measurement, where those of another one have a number in this column.
+    Beside(&'static str, (&'static str, &'static str)),
+    /// The summaries of a measurement in a phase that has the figure's name.
+    Phase(&'static str),
+    /// The rows of this kind of a measurement.
+    Kind(&'static str, &'static str),
+}
+
+const fn entry(
+    name: &'static str,
+    rows: Rows,
+    column: &'static str,
+    figure: fn(&Frame) -> Result<Figure>,
+) -> Entry {
+    Entry { name, rows, column, figure }
+}
+
+/// One whose name is that of the measurement whose summaries it draws.
+const fn of(name: &'static str, column: &'static str, figure: fn(&Frame) -> Result<Figure>) -> Entry {
+    entry(name, Rows::Summaries(name), column, figure)
+}
+
+const GALLERY: &[Entry] = &[
+    of("perplexity", "ppl", perplexity),
+    entry("size", Rows::Summaries("perplexity"), "bits_per_byte", size),
+    entry("rate", Rows::Beside("artifact", ("perplexity", "bits_per_byte")), "artifact_bytes", rate),
+    entry("ablation", Rows::Kind("ablation", "variant"), "difference", ablation),
+    entry(
+        "ablation_quantized",
+        Rows::Kind("ablation", "variant"),
+        "difference_quantized",
+        ablation_quantized,
+    ),
+    entry("learning", Rows::Kind("ablation", "curve"), "bits_per_token", learning),
+    of("divergence", "kl", divergence),
     // Where nothing drifts there is no ranking, and nothing to see.
-    ("drift", Some("drift"), "tau_measured", drift),
-    ("drift_prediction", Some("drift"), "tau_measured", drift_prediction),
-    ("outliers", Some("outliers"), "kurtosis_max", outliers),
-    ("stability", Some("stability"), "together_median", stability),
-    ("sensitivity", Some("sensitivity"), "kl", sensitivity),
-    ("ranking", Some("ranking"), "tau", ranking),
-    ("context", Some("context"), "n_tokens", context),
-    ("context_loss", Some("context"), "n_tokens", context_loss),
-    ("passkey", Some("passkey"), "accuracy", passkey),
-    ("copying", Some("copying"), "accuracy", copying),
-    ("smoothing", Some("smoothing"), "error_scores", smoothing),
-    ("smoothing_bias", Some("smoothing"), "bias", smoothing_bias),
-    ("spectrum", Some("spectrum"), "condition_queries_max", spectrum),
-    ("prefill", Some("cost"), "tokens_per_s", prefill),
-    ("decode", Some("cost"), "tokens_per_s", decode),
-    ("memory", Some("cost"), "peak_bytes", memory),
-    ("training_loss", None, "loss", training_loss),
+    of("drift", "tau_measured", drift),
+    entry("drift_prediction", Rows::Summaries("drift"), "tau_measured", drift_prediction),
+    of("outliers", "kurtosis_max", outliers),
+    of("stability", "together_median", stability),
+    of("sensitivity", "kl", sensitivity),
+    of("ranking", "tau", ranking),
+    of("context", "n_tokens", context),
+    entry("context_loss", Rows::Summaries("context"), "n_tokens", context_loss),
+    of("passkey", "accuracy", passkey),
+    of("copying", "accuracy", copying),
+    of("smoothing", "error_scores", smoothing),
+    entry("smoothing_bias", Rows::Kind("smoothing", "synthetic"), "bias", smoothing_bias),
+    of("spectrum", "condition_queries_max", spectrum),
+    entry("prefill", Rows::Phase("cost"), "tokens_per_s", prefill),
+    entry("decode", Rows::Phase("cost"), "tokens_per_s", decode),
+    entry("memory", Rows::Summaries("cost"), "peak_bytes", memory),
+    entry("training_loss", Rows::Log, "loss", training_loss),
 ];
 
 /// What became of the figures that the records allow.
@@ -49,12 +94,10 @@ pub struct Gallery {
 
 /// The ready-made figures that the records allow, the most telling first, each with its name or with what is wrong.
 pub fn ready_made(frame: &Frame) -> Vec<(&'static str, Result<Figure>)> {
-    let made = GALLERY.into_iter().filter_map(|(name, measure, column, figure)| {
-        match allows(frame, name, measure, column) {
-            Ok(true) => Some((name, figure(frame))),
-            Ok(false) => None,
-            Err(error) => Some((name, Err(error))),
-        }
+    let made = GALLERY.iter().filter_map(|entry| match entry.allowed(frame) {
+        Ok(true) => Some((entry.name, (entry.figure)(frame))),
+        Ok(false) => None,
+        Err(error) => Some((entry.name, Err(error))),
     });
     made.collect()
 }
@@ -91,22 +134,33 @@ fn known(rows: &Frame, column: &str) -> bool {
     rows.numbers(column).is_ok_and(|values| values.into_iter().flatten().any(f64::is_finite))
 }
 
-fn allows(frame: &Frame, name: &str, measure: Option<&str>, column: &str) -> Result<bool> {
-    let Some(measure) = measure else { return Ok(known(frame, column) && frame.has("tokens")) };
-    if !frame.has("measure") || !frame.has("row") {
-        return Ok(false);
-    }
-    let rows = match name {
-        // Of rows that are no summaries.
-        "ablation" => frame.filter("measure", measure)?.filter("row", "variant")?,
-        "smoothing_bias" => frame.filter("measure", measure)?.filter("row", "synthetic")?,
-        // Beside what a byte costs, what it buys.
-        "rate" if !known(&super::compare::summaries(frame, "perplexity")?, "bits_per_byte") => {
+impl Entry {
+    /// Whether the records have what it draws.
+    fn allowed(&self, frame: &Frame) -> Result<bool> {
+        if let Rows::Log = self.rows {
+            return Ok(known(frame, self.column) && frame.has("tokens"));
+        }
+        if !frame.has("measure") || !frame.has("row") {
             return Ok(false);
         }
-        _ => super::compare::summaries(frame, measure)?,
-    };
-    let phased = ["prefill", "decode"].contains(&name);
-    let rows = if phased && rows.has("phase") { rows.filter("phase", name)? } else { rows };
-    Ok(known(&rows, column) && (!phased || rows.has("phase")))
+        let rows = match self.rows {
+            Rows::Log => return Ok(false),
+            Rows::Kind(measure, row) => frame.filter("measure", measure)?.filter("row", row)?,
+            Rows::Summaries(measure) => summaries(frame, measure)?,
+            Rows::Beside(measure, (other, column)) => {
+                if !known(&summaries(frame, other)?, column) {
+                    return Ok(false);
+                }
+                summaries(frame, measure)?
+            }
+            Rows::Phase(measure) => {
+                let rows = summaries(frame, measure)?;
+                match rows.has("phase") {
+                    true => rows.filter("phase", self.name)?,
+                    false => return Ok(false),
+                }
+            }
+        };
+        Ok(known(&rows, self.column))
+    }
 }

@@ -1,18 +1,21 @@
 //! Ablations: one training with and without its parts, several seeds each, in one resumable run.
 //!
-//! Each training leaves a row with its bits per byte; once all are there, a summary for each variant compares it with the first
-//! one, seed by seed: the mean difference with the interval of Student's t over seeds, its p-value, and that after Holm's correction
-//! for all variants.
+//! Each training leaves its curve of loss and a row with its bits per byte, as it is and with its weights rounded as its `qat` says;
+//! once all are there, a row for each variant compares it with the first one, seed by seed: mean differences with the interval of
+//! Student's t over seeds, their p-values, and these after Holm's correction for all variants, of each quantity on its own.
 
+use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::measure::{Table, subject};
-use crate::model::Model;
+use crate::model::tokenizer::Tokenizer;
+use crate::model::{Model, parse_tokenizer};
 use crate::progress::check_interrupt;
 use crate::record::{Conditions, Reading, Row, Run, SUMMARY, Subject, content_hash, read_lines};
 use crate::stats::{holm, paired};
 use crate::train::Training;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::f64::consts::LN_2;
 use std::path::Path;
 
 /// One training, and what is changed of it.
@@ -52,17 +55,96 @@ pub const TABLE: Table = Table {
         "variant",
         "seeds",
         "bits_per_byte",
-        "bits_per_byte_quantized",
         "difference",
         "difference_low",
         "difference_high",
         "p_holm",
+        "bits_per_byte_quantized",
+        "difference_quantized",
+        "p_holm_quantized",
         "tokens_per_s",
     ],
 };
 
 /// Its version.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// What variants are compared by: columns, and what the names of their differences end with. The second is what rounding as `qat`
+/// says leaves, the third what it costs.
+const COMPARED: [(&str, &str); 3] =
+    [("bits_per_byte", ""), ("bits_per_byte_quantized", "_quantized"), ("export_gap", "_gap")];
+
+/// Points of a training's curve of loss.
+const POINTS: usize = 12;
+
+/// One training of an ablation.
+struct Unit {
+    variant: String,
+    training: Training,
+    /// Titles and hashes of the texts that it reads.
+    texts: [(String, String); 2],
+    fingerprint: String,
+}
+
+impl Unit {
+    fn new(variant: &str, training: Training) -> Result<Self> {
+        let text = |split| Corpus::identity(&training.corpus, Some(split));
+        let texts = [text("train")?, text("valid")?];
+        let tokenizer = match &training.tokenizer {
+            Some(name) => parse_tokenizer(name).map_err(|error| error.at("tokenizer"))?,
+            None => Tokenizer::Bytes,
+        };
+        let identity = (NAME, VERSION, variant, &training, &texts, tokenizer.hash());
+        let fingerprint = content_hash(&identity)?;
+        Ok(Self { variant: variant.to_string(), training, texts, fingerprint })
+    }
+
+    /// Trains it below `folder`: the rows of its curve, of its end, and the one that says it is done.
+    fn readings(&self, folder: &Path) -> Result<Vec<Reading>> {
+        let Self { variant, training, texts, fingerprint } = self;
+        let place = folder.join(format!("{variant}-{}", training.seed));
+        let outcome = training.run(&place)?;
+        let mut model = Model::load(&outcome.model.to_string_lossy())?;
+        model.name = format!("{variant}, seed {}", training.seed);
+        let subject = subject(&model);
+        let row = |row: &str| {
+            let row = reading(&subject, training.seed).row(row).fingerprint(fingerprint);
+            row.value("variant", variant.as_str())
+        };
+        let per_step = (training.mixture.batch_size * training.mixture.seq_len) as u64;
+        let curve = curve(&place.join("log.jsonl"), outcome.steps)?;
+        let curve = curve.into_iter().map(|(step, loss)| {
+            row("curve").value("steps", step).value("tokens", step * per_step).value("bits_per_token", loss)
+        });
+        let gap = outcome.valid_bits_per_byte_quantized.map(|rounded| rounded - outcome.valid_bits_per_byte);
+        let [(_, train), (valid_title, valid)] = texts;
+        let end = row("training")
+            .value("steps", outcome.steps)
+            .value("tokens", outcome.steps * per_step)
+            .value("corpus", valid_title.as_str())
+            .value("corpus_hash", valid.as_str())
+            .value("train_hash", train.as_str())
+            .value("bits_per_byte", outcome.valid_bits_per_byte)
+            .value("bits_per_byte_quantized", outcome.valid_bits_per_byte_quantized)
+            .value("export_gap", gap)
+            .value("tokens_per_s", outcome.tokens_per_s);
+        Ok(curve.chain([end, row(SUMMARY).value("done", "training")]).collect())
+    }
+}
+
+/// The loss of a training in bits a token by its log: means over equal parts of its steps, each with the last of these.
+fn curve(log: &Path, steps: u64) -> Result<Vec<(u64, f64)>> {
+    let lines = std::fs::read_to_string(log).map_err(|error| Error::io(log, &error))?;
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let losses: Vec<(u64, f64)> =
+        lines.filter_map(|line| Some((line["step"].as_u64()?, line["loss"].as_f64()?))).collect();
+    let part = (steps as usize).div_ceil(POINTS).max(1);
+    let mean = |part: &[(u64, f64)]| {
+        let sum: f64 = part.iter().map(|(_, loss)| loss).sum();
+        Some((part.last()?.0, sum / part.len() as f64 / LN_2))
+    };
+    Ok(losses.chunks(part).filter_map(mean).collect())
+}
 
 impl Ablation {
     /// Trains what `run` does not hold yet, each in a folder of its own below `folder`, and records it.
@@ -70,40 +152,18 @@ impl Ablation {
     /// # Errors
     /// If a variant's settings cannot be followed, or a training fails.
     pub fn record(&self, run: &Run, folder: &Path) -> Result<()> {
-        let all = self.trainings()?;
-        for (variant, training) in &all {
-            let fingerprint = fingerprint(variant, training)?;
-            if run.has(&fingerprint) {
-                continue;
-            }
-            let place = folder.join(format!("{variant}-{}", training.seed));
-            let outcome = training
-                .run(&place)
-                .map_err(|error| error.at(format!("{variant}, seed {}", training.seed)))?;
-            let mut model = Model::load(&outcome.model.to_string_lossy())?;
-            model.name = format!("{variant}, seed {}", training.seed);
-            let mixture = &training.mixture;
-            let row = reading(&subject(&model), training.seed)
-                .row("training")
-                .fingerprint(&fingerprint)
-                .value("variant", variant.as_str())
-                .value("steps", outcome.steps)
-                .value("tokens", outcome.steps * (mixture.batch_size * mixture.seq_len) as u64)
-                .value("bits_per_byte", outcome.valid_bits_per_byte)
-                .value("bits_per_byte_quantized", outcome.valid_bits_per_byte_quantized)
-                .value("tokens_per_s", outcome.tokens_per_s);
-            let closing = reading(&subject(&model), training.seed)
-                .fingerprint(&fingerprint)
-                .value("variant", variant.as_str())
-                .value("done", "training");
-            run.record(&[row, closing])?;
+        let all = self.units()?;
+        for unit in all.iter().filter(|unit| !run.has(&unit.fingerprint)) {
+            let readings = unit.readings(folder);
+            let place = || format!("{}, seed {}", unit.variant, unit.training.seed);
+            run.record(&readings.map_err(|error| error.at(place()))?)?;
             check_interrupt()?;
         }
         self.compare(run, &all)
     }
 
     /// Each variant with each seed.
-    fn trainings(&self) -> Result<Vec<(String, Training)>> {
+    fn units(&self) -> Result<Vec<Unit>> {
         if self.variants.is_empty() || self.seeds.is_empty() {
             return Err(Error::input("an ablation needs a variant and a seed at least").at(&self.name));
         }
@@ -112,68 +172,78 @@ impl Ablation {
         for Variant { name, change } in &self.variants {
             let mut settings = base.clone();
             merge(&mut settings, change);
-            let changed: Training = serde_json::from_value(settings)
-                .map_err(|error| Error::input(format!("{error}")).at(format!("variant {name}")))?;
-            all.extend(
-                self.seeds.iter().map(|seed| (name.clone(), Training { seed: *seed, ..changed.clone() })),
-            );
+            let at = |error: Error| error.at(format!("variant {name}"));
+            let changed: Training =
+                serde_json::from_value(settings).map_err(|error| at(Error::input(format!("{error}"))))?;
+            for seed in &self.seeds {
+                all.push(Unit::new(name, Training { seed: *seed, ..changed.clone() }).map_err(at)?);
+            }
         }
         Ok(all)
     }
 
     /// Records how each variant compares with the first.
-    fn compare(&self, run: &Run, all: &[(String, Training)]) -> Result<()> {
-        let units = all.iter().map(|(variant, training)| fingerprint(variant, training));
-        let identity = content_hash(&units.collect::<Result<Vec<_>>>()?)?;
+    fn compare(&self, run: &Run, all: &[Unit]) -> Result<()> {
+        let identity = content_hash(&all.iter().map(|unit| &unit.fingerprint).collect::<Vec<_>>())?;
         if run.has(&identity) {
             return Ok(());
         }
         let rows = read_lines(run.path().join("metrics.jsonl"))?.rows;
         let is_training = |row: &&Row| row.get("row").and_then(Value::as_str) == Some("training");
         let rows: Vec<&Row> = rows.iter().filter(is_training).collect();
-        let value = |variant: &str, seed: u64, column: &str| -> Option<f64> {
-            let is = |row: &&&Row| {
-                row.get("variant").and_then(Value::as_str) == Some(variant)
-                    && row.get("seed").and_then(Value::as_u64) == Some(seed)
-            };
-            rows.iter().find(is)?.get(column)?.as_f64()
-        };
         let of = |variant: &str, column: &str| -> Vec<f64> {
-            self.seeds.iter().filter_map(|seed| value(variant, *seed, column)).collect()
+            let own = all.iter().filter(|unit| unit.variant == variant);
+            let own = own.filter_map(|unit| {
+                let is =
+                    |row: &&&Row| row.get("fingerprint").and_then(Value::as_str) == Some(&unit.fingerprint);
+                rows.iter().find(is)?.get(column)?.as_f64()
+            });
+            own.collect()
         };
         let mean =
             |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
-        let first = of(&self.variants[0].name, "bits_per_byte");
-        let tests: Vec<_> = self.variants[1..]
-            .iter()
-            .map(|variant| {
-                let own = of(&variant.name, "bits_per_byte");
-                let differences: Vec<f64> = own.iter().zip(&first).map(|(own, first)| own - first).collect();
-                (differences.len() == self.seeds.len()).then(|| paired(&differences)).flatten()
-            })
-            .collect();
-        let p: Vec<f64> = tests.iter().flatten().map(|test| test.p).collect();
-        let mut corrected = holm(&p).into_iter();
-        let mut readings = vec![];
-        for (i, Variant { name, .. }) in self.variants.iter().enumerate() {
-            let own = of(name, "bits_per_byte");
-            let mut row = reading(&Subject { model: name.clone(), ..Subject::default() }, 0)
+        let mut readings: Vec<Reading> = vec![];
+        for Variant { name, .. } in &self.variants {
+            let row = reading(&Subject { model: name.clone(), ..Subject::default() }, 0)
                 .row("variant")
                 .fingerprint(&identity)
                 .value("variant", name.as_str())
-                .value("seeds", own.len())
-                .value("bits_per_byte", mean(&own))
-                .value("bits_per_byte_quantized", mean(&of(name, "bits_per_byte_quantized")))
+                .value("seeds", self.seeds.len())
                 .value("tokens_per_s", mean(&of(name, "tokens_per_s")));
-            if let Some(test) = i.checked_sub(1).and_then(|i| tests[i]) {
-                row = row
-                    .value("difference", test.mean)
-                    .value("difference_low", test.low)
-                    .value("difference_high", test.high)
-                    .value("p", test.p)
-                    .value("p_holm", corrected.next());
+            readings.push(
+                COMPARED.iter().fold(row, |row, (column, _)| row.value(column, mean(&of(name, column)))),
+            );
+        }
+        for (column, end) in COMPARED {
+            let first = of(&self.variants[0].name, column);
+            let tests: Vec<_> = self.variants[1..]
+                .iter()
+                .map(|variant| {
+                    let own = of(&variant.name, column);
+                    let differences: Vec<f64> =
+                        own.iter().zip(&first).map(|(own, first)| own - first).collect();
+                    (differences.len() == self.seeds.len()).then(|| paired(&differences)).flatten()
+                })
+                .collect();
+            let p: Vec<f64> = tests.iter().flatten().map(|test| test.p).collect();
+            let mut corrected = holm(&p).into_iter();
+            for (row, test) in readings[1..].iter_mut().zip(&tests) {
+                let Some(test) = test else { continue };
+                let values = [
+                    ("difference", Some(test.mean)),
+                    ("difference_low", Some(test.low)),
+                    ("difference_high", Some(test.high)),
+                    ("p", Some(test.p)),
+                    ("p_holm", corrected.next()),
+                ];
+                *row = values.into_iter().fold(std::mem::take(row), |row, (name, value)| {
+                    let name = match name.strip_prefix("difference_") {
+                        Some(bound) => format!("difference{end}_{bound}"),
+                        None => format!("{name}{end}"),
+                    };
+                    row.value(&name, value)
+                });
             }
-            readings.push(row);
         }
         let closing = reading(&Subject { model: self.variants[0].name.clone(), ..Subject::default() }, 0);
         readings.push(closing.row(SUMMARY).fingerprint(&identity).value("done", "comparison"));
@@ -183,11 +253,6 @@ impl Ablation {
 
 fn reading(subject: &Subject, seed: u64) -> Reading {
     Reading::new(NAME, VERSION, subject, &Conditions { seed: Some(seed), ..Conditions::default() })
-}
-
-/// What decides the result of a training, but for its texts, which have their hashes in their folder's card.
-fn fingerprint(variant: &str, training: &Training) -> Result<String> {
-    content_hash(&(NAME, VERSION, variant, training))
 }
 
 /// A JSON merge patch (RFC 7396): objects are merged, `null` takes a key away, everything else replaces.
@@ -268,7 +333,12 @@ mod tests {
         ablation.record(&run, &at("trained")).unwrap();
         let rows = read_lines(run.path().join("metrics.jsonl")).unwrap().rows;
         let of = |kind: &str| rows.iter().filter(|row| row["row"] == kind).collect::<Vec<_>>();
-        assert_eq!((of("training").len(), of("variant").len()), (9, 3));
+        assert_eq!((of("training").len(), of("variant").len(), of("curve").len()), (9, 3, 27));
+        assert_eq!(of("curve")[2]["tokens"], of("training")[0]["tokens"]);
+        let frame = crate::frame::Frame::load(run.path()).unwrap();
+        for figure in [crate::figure::ablation, crate::figure::learning] {
+            assert!(figure(&frame).unwrap().svg().unwrap().contains("adamw"));
+        }
         let mean = |variant: &str| -> f64 {
             let own = of("training").into_iter().filter(|row| row["variant"] == variant);
             own.map(|row| row["bits_per_byte"].as_f64().unwrap()).sum::<f64>() / 3.0
