@@ -52,19 +52,21 @@ fn bars(frame: &Frame, end: &str) -> Result<Figure> {
 /// # Errors
 /// If the frame holds no curves of an ablation.
 pub fn learning(frame: &Frame) -> Result<Figure> {
-    let rows = frame.filter("measure", "ablation")?.filter("row", "curve")?;
+    let rows = frame.filter("measure", "ablation")?.filter("row", "training")?;
     let mut all: Vec<(String, Vec<(f64, Vec<f64>)>)> = vec![];
-    let places = rows.numbers("tokens")?.into_iter().zip(rows.numbers("bits_per_token")?);
-    for (variant, (tokens, loss)) in rows.texts("variant")?.into_iter().zip(places) {
-        let (Some(variant), Some(tokens), Some(loss)) = (variant, tokens, loss) else { continue };
+    let curves = rows.lists("curve_tokens")?.into_iter().zip(rows.lists("curve_bits_per_token")?);
+    for (variant, (tokens, losses)) in rows.texts("variant")?.into_iter().zip(curves) {
+        let (Some(variant), Some(tokens), Some(losses)) = (variant, tokens, losses) else { continue };
         let at = all.iter().position(|(name, _)| *name == variant).unwrap_or_else(|| {
             all.push((variant, vec![]));
             all.len() - 1
         });
         let curve = &mut all[at].1;
-        match curve.iter_mut().find(|(x, _)| *x == tokens) {
-            Some((_, losses)) => losses.push(loss),
-            None => curve.push((tokens, vec![loss])),
+        for (tokens, loss) in tokens.into_iter().zip(losses) {
+            match curve.iter_mut().find(|(x, _)| *x == tokens) {
+                Some((_, losses)) => losses.push(loss),
+                None => curve.push((tokens, vec![loss])),
+            }
         }
     }
     let seeds = all.iter().flat_map(|(_, curve)| curve).map(|(_, losses)| losses.len()).max().unwrap_or(0);

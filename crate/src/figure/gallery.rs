@@ -61,7 +61,7 @@ const GALLERY: &[Entry] = &[
         "difference_quantized",
         ablation_quantized,
     ),
-    entry("learning", Rows::Kind("ablation", "curve"), "bits_per_token", learning),
+    entry("learning", Rows::Kind("ablation", "training"), "bits_per_byte", learning),
     of("divergence", "kl", divergence),
     // Where nothing drifts there is no ranking, and nothing to see.
     of("drift", "tau_measured", drift),

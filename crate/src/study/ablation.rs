@@ -99,7 +99,7 @@ impl Unit {
         Ok(Self { variant: variant.to_string(), training, texts, fingerprint })
     }
 
-    /// Trains it below `folder`: the rows of its curve, of its end, and the one that says it is done.
+    /// Trains it below `folder`: the row of what it came to, with its curve, and the one that says it is done.
     fn readings(&self, folder: &Path) -> Result<Vec<Reading>> {
         let Self { variant, training, texts, fingerprint } = self;
         let place = folder.join(format!("{variant}-{}", training.seed));
@@ -107,15 +107,14 @@ impl Unit {
         let mut model = Model::load(&outcome.model.to_string_lossy())?;
         model.name = format!("{variant}, seed {}", training.seed);
         let subject = subject(&model);
-        let row = |row: &str| {
-            let row = reading(&subject, training.seed).row(row).fingerprint(fingerprint);
+        let row = |kind: &str| {
+            let row = reading(&subject, training.seed).row(kind).fingerprint(fingerprint);
             row.value("variant", variant.as_str())
         };
         let per_step = (training.mixture.batch_size * training.mixture.seq_len) as u64;
         let curve = curve(&place.join("log.jsonl"), outcome.steps)?;
-        let curve = curve.into_iter().map(|(step, loss)| {
-            row("curve").value("steps", step).value("tokens", step * per_step).value("bits_per_token", loss)
-        });
+        let (steps, losses): (Vec<f64>, Vec<f64>) = curve.into_iter().unzip();
+        let tokens: Vec<f64> = steps.iter().map(|step| step * per_step as f64).collect();
         let gap = outcome.valid_bits_per_byte_quantized.map(|rounded| rounded - outcome.valid_bits_per_byte);
         let [(_, train), (valid_title, valid)] = texts;
         let end = row("training")
@@ -127,19 +126,21 @@ impl Unit {
             .value("bits_per_byte", outcome.valid_bits_per_byte)
             .value("bits_per_byte_quantized", outcome.valid_bits_per_byte_quantized)
             .value("export_gap", gap)
-            .value("tokens_per_s", outcome.tokens_per_s);
-        Ok(curve.chain([end, row(SUMMARY).value("done", "training")]).collect())
+            .value("tokens_per_s", outcome.tokens_per_s)
+            .value("curve_tokens", tokens)
+            .value("curve_bits_per_token", losses);
+        Ok(vec![end, row(SUMMARY).value("done", "training")])
     }
 }
 
 /// The loss of a training in bits a token by its log: means over equal parts of its steps, each with the last of these.
-fn curve(log: &Path, steps: u64) -> Result<Vec<(u64, f64)>> {
+fn curve(log: &Path, steps: u64) -> Result<Vec<(f64, f64)>> {
     let lines = std::fs::read_to_string(log).map_err(|error| Error::io(log, &error))?;
     let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let losses: Vec<(u64, f64)> =
-        lines.filter_map(|line| Some((line["step"].as_u64()?, line["loss"].as_f64()?))).collect();
+    let losses: Vec<(f64, f64)> =
+        lines.filter_map(|line| Some((line["step"].as_f64()?, line["loss"].as_f64()?))).collect();
     let part = (steps as usize).div_ceil(POINTS).max(1);
-    let mean = |part: &[(u64, f64)]| {
+    let mean = |part: &[(f64, f64)]| {
         let sum: f64 = part.iter().map(|(_, loss)| loss).sum();
         Some((part.last()?.0, sum / part.len() as f64 / LN_2))
     };
@@ -333,8 +334,8 @@ mod tests {
         ablation.record(&run, &at("trained")).unwrap();
         let rows = read_lines(run.path().join("metrics.jsonl")).unwrap().rows;
         let of = |kind: &str| rows.iter().filter(|row| row["row"] == kind).collect::<Vec<_>>();
-        assert_eq!((of("training").len(), of("variant").len(), of("curve").len()), (9, 3, 27));
-        assert_eq!(of("curve")[2]["tokens"], of("training")[0]["tokens"]);
+        assert_eq!((of("training").len(), of("variant").len()), (9, 3));
+        assert_eq!(of("training")[0]["curve_tokens"], json!([48.0, 96.0, 144.0]));
         let frame = crate::frame::Frame::load(run.path()).unwrap();
         for figure in [crate::figure::ablation, crate::figure::learning] {
             assert!(figure(&frame).unwrap().svg().unwrap().contains("adamw"));
