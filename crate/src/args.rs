@@ -219,6 +219,9 @@ pub struct Source {
     /// Tokens of such a window [default: 512].
     #[arg(long, value_name = "TOKENS")]
     pub calibration_length: Option<usize>,
+    /// Gradients of rows that a training left (rows.safetensors), for schemes with rowsftle or rowsgrad.
+    #[arg(long, value_name = "FILE")]
+    pub row_gradients: Option<PathBuf>,
     /// Compute with what the codes stand for, in f32, instead of the codes.
     #[arg(long)]
     pub simulate: bool,

@@ -96,7 +96,8 @@ fn quantizing(source: &Source) -> Quantizing {
     let mut calibration = source.calibration.as_ref().map_or_else(Calibration::default, Calibration::of);
     calibration.samples = source.calibration_samples.unwrap_or(calibration.samples);
     calibration.length = source.calibration_length.unwrap_or(calibration.length);
-    Quantizing { calibration, backend: if source.simulate { Backend::Fake } else { Backend::Packed } }
+    let backend = if source.simulate { Backend::Fake } else { Backend::Packed };
+    Quantizing { calibration, backend, rows: source.row_gradients.clone() }
 }
 
 fn quantize(source: &Source, out: &Path) -> Result<()> {

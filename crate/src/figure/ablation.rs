@@ -1,5 +1,6 @@
 //! What leaving parts of a training out costs, and how fast each variant learns.
 
+use super::spread::Spread;
 use super::{Figure, Point, Series};
 use crate::error::Result;
 use crate::frame::Frame;
@@ -53,36 +54,14 @@ fn bars(frame: &Frame, end: &str) -> Result<Figure> {
 /// If the frame holds no curves of an ablation.
 pub fn learning(frame: &Frame) -> Result<Figure> {
     let rows = frame.filter("measure", "ablation")?.filter("row", "training")?;
-    let mut all: Vec<(String, Vec<(f64, Vec<f64>)>)> = vec![];
+    let mut all = Spread::default();
     let curves = rows.lists("curve_tokens")?.into_iter().zip(rows.lists("curve_bits_per_token")?);
-    for (variant, (tokens, losses)) in rows.texts("variant")?.into_iter().zip(curves) {
-        let (Some(variant), Some(tokens), Some(losses)) = (variant, tokens, losses) else { continue };
-        let at = all.iter().position(|(name, _)| *name == variant).unwrap_or_else(|| {
-            all.push((variant, vec![]));
-            all.len() - 1
-        });
-        let curve = &mut all[at].1;
-        for (tokens, loss) in tokens.into_iter().zip(losses) {
-            match curve.iter_mut().find(|(x, _)| *x == tokens) {
-                Some((_, losses)) => losses.push(loss),
-                None => curve.push((tokens, vec![loss])),
-            }
-        }
+    for (variant, curve) in rows.texts("variant")?.into_iter().zip(curves) {
+        let (Some(variant), (Some(tokens), Some(losses))) = (variant, curve) else { continue };
+        tokens.into_iter().zip(losses).for_each(|(tokens, loss)| all.add(&variant, tokens, loss));
     }
-    let seeds = all.iter().flat_map(|(_, curve)| curve).map(|(_, losses)| losses.len()).max().unwrap_or(0);
-    let points = |curve: &[(f64, Vec<f64>)]| -> Vec<Point> {
-        let point = |(x, losses): &(f64, Vec<f64>)| Point {
-            x: *x,
-            y: losses.iter().sum::<f64>() / losses.len() as f64,
-            interval: Some((
-                losses.iter().copied().fold(f64::INFINITY, f64::min),
-                losses.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            )),
-        };
-        curve.iter().map(point).collect()
-    };
-    let mut drawn: Vec<(String, Vec<Point>)> =
-        all.iter().map(|(name, curve)| (name.clone(), points(curve))).collect();
+    let seeds = all.most();
+    let mut drawn: Vec<(&str, Vec<Point>)> = all.lines().collect();
     let mut subtitle = format!("mean of {seeds} seeds, band: the least to the largest of them");
     if drawn.len() > CURVES {
         let end = |points: &[Point]| points.last().map_or(f64::NAN, |point| point.y);
@@ -103,7 +82,7 @@ pub fn learning(frame: &Frame) -> Result<Figure> {
     }
     let series = drawn.into_iter().enumerate();
     let series = series.map(|(color, (label, points))| Series {
-        label,
+        label: label.to_string(),
         points,
         color,
         band: true,

@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png), [`vega`](Figure::vega) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`copying`], [`smoothing`], [`smoothing_bias`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`], [`rate()`], [`ablation()`], [`ablation_quantized`], [`learning`], [`spectrum()`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`copying`], [`smoothing`], [`smoothing_bias`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`], [`rate()`], [`ablation()`], [`ablation_quantized`], [`learning`], [`exponents`], [`spectrum()`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow. What none of them shows is drawn by hand: [`picture`].
 
 mod ablation;
@@ -32,6 +32,7 @@ mod drift;
 mod gallery;
 mod heat;
 mod lines;
+mod lyapunov;
 mod memory;
 mod outliers;
 mod output;
@@ -46,6 +47,7 @@ mod sensitivity;
 mod size;
 mod smoothing;
 mod spectrum;
+mod spread;
 mod stability;
 mod tags;
 mod throughput;
@@ -60,6 +62,7 @@ pub use copying::copying;
 pub use divergence::divergence;
 pub use drift::{drift, drift_prediction};
 pub use gallery::{Gallery, draw_all, ready_made};
+pub use lyapunov::exponents;
 pub use memory::memory;
 pub use outliers::outliers;
 pub use passkey::passkey;

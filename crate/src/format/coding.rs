@@ -1,6 +1,6 @@
 //! A format together with which values share a scale, how the scale is found, and how it is stored.
 
-use super::{Encoded, Format, Granularity, Scale, Scales, pack};
+use super::{Encoded, Format, Granularity, Scale, Scales, int, pack};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -134,19 +134,18 @@ impl Coding {
             return Err(Error::input(format!("blocks of {self} are kept where a file has them, not made"))
                 .hint("w8, w4 or u4 with -g32 are their like"));
         }
-        let bad = values.par_chunks(1 << 16).map(|v| v.iter().filter(|v| !v.is_finite()).count());
-        let bad: usize = bad.sum();
-        if bad > 0 {
-            let what = format!("{bad} of {} weights are NaN or infinite", values.len());
-            return Err(Error::input(what).hint("such a matrix cannot be quantized"));
-        }
+        finite(values)?;
         let runs = self.granularity.runs(rows, cols);
         let ideal: Vec<Scale> = (0..runs.count())
             .into_par_iter()
             .with_min_len(64)
             .map(|i| self.ideal(&values[runs.range(i)]))
             .collect();
-        let scales = Scales::store(self.format, self.stored, &ideal);
+        self.storable(Scales::store(self.format, self.stored, &ideal))
+    }
+
+    /// Refuses scales that are too large for how they are stored.
+    fn storable(&self, scales: Scales) -> Result<Scales> {
         match (0..scales.len()).all(|i| scales.get(i).scale.is_finite()) {
             true => Ok(scales),
             false => Err(Error::input(format!("a weight is too large for a scale of {self}"))
@@ -210,6 +209,36 @@ impl Coding {
         Ok(Encoded::new(*self, rows, cols, &codes, scales))
     }
 
+    /// Encodes a matrix [rows, cols] to integers of as many bits as each row is given, by row, in the place of the format's own. They are
+    /// kept as integers of 8 bits, of which narrow rows use those near zero: a file gains by it where codes are compressed.
+    ///
+    /// # Errors
+    /// As [`fit`](Self::fit), and if a width is not 2 … 8.
+    pub fn encode_rows(&self, values: &[f32], rows: usize, cols: usize, widths: &[u8]) -> Result<Encoded> {
+        let of = |bits: u8| Self { format: Format::Int(bits), granularity: Granularity::Row, ..*self };
+        let kept = of(8);
+        widths.iter().try_for_each(|bits| of(*bits).check(rows, cols))?;
+        finite(values)?;
+        let row = |row: usize| &values[row * cols..(row + 1) * cols];
+        let ideal: Vec<Scale> =
+            widths.par_iter().enumerate().map(|(i, bits)| of(*bits).ideal(row(i))).collect();
+        let scales = kept.storable(Scales::store(kept.format, self.stored, &ideal))?;
+        let late = (self.stored == Stored::F16Late).then(|| Scales::store(kept.format, Stored::F32, &ideal));
+        let chosen_by = late.as_ref().unwrap_or(&scales);
+        let mut codes = vec![0; values.len()];
+        let each = codes.par_chunks_mut(cols).zip(widths).enumerate().with_min_len(64);
+        each.for_each(|(i, (codes, bits))| {
+            Format::Int(*bits).encode(row(i), chosen_by.get(i), codes);
+            codes.iter_mut().for_each(|code| *code = int::signed(*code, *bits) as u8);
+        });
+        Ok(Encoded::new(kept, rows, cols, &codes, scales))
+    }
+
+    /// The value of a run that reaches the top of the range: what the scale of a narrower or wider format comes of.
+    pub(crate) fn reach(&self, run: &[f32]) -> f32 {
+        self.ideal(run).scale * self.format.top()
+    }
+
     /// Bytes of an encoded matrix [rows, cols]: codes, scales and zero points.
     pub fn bytes(&self, rows: usize, cols: usize) -> usize {
         let codes = match self.granularity {
@@ -217,6 +246,16 @@ impl Coding {
             _ => rows * pack::bytes(self.format, cols),
         };
         codes + Scales::bytes_of(self.format, self.stored, self.granularity.runs(rows, cols).count())
+    }
+}
+
+/// Refuses values that no code stands for.
+fn finite(values: &[f32]) -> Result<()> {
+    let bad = values.par_chunks(1 << 16).map(|v| v.iter().filter(|v| !v.is_finite()).count());
+    match bad.sum::<usize>() {
+        0 => Ok(()),
+        bad => Err(Error::input(format!("{bad} of {} weights are NaN or infinite", values.len()))
+            .hint("such a matrix cannot be quantized")),
     }
 }
 

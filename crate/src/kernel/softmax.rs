@@ -18,6 +18,15 @@ pub fn nll_grad(logits: &[f32], vocab: usize, targets: &[u32], weights: &[f32], 
     });
 }
 
+/// Σ wᵢ nllᵢ in nats for logits [T, vocabulary] and one target and weight a row; `grad` [T, vocabulary], overwritten, is its
+/// gradient with respect to the logits.
+pub fn cross_entropy(logits: &[f32], targets: &[u32], weights: &[f32], grad: &mut [f32]) -> f32 {
+    let vocab = logits.len() / targets.len().max(1);
+    let nll = nll(logits, vocab, targets);
+    nll_grad(logits, vocab, targets, weights, grad);
+    nll.iter().zip(weights).map(|(nll, w)| f64::from(nll * w)).sum::<f64>() as f32
+}
+
 /// [`nll`] of logits plus `bias`; adds the mean over the rows of softmax(logits + bias) − onehot to `gradient`. Rows follow one
 /// another, whatever the number of threads.
 pub fn biased_nll(logits: &[f32], bias: &[f32], targets: &[u32], gradient: &mut [f32]) -> Vec<f32> {

@@ -18,6 +18,7 @@
 //! | `reference` | a measurement beside a reference |
 //! | `items`, `likelihood` | a measurement by items, and how likely one text goes on after another |
 //! | `watch` | what a model's linears read |
+//! | `gradient` | what the gradient says of a change of weights |
 //! | `power` | noise against a signal |
 //! | `limit` | how large a setting may be, and how long a sequence |
 //! | `finite` | where values that are not finite begin |
@@ -34,14 +35,17 @@ pub mod choice;
 pub mod context;
 pub mod copying;
 pub mod cost;
+pub mod distortion;
 pub mod divergence;
 pub mod drift;
 mod finite;
+mod gradient;
 #[macro_use]
 mod items;
 pub mod lambada;
 mod likelihood;
 mod limit;
+pub mod lyapunov;
 pub mod making;
 pub mod outliers;
 pub mod passkey;
@@ -72,11 +76,13 @@ instruments! {
     Perplexity(perplexity::Perplexity),
     Divergence(divergence::Divergence),
     Sqnr(sqnr::Sqnr),
+    Distortion(distortion::Distortion),
     Drift(drift::Drift),
     Outliers(outliers::Outliers),
     Sinks(sinks::Sinks),
     Smoothing(smoothing::Smoothing),
     Spectrum(spectrum::Spectrum),
+    Lyapunov(lyapunov::Lyapunov),
     Stability(stability::Stability),
     Sensitivity(sensitivity::Sensitivity),
     Context(context::LongContext),

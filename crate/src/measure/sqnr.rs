@@ -172,7 +172,7 @@ fn ratios(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<Ratio>
 }
 
 /// Refuses two models whose matrices are given different things: of other shapes, rotated, or rescaled by the norms.
-fn aligned(reference: &Model, model: &Model) -> Result<()> {
+pub(super) fn aligned(reference: &Model, model: &Model) -> Result<()> {
     reference::comparable(reference, model)?;
     let refused = |what: &str, hint: &str| {
         Err(Error::input(what).at(format!("{} against {}", model.name, reference.name)).hint(hint))

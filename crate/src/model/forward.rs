@@ -57,6 +57,16 @@ impl Model {
         Ok(install(|| self.stack.through(stream, blocks, None))?)
     }
 
+    /// One pass of the stream through a block; see [`Stack::pass`](crate::family::Stack::pass).
+    pub(crate) fn pass(&self, stream: &Tensor, block: usize, first: bool) -> Result<Tensor> {
+        Ok(install(|| self.stack.pass(stream, block, first))?)
+    }
+
+    /// How many times the stream passes a block.
+    pub(crate) fn passes_of(&self, block: usize) -> usize {
+        self.stack.passes_of(block)
+    }
+
     /// The residual stream that leaves the last block → hidden states before the head.
     pub(crate) fn close(&self, stream: &Tensor) -> Result<Tensor> {
         Ok(install(|| self.stack.close(stream))?)

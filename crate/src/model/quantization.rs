@@ -170,6 +170,9 @@ pub struct BlockReport {
     pub rows: usize,
     /// Their format; none if they are left as they are.
     pub coding: Option<Coding>,
+    /// Bits in the mean, where each row has a width of its own within the format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<f64>,
     /// Whether they keep every bit in fewer.
     #[serde(default)]
     pub lossless: bool,
@@ -191,7 +194,8 @@ impl BlockReport {
     /// The name of their format; none if they are stored as they are.
     pub fn format(&self) -> Option<String> {
         let lossless = self.lossless.then(|| "lossless".to_string());
-        self.coding.map(|coding| coding.to_string()).or(lossless)
+        let by_row = self.bits.map_or_else(String::new, |bits| format!(" ({bits:.2} bits by row)"));
+        self.coding.map(|coding| format!("{coding}{by_row}")).or(lossless)
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn keep(scheme: &Scheme, model: &Model, sites: &[Site], parts: &mut [
     for (site, parts) in sites.iter().zip(parts).filter(|(site, _)| !ruled(scheme, site)) {
         let coding = read_in.get(&*site.weight).and_then(|own| own.coding);
         any |= coding.is_some();
-        *parts = vec![Part { segment: None, first: 0, rows: site.rows, coding }];
+        *parts = vec![Part { segment: None, first: 0, rows: site.rows, coding, widths: None }];
     }
     match any {
         true => Ok(()),

@@ -4,6 +4,7 @@
 //! which compress. So each candidate is made and packed, and of those within the budget the largest are read on a short text.
 
 use super::calibrate::Sample;
+use super::rows::{Pulls, RowWidths, Score};
 use super::scheme::Scheme;
 use super::{Coding, Quantizing};
 use crate::error::{Error, Result};
@@ -16,9 +17,13 @@ use crate::threads::{install, threads};
 use candle_core::DType;
 use rayon::prelude::*;
 use std::fmt;
+use std::sync::Arc;
 
 /// Candidates of which the loss is measured: the largest within the budget.
 const MEASURED: usize = 8;
+
+/// Means of the widths of rows that are told apart, by bit.
+const STEPS: f64 = 128.0;
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -44,28 +49,27 @@ pub struct Tried {
 
 impl Model {
     /// The scheme near `scheme` whose file is within `budget` bytes and whose loss on the calibration text is least: its own widths and
-    /// all others of 2 to 8 bits, clipped and not, with and without a floor.
+    /// all others of 2 to 8 bits, clipped and not, with and without a floor. Where widths are chosen by row, the largest mean of them
+    /// whose file is within the budget is looked for, to 1/128 of a bit, and nothing else is changed.
     ///
     /// # Errors
     /// If no candidate is within the budget: the smallest file that one makes is told; or as
     /// [`quantized_with`](Self::quantized_with).
     pub fn fitted(&self, scheme: &Scheme, budget: u64, how: &Quantizing) -> Result<Fitted> {
-        let candidates = candidates(self, scheme)?;
         let sample = how.calibration.sample(self)?;
-        let progress = Progress::new("packing", candidates.len() as u64, "schemes");
-        let mut tried = vec![];
-        // Compression runs on one thread: as many candidates at a time as there are.
-        for some in candidates.chunks(threads()) {
-            let packed = install(|| {
-                let each = some.par_iter().map(|scheme| {
-                    let bytes = self.quantized_with(scheme, how)?.artifact()?.bytes.len();
-                    Ok(Tried { scheme: scheme.clone(), bytes, loss: None })
-                });
-                each.collect::<Vec<Result<Tried>>>()
-            });
-            tried.extend(packed.into_iter().collect::<Result<Vec<_>>>()?);
-            progress.tick(some.len() as u64)?;
-        }
+        let trained = |by: Score| by.is_of_norms() && how.rows.is_some();
+        let pulls = match scheme.rows {
+            Some(RowWidths { by, .. }) if by != Score::Magnitude && !trained(by) => {
+                Some(Arc::new(Pulls::of(self, &sample, &self.config.sites(), by == Score::Cost)?))
+            }
+            _ => None,
+        };
+        let made = |scheme: &Scheme| self.quantized_by(scheme, how, pulls.clone());
+        let (mut tried, measured) = match scheme.rows {
+            // What is within the budget and narrower loses more: it need not be read.
+            Some(rows) => (by_mean(scheme, rows, budget, &made)?, 1),
+            None => (by_candidates(&candidates(self, scheme)?, &made)?, MEASURED),
+        };
         tried.sort_by(|a, b| {
             b.bytes.cmp(&a.bytes).then_with(|| a.scheme.to_string().cmp(&b.scheme.to_string()))
         });
@@ -78,18 +82,72 @@ impl Model {
                 .at(&self.name)
                 .hint(smallest));
         }
-        let progress = Progress::new("measuring", within.len().min(MEASURED) as u64, "schemes");
-        for i in within.into_iter().take(MEASURED) {
-            let model = self.quantized_with(&tried[i].scheme, how)?;
+        let progress = Progress::new("measuring", within.len().min(measured) as u64, "schemes");
+        for i in within.into_iter().take(measured) {
+            let model = made(&tried[i].scheme)?;
             tried[i].loss = Some(loss(&model, &sample)?);
             progress.tick(1)?;
         }
         let losses = tried.iter().filter_map(|tried| Some((tried.loss?, &tried.scheme)));
         let best = losses.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, scheme)| scheme.clone());
         let best = best.ok_or_else(|| Error::internal("nothing was measured"))?;
-        let model = self.quantized_with(&best, how)?;
+        let model = made(&best)?;
         Ok(Fitted { artifact: model.artifact()?, model, tried })
     }
+}
+
+/// Packs a model made by a scheme.
+fn pack(scheme: Scheme, made: impl Fn(&Scheme) -> Result<Model>) -> Result<Tried> {
+    let bytes = made(&scheme)?.artifact()?.bytes.len();
+    Ok(Tried { scheme, bytes, loss: None })
+}
+
+/// Each of these.
+fn by_candidates(
+    candidates: &[Scheme],
+    made: &(impl Fn(&Scheme) -> Result<Model> + Sync),
+) -> Result<Vec<Tried>> {
+    let progress = Progress::new("packing", candidates.len() as u64, "schemes");
+    let mut tried = vec![];
+    // Compression runs on one thread: as many candidates at a time as there are.
+    for some in candidates.chunks(threads()) {
+        let packed = install(|| {
+            some.par_iter().map(|scheme| pack(scheme.clone(), made)).collect::<Vec<Result<Tried>>>()
+        });
+        tried.extend(packed.into_iter().collect::<Result<Vec<_>>>()?);
+        progress.tick(some.len() as u64)?;
+    }
+    Ok(tried)
+}
+
+/// One mean of the widths of rows after the other: those that are left are halved each time.
+fn by_mean(
+    scheme: &Scheme,
+    rows: RowWidths,
+    budget: u64,
+    made: &impl Fn(&Scheme) -> Result<Model>,
+) -> Result<Vec<Tried>> {
+    let packed = |steps: u32| {
+        let rows = Some(RowWidths { bits: Some(f64::from(steps) / STEPS), ..rows });
+        pack(Scheme { rows, ..scheme.clone() }, made)
+    };
+    let (mut low, mut high) = (2 * STEPS as u32, 8 * STEPS as u32);
+    let mut tried = vec![packed(low)?, packed(high)?];
+    if tried[0].bytes as u64 > budget || tried[1].bytes as u64 <= budget {
+        return Ok(tried);
+    }
+    let progress = Progress::new("packing", u64::from((high - low).ilog2() + 1), "schemes");
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        let one = packed(middle)?;
+        match one.bytes as u64 <= budget {
+            true => low = middle,
+            false => high = middle,
+        }
+        tried.push(one);
+        progress.tick(1)?;
+    }
+    Ok(tried)
 }
 
 /// Mean −ln p of the tokens of a text.
@@ -184,6 +242,9 @@ mod tests {
         let error = model.fitted(&scheme, 1000, &how).unwrap_err().to_string();
         let least = found.tried.last().unwrap().bytes;
         assert!(error.contains(&format!("the smallest file is {least} bytes")), "{error}");
+        let rows = model.fitted(&"w6a16-sf16-rowsmag+head=w6".parse().unwrap(), six * 3 / 4, &how).unwrap();
+        let used = rows.artifact.bytes.len() as u64;
+        assert!(used <= six * 3 / 4 && used as f64 > 0.99 * (six * 3 / 4) as f64, "{used} of {six}");
         let error = model.fitted(&Scheme::nf4(), 1000, &how).unwrap_err().to_string();
         assert!(error.contains("widths of integers"), "{error}");
     }

@@ -119,7 +119,7 @@ pub fn parts(
         let shares = shares.next().unwrap_or_default().into_iter().map(|share| {
             first += share.rows;
             let coding = Some(at_width(WIDTHS[share.width]));
-            Part { first: first - share.rows, rows: share.rows, coding, segment: part.segment.clone() }
+            Part { first: first - share.rows, rows: share.rows, coding, ..part.clone() }
         });
         shares.collect()
     };

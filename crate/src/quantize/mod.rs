@@ -24,6 +24,8 @@
 //! | [`mixed`], [`allocate`](mod@allocate) | widths for layers under a budget, by what a short text tells |
 //! | [`fitted`] | widths, clips and floors for a budget of the whole file |
 //! | [`knapsack`] | widths for whole parts under a budget, exactly |
+//! | [`rows`] | widths by row |
+//! | `slope` | the gradients of a text |
 //! | [`probe`] | one part of a quantized model at a time |
 //! | [`straight`] | what training sees of a scheme |
 
@@ -38,8 +40,10 @@ pub mod mixed;
 mod name;
 pub mod probe;
 mod round;
+pub mod rows;
 pub mod scheme;
 pub mod select;
+mod slope;
 pub mod straight;
 #[cfg(test)]
 mod tests;
@@ -48,7 +52,7 @@ mod walk;
 use crate::error::{Error, Result};
 use crate::family::site::Residual;
 use crate::family::{Matrices, Site, Tensors, some_of};
-use crate::format::{Coding, Granularity};
+use crate::format::{Coding, Format, Granularity};
 use crate::layer::attention::Width;
 use crate::model::quantization::{Backend, Cached, LayerReport, Made, Quantization};
 use crate::model::{Model, cast, parse_dtype};
@@ -60,6 +64,8 @@ pub use scheme::{Budget, Hessians, Rule, Scheme};
 use select::Part;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// How a model is quantized, beside the scheme.
@@ -70,6 +76,10 @@ pub struct Quantizing {
     pub calibration: Calibration,
     /// How products are computed.
     pub backend: Backend,
+    /// What the gradients of rows were while the model was trained (`rows.safetensors`), for schemes whose widths go by their norms;
+    /// none: those on the calibration text count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<PathBuf>,
 }
 
 /// Version of what schemes make of a model: raised when one of the same name makes another than before. Since 2 a budget of
@@ -90,13 +100,23 @@ impl Model {
     /// # Errors
     /// As [`quantized`](Self::quantized).
     pub fn quantized_with(&self, scheme: &Scheme, how: &Quantizing) -> Result<Self> {
+        self.quantized_by(scheme, how, None)
+    }
+
+    /// As [`quantized_with`](Self::quantized_with), where it is known already what gradients say of rows.
+    fn quantized_by(
+        &self,
+        scheme: &Scheme,
+        how: &Quantizing,
+        pulls: Option<Arc<rows::Pulls>>,
+    ) -> Result<Self> {
         let model = self.stored_for(scheme)?;
         if scheme.is_plain() {
             return Ok(model);
         }
         scheme.admits(&model, model.dtype)?;
         let clock = Instant::now();
-        let mut job = Job::new(&model, scheme, how)?;
+        let mut job = Job { pulls, ..Job::new(&model, scheme, how)? };
         let sample = job.fold()?;
         let mut made = job.round(sample.as_ref())?;
         made.made.get_or_insert_default().whole.seconds = clock.elapsed().as_secs_f64();
@@ -136,6 +156,15 @@ impl Scheme {
                 "rotation and smoothing both move outliers: one undoes the other",
                 "choose rot or smooth",
             );
+        }
+        if self.rows.is_some() && (self.moves_inputs() || self.gptq.is_some() || self.budget.is_some()) {
+            return refused(
+                "widths of rows are chosen for the nearest codes of weights as they are",
+                "leave rot, smooth, perchannel, gptq and mix out of a scheme with rows",
+            );
+        }
+        if self.rows.is_some() && !matches!(self.weights, Some(Coding { format: Format::Int(_), .. })) {
+            return refused("widths of rows are those of integers", "begin with w2 … w8");
         }
         let passes = |site: &Site| site.residual == Residual::Reads;
         if self.rotation.is_some() && !model.config.sites().iter().any(passes) {
@@ -191,6 +220,8 @@ struct Job<'a> {
     tensors: Tensors,
     report: Quantization,
     made: Made,
+    /// What gradients say of rows, where that is known.
+    pulls: Option<Arc<rows::Pulls>>,
 }
 
 impl<'a> Job<'a> {
@@ -237,7 +268,7 @@ impl<'a> Job<'a> {
             layers: layers.collect(),
         };
         let (tensors, made) = (model.tensors().clone(), Made::default());
-        Ok(Self { model, scheme, how, parts, tensors, sites, report, made })
+        Ok(Self { model, scheme, how, parts, tensors, sites, report, made, pulls: None })
     }
 
     /// Rotates and rescales as the scheme wants; returns the text that it needs.

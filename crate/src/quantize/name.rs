@@ -1,6 +1,7 @@
 //! The names of schemes: written, read, and listed. [`Scheme`] has the table of their parts.
 
 use super::calibrate::Observer;
+use super::rows::RowWidths;
 use super::scheme::{Budget, Hessians, Rule, Scheme};
 use crate::error::{Error, Result};
 use crate::format::{Coding, Format};
@@ -30,6 +31,9 @@ smooth0.5        outliers moved from activations to weights (SmoothQuant)
 gptq             codes chosen by GPTQ on the inputs that matrices have in the model as it is
 gptqseq          the same block by block, on the inputs that rounded blocks leave (the paper's way, twice the
                  reading); gptqtrueseq: matrix by matrix. Activations are not rounded meanwhile
+rowsfisher5.5    a width for each row of integers, so many bits a weight in the mean: by the square of gradients on the
+                 calibration text; rowsgrad: by their logarithms; rowscost: by what rounding costs; rowsmag: by the
+                 row's largest weight; rowsftle: by the rule published as FTLE
 mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all, which it
                  measures: the KL of every part at 4 bits on 1,024 tokens; mix1460608B: so many bytes in all
 x8, bc8          a recurrence's input; what writes and reads its state (B and C, keys and queries)
@@ -110,6 +114,7 @@ impl fmt::Display for Scheme {
         parts.extend(self.smooth.map(|exponent| format!("smooth{exponent}")));
         let hessians = Hessians::NAMES.into_iter().filter(|(_, hessians)| self.gptq == Some(*hessians));
         parts.extend(hessians.map(|(name, _)| name.to_string()));
+        parts.extend(self.rows.map(|rows| rows.to_string()));
         parts.extend(self.budget.map(|budget| format!("mix{budget}")));
         let Recurrence { x, bc, state, products } = self.recurrence;
         parts.extend(x.map(|bits| format!("x{bits}")));
@@ -215,6 +220,9 @@ impl Scheme {
             let exponent: f32 = exponent.parse().ok()?;
             self.smooth = Some(exponent).filter(|exponent| (0.0..=1.0).contains(exponent));
             self.smooth?;
+        } else if part.starts_with("rows") {
+            self.weights?;
+            self.rows = Some(RowWidths::named(part)?);
         } else if let Some(budget) = part.strip_prefix("mix") {
             self.weights?;
             self.budget = Some(match budget.strip_suffix('B') {
@@ -277,6 +285,8 @@ mod tests {
             "w16a16-h4ef8",
             "w16a16-kv4c",
             "w4a8-kv8c-bf16",
+            "w5a16-sf16-rowsfisher5.5+head=w8",
+            "w4a8-rowsftle",
             "gguf",
             "ggufa8-kv4-bf16+head=w8",
             "w16a16-qk4",
@@ -327,6 +337,9 @@ mod tests {
             "q4_0",
             "w4a16-q40",
             "w4a16-floor0",
+            "w4a16-rowsfisher9",
+            "w4a16-rows",
+            "w16a16-rowsmag",
             "w16a16-sf16",
         ] {
             assert!(name.parse::<Scheme>().is_err(), "{name}");

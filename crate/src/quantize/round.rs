@@ -2,6 +2,7 @@
 
 use super::calibrate::{Inputs, Sample, Wanted, observe};
 use super::gptq::{Gptq, gptq};
+use super::rows::{self, nearest};
 use super::scheme::Hessians;
 use super::select::Part;
 use super::walk::Walk;
@@ -45,6 +46,7 @@ impl Job<'_> {
             self.made.choosing = Some(choosing);
             (self.parts, self.report.budget) = (chosen.parts, Some(chosen.spent));
         }
+        self.widths(sample)?;
         let wanted = Wanted { gram: true, ..self.wanted() };
         let mut own = if self.scheme.blocks { self.model.kept_blocks()? } else { BTreeMap::new() };
         let mut matrices = Matrices::new();
@@ -65,6 +67,30 @@ impl Job<'_> {
             }
         }
         self.finish(matrices)
+    }
+
+    /// Chooses the widths of rows, where the scheme asks for it.
+    fn widths(&mut self, sample: Option<&Sample>) -> Result<()> {
+        let (Some(rows), Some(coding)) = (self.scheme.rows, self.scheme.weights) else { return Ok(()) };
+        let trained = self.how.rows.as_ref().filter(|_| rows.by.is_of_norms());
+        let pulls = match (&self.pulls, trained, sample) {
+            (Some(pulls), ..) => pulls.clone(),
+            (None, Some(path), _) => {
+                let (pulls, hash) = rows::Pulls::read(path, &self.sites)?;
+                let by = format!("widths by row, by gradients of its training, {hash}");
+                self.report.method = self.report.method.replacen("widths by row", &by, 1);
+                Arc::new(pulls)
+            }
+            (None, None, Some(sample)) => {
+                self.made.whole.tokens += 3 * sample.tokens(); // there and back
+                let each = rows.by == rows::Score::Cost;
+                Arc::new(rows::Pulls::of(&self.current()?, sample, &self.sites, each)?)
+            }
+            (None, None, None) => Arc::default(),
+        };
+        let chosen = rows::Chosen { sites: &self.sites, tensors: &self.tensors, coding, rows };
+        self.report.w_bits = Some(chosen.give(&mut self.parts, &pulls)?);
+        Ok(())
     }
 
     /// Whether what is rounded first decides what is seen of the inputs of the rest.
@@ -166,8 +192,15 @@ impl Job<'_> {
         } else {
             let block = self.kept(stored)?;
             let (coding, lossless, bytes) = (None, block.is_coded(), block.bytes());
-            self.report.layers[i].blocks =
-                vec![BlockReport { segment: None, rows: site.rows, coding, lossless, bytes, error: 0.0 }];
+            self.report.layers[i].blocks = vec![BlockReport {
+                segment: None,
+                rows: site.rows,
+                coding,
+                bits: None,
+                lossless,
+                bytes,
+                error: 0.0,
+            }];
             if lossless { vec![block] } else { vec![] }
         };
         if !blocks.is_empty() {
@@ -207,8 +240,11 @@ impl Job<'_> {
                 }
             };
             let (segment, rows, coding) = (part.segment.clone(), part.rows, part.coding);
-            let lossless = block.is_coded();
-            reports.push(BlockReport { segment, rows, coding, lossless, bytes, error });
+            let (lossless, mean) = (block.is_coded(), |widths: &Vec<u8>| {
+                widths.iter().map(|bits| f64::from(*bits)).sum::<f64>() / rows.max(1) as f64
+            });
+            let bits = part.widths.as_ref().map(mean);
+            reports.push(BlockReport { segment, rows, coding, bits, lossless, bytes, error });
             blocks.push(block);
         }
         self.report.layers[i].blocks = reports;
@@ -233,9 +269,7 @@ pub(super) fn encode(
     let cols = site.cols;
     let rows_of = |part: &Part| &values[part.first * cols..(part.first + part.rows) * cols];
     let Some(gram) = gram else {
-        let nearest =
-            |part: &Part| part.coding.map(|coding| coding.encode(rows_of(part), part.rows, cols)).transpose();
-        return parts.iter().map(nearest).collect();
+        return parts.iter().map(|part| nearest(part, rows_of(part), cols)).collect();
     };
     // The scales are those of the weights as they are; GPTQ only chooses codes.
     let fitted = |part: &Part| {

@@ -1,6 +1,7 @@
 //! [`Scheme`]: what is quantized, to what, and how.
 
 use super::calibrate::Observer;
+use super::rows::RowWidths;
 use crate::format::{Clip, Coding, Format, Granularity};
 use crate::layer::attention::Width;
 use crate::layer::recurrence::Recurrence;
@@ -32,6 +33,7 @@ use std::fmt;
 /// | `smooth0.5` | outliers moved from activations to weights (SmoothQuant) with this exponent |
 /// | `gptq` | codes chosen by GPTQ on the inputs that matrices have in the model as it is ([`Hessians`]) |
 /// | `gptqseq`, `gptqtrueseq` | the same block by block, or matrix by matrix, on inputs that what is rounded leaves |
+/// | `rowsfisher5.5`, `rowsgrad`, `rowscost`, `rowsmag`, `rowsftle` | a width for each row, so many bits a weight in the mean ([`rows`](super::rows)) |
 /// | `mix4.25`, `mix1460608B` | each matrix in the width that it earns, so many bits a weight, or bytes, in all |
 /// | `x8`, `bc8`, `h8`, `h16` | a recurrence's input, what writes and reads its state (B and C, keys and queries), its state; its state in bf16 |
 /// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |
@@ -57,6 +59,8 @@ pub struct Scheme {
     pub smooth: Option<f32>,
     /// The inputs on which GPTQ chooses codes; none: codes are the nearest.
     pub gptq: Option<Hessians>,
+    /// How the widths of rows are chosen; none: they are all those of the format.
+    pub rows: Option<RowWidths>,
     /// What mixed widths may use.
     pub budget: Option<Budget>,
     /// Bits of what goes through the recurrence.
@@ -320,7 +324,11 @@ impl Scheme {
 
     /// Whether it needs a text to be read.
     pub fn needs_calibration(&self) -> bool {
-        self.gptq.is_some() || self.observer.is_some() || self.smooth.is_some() || self.budget.is_some()
+        let rows = self.rows.is_some_and(RowWidths::needs_text);
+        rows || self.gptq.is_some()
+            || self.observer.is_some()
+            || self.smooth.is_some()
+            || self.budget.is_some()
     }
 
     /// How codes and scales are chosen, in words.
@@ -330,6 +338,7 @@ impl Scheme {
             (self.rotation.is_some(), "rotation".to_string()),
             (self.smooth.is_some(), "smoothing".to_string()),
             (self.budget.is_some(), "mixed precision".to_string()),
+            (self.rows.is_some(), "widths by row".to_string()),
             (self.gptq == Some(Hessians::Once), "gptq".to_string()),
             (self.gptq == Some(Hessians::Blocks), "gptq block by block".to_string()),
             (self.gptq == Some(Hessians::Matrices), "gptq matrix by matrix".to_string()),

@@ -18,6 +18,8 @@ pub struct Part {
     pub rows: usize,
     /// Their format; none leaves them as they are.
     pub coding: Option<Coding>,
+    /// Bits of each row, where they are chosen by row: of integers that are kept as those of 8 bits.
+    pub widths: Option<Vec<u8>>,
 }
 
 /// The parts of every site, in the order of the sites; neighbours in one format are one part, unless widths are to be
@@ -91,7 +93,7 @@ fn parts_of(scheme: &Scheme, site: &Site) -> Result<Vec<Part>> {
             None if site.roles.contains(&"head") => scheme.head(),
             None => scheme.weights.filter(|_| site.by_default),
         };
-        parts.push(Part { segment: segment.map(String::from), first, rows, coding });
+        parts.push(Part { segment: segment.map(String::from), first, rows, coding, widths: None });
         first += rows;
     }
     for part in &parts {

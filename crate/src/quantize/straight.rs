@@ -36,7 +36,7 @@ impl Straight {
             (scheme.smooth.is_some(), "smooths a trained model by a text"),
             (scheme.gptq.is_some(), "chooses codes by a text, and training by nearest ones"),
             (scheme.observer.is_some(), "finds scales of activations by a text"),
-            (scheme.budget.is_some(), "finds widths by a text"),
+            (scheme.budget.is_some() || scheme.rows.is_some(), "finds widths by a text"),
             (
                 scheme.dtype.is_some() || scheme.lossless,
                 "has a dtype for what is not rounded, and training is in f32",

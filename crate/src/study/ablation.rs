@@ -6,7 +6,7 @@
 
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::measure::{Table, subject};
+use crate::measure::{Instrument, Table, subject};
 use crate::model::tokenizer::Tokenizer;
 use crate::model::{Model, parse_tokenizer};
 use crate::progress::check_interrupt;
@@ -31,6 +31,9 @@ pub struct Ablation {
     /// By name what is put in the place of the base's settings, as a JSON merge patch (RFC 7396): what is `null` goes back to its
     /// default. The first is what the others are compared with.
     pub variants: Vec<Variant>,
+    /// What is measured of each trained model, under the name of its variant and seed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<Instrument>,
 }
 
 /// A variant of a training.
@@ -87,7 +90,7 @@ struct Unit {
 }
 
 impl Unit {
-    fn new(variant: &str, training: Training) -> Result<Self> {
+    fn new(variant: &str, training: Training, measures: &[Instrument]) -> Result<Self> {
         let text = |split| Corpus::identity(&training.corpus, Some(split));
         let texts = [text("train")?, text("valid")?];
         let tokenizer = match &training.tokenizer {
@@ -95,12 +98,15 @@ impl Unit {
             None => Tokenizer::Bytes,
         };
         let identity = (NAME, VERSION, variant, &training, &texts, tokenizer.hash());
-        let fingerprint = content_hash(&identity)?;
+        let fingerprint = match measures {
+            [] => content_hash(&identity)?,
+            measures => content_hash(&(identity, measures))?,
+        };
         Ok(Self { variant: variant.to_string(), training, texts, fingerprint })
     }
 
-    /// Trains it below `folder`: the row of what it came to, with its curve, and the one that says it is done.
-    fn readings(&self, folder: &Path) -> Result<Vec<Reading>> {
+    /// Trains it below `folder`: the model, the row of what it came to, with its curve, and the one that says it is done.
+    fn train(&self, folder: &Path) -> Result<(Model, Vec<Reading>)> {
         let Self { variant, training, texts, fingerprint } = self;
         let place = folder.join(format!("{variant}-{}", training.seed));
         let outcome = training.run(&place)?;
@@ -129,7 +135,8 @@ impl Unit {
             .value("tokens_per_s", outcome.tokens_per_s)
             .value("curve_tokens", tokens)
             .value("curve_bits_per_token", losses);
-        Ok(vec![end, row(SUMMARY).value("done", "training")])
+        let rows = vec![end, row(SUMMARY).value("done", "training")];
+        Ok((model, rows))
     }
 }
 
@@ -155,9 +162,11 @@ impl Ablation {
     pub fn record(&self, run: &Run, folder: &Path) -> Result<()> {
         let all = self.units()?;
         for unit in all.iter().filter(|unit| !run.has(&unit.fingerprint)) {
-            let readings = unit.readings(folder);
-            let place = || format!("{}, seed {}", unit.variant, unit.training.seed);
-            run.record(&readings.map_err(|error| error.at(place()))?)?;
+            let trained = unit.train(folder).and_then(|(model, readings)| {
+                self.measures.iter().try_for_each(|measure| measure.record(&model, run))?;
+                run.record(&readings) // last: what is recorded is done
+            });
+            trained.map_err(|error| error.at(format!("{}, seed {}", unit.variant, unit.training.seed)))?;
             check_interrupt()?;
         }
         self.compare(run, &all)
@@ -177,7 +186,8 @@ impl Ablation {
             let changed: Training =
                 serde_json::from_value(settings).map_err(|error| at(Error::input(format!("{error}"))))?;
             for seed in &self.seeds {
-                all.push(Unit::new(name, Training { seed: *seed, ..changed.clone() }).map_err(at)?);
+                let training = Training { seed: *seed, ..changed.clone() };
+                all.push(Unit::new(name, training, &self.measures).map_err(at)?);
             }
         }
         Ok(all)
@@ -329,12 +339,18 @@ mod tests {
                 variant("full-rank", json!({"model": {"q_rank": 0}})),
                 variant("adamw", json!({"muon": null})),
             ],
+            measures: vec![crate::measure::spectrum::Spectrum::default().into()],
         };
         let run = Run::create_in(at("runs"), "small").unwrap();
         ablation.record(&run, &at("trained")).unwrap();
         let rows = read_lines(run.path().join("metrics.jsonl")).unwrap().rows;
-        let of = |kind: &str| rows.iter().filter(|row| row["row"] == kind).collect::<Vec<_>>();
+        let of = |kind: &str| -> Vec<_> {
+            rows.iter().filter(|row| row["measure"] == NAME && row["row"] == kind).collect()
+        };
         assert_eq!((of("training").len(), of("variant").len()), (9, 3));
+        let spectra = rows.iter().filter(|row| row["measure"] == "spectrum" && row["row"] == "summary");
+        let spectra: Vec<_> = spectra.map(|row| row["model"].as_str().unwrap()).collect();
+        assert_eq!((spectra.len(), spectra[8]), (9, "adamw, seed 3"));
         assert_eq!(of("training")[0]["curve_tokens"], json!([48.0, 96.0, 144.0]));
         let frame = crate::frame::Frame::load(run.path()).unwrap();
         for figure in [crate::figure::ablation, crate::figure::learning] {

@@ -54,7 +54,7 @@ const WIDTHS: [&str; 5] =
 
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 11] = [
+    pub const NAMES: [&str; 12] = [
         "glance",
         "phase1",
         "first-look",
@@ -66,13 +66,17 @@ impl Study {
         "sensitivity",
         "mixed",
         "cost",
+        "lowrank-q",
     ];
 
     /// The studies that answer the questions of a phase, in the order in which they can be run; a study of that name
     /// alone, where it is no phase.
     pub fn parts(name: &str) -> Vec<&str> {
         match name {
-            "phase1" => Self::NAMES.into_iter().filter(|part| !["glance", "cost"].contains(part)).collect(),
+            "phase1" => Self::NAMES
+                .into_iter()
+                .filter(|part| !["glance", "cost", "lowrank-q"].contains(part))
+                .collect(),
             name => vec![name],
         }
     }
@@ -97,6 +101,10 @@ impl Study {
             "context" => "Does what few bits cost grow with the length of the context?",
             "sensitivity" => "Which parts break first, and what would have told it beforehand?",
             "mixed" => "Do widths chosen part by part beat uniform widths in the same bytes?",
+            "lowrank-q" => {
+                "How many bytes does the low-rank-Q transformer take, what does it predict with them, how many directions do its \
+                 queries use, and do its blocks contract?"
+            }
             "cost" => "How fast, and in how much memory, does the model run in each scheme?",
             _ => return None,
         })
@@ -127,6 +135,7 @@ impl Study {
             "sensitivity" => Ok(Self::sensitivity()),
             "mixed" => Self::mixed(root),
             "cost" => Ok(Self::cost()),
+            "lowrank-q" => Ok(Self::lowrank_q()),
             _ => Err(Error::input(format!("unknown study {name:?}"))
                 .hint(format!("known are: {}", Self::NAMES.join(", ")))),
         }
@@ -244,6 +253,20 @@ impl Study {
             .models([MODEL])
             .schemes(["f32", "bf16", "w8a8", "w4a8", "w4a16"])
             .measure(Cost { repetitions: 3, ..Cost::lengths([512, 2048, 8192, 32768]) })
+    }
+
+    /// The default low-rank-Q transformer as it is packed: its bytes, what it predicts, with adaptation and without, its spectrum
+    /// and its exponents. What its training and its widths are worth, the settings beside it measure on models that they train.
+    pub fn lowrank_q() -> Self {
+        let text = |seq_len, stride| Perplexity { seq_len, stride, ..Perplexity::default() };
+        Self::new("lowrank-q")
+            .models(["data/models/griot"])
+            .schemes(["stored"])
+            .measure(Artifact::default())
+            .measure(Perplexity { max_tokens: Some(32_768), ..text(512, 64) })
+            .measure(Spectrum::default())
+            .measure(Lyapunov::default())
+            .measure(Adaptation { seq_len: 512, lr: 1.0, max_tokens: Some(32_768), ..Adaptation::default() })
     }
 
     /// The same study on few tokens, prompts and lengths: a check that everything works.

@@ -30,6 +30,7 @@ mod repetition;
 mod report;
 mod runs;
 mod saving;
+mod scripts;
 mod smoothing;
 mod study;
 mod tasks;

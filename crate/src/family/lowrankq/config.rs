@@ -17,6 +17,9 @@ pub struct Config {
     pub vocab_size: usize,
     /// Blocks.
     pub num_layers: usize,
+    /// How many times the stream passes each block before the next, by the same weights (layer sharing).
+    #[serde(skip_serializing_if = "is_one")]
+    pub iterations: usize,
     /// Width of the residual stream.
     pub model_dim: usize,
     /// Query heads H, of `model_dim` / H values each.
@@ -58,6 +61,10 @@ pub enum Rank {
     Layers(Vec<usize>),
 }
 
+fn is_one(count: &usize) -> bool {
+    *count == 1
+}
+
 impl Rank {
     /// That of a layer.
     pub fn of(&self, layer: usize) -> usize {
@@ -82,6 +89,7 @@ impl Default for Config {
         Self {
             vocab_size: 256,
             num_layers: 6,
+            iterations: 1,
             model_dim: 192,
             num_heads: 6,
             num_kv_heads: 3,
@@ -152,6 +160,7 @@ impl Family for Config {
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("num_layers", self.num_layers),
+            ("iterations", self.iterations),
             ("model_dim", self.model_dim),
             ("num_heads", self.num_heads),
             ("num_kv_heads", self.num_kv_heads),

@@ -76,6 +76,7 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
                 step("mlp", "mlp_scale", Box::new(mlp))?,
             ],
             keeps: Some(i + 1).filter(|copy| *copy <= skips),
+            again: config.iterations - 1,
         })
     };
     let blocks: Vec<Block> = (0..config.num_layers).map(block).collect::<Result<_>>()?;

@@ -85,6 +85,7 @@ impl Config {
         for (key, to) in [
             ("/vocab_size", &mut self.vocab_size),
             ("/num_layers", &mut self.num_layers),
+            ("/iterations", &mut self.iterations),
             ("/model_dim", &mut self.model_dim),
             ("/num_heads", &mut self.num_heads),
             ("/num_kv_heads", &mut self.num_kv_heads),

@@ -1,5 +1,6 @@
 //! What measurements ask of single blocks: their recurrences, and which tokens look at which.
 
+use super::block::Pass;
 use super::{Block, Stack, Step};
 use crate::kernel::scan::CHUNK;
 use crate::layer::branch::Branch;
@@ -44,6 +45,22 @@ impl Stack {
         }
     }
 
+    /// How many times the stream passes a block.
+    pub fn passes_of(&self, block: usize) -> usize {
+        1 + self.blocks[block].again
+    }
+
+    /// One pass of the stream through a block, from a state of zeros: [B, T, (1 + copies) · hidden] → [B, T, hidden], without the
+    /// copies. A skip joins before the `first`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn pass(&self, x: &Tensor, block: usize, first: bool) -> Result<Tensor> {
+        let mut copies = x.chunk(1 + self.copies, D::Minus1)?;
+        let x = copies.remove(0).contiguous()?;
+        Pass { block: &self.blocks[block], first, last: false }.definition(x, &copies, None)
+    }
+
     /// What the first branch of a block that has anything to say says of what it reads.
     fn at_branch<T>(
         &self,
@@ -55,7 +72,7 @@ impl Stack {
         let mut copies = x.chunk(1 + self.copies, D::Minus1)?;
         let mut x = copies.remove(0).contiguous()?;
         if let Some(mixing) = mixing {
-            x = mixing.definition(&x, &copies)?;
+            x = mixing.definition(&x, &copies, true)?;
         }
         for (i, step) in steps.iter().enumerate() {
             let said = ask(&*step.branch, &step.norm.forward(&x)?)?;

@@ -1,6 +1,7 @@
 //! The gradient of a loss: the outer way back, written once, through each branch's own.
 
-use super::{Block, Stack, Step};
+use super::block::Pass;
+use super::{Stack, Step};
 use crate::family::Gradients;
 use crate::kernel::diagonal::weight_grad;
 use crate::kernel::norm::add;
@@ -21,9 +22,9 @@ struct Kept<'a> {
     back: Back<'a>,
 }
 
-/// A block on the way there.
+/// A pass through a block on the way there.
 struct Passed<'a> {
-    block: &'a Block,
+    pass: Pass<'a>,
     /// The residual stream that enters it, after the skip and before the shares, [T, hidden], where anything is mixed in.
     mixed: Option<Buffer>,
     steps: Vec<Kept<'a>>,
@@ -59,10 +60,11 @@ impl Stack {
         };
         let mut copies = self.copies_of(&stream, room);
         let mut passed = vec![];
-        for block in &self.blocks {
+        for pass in self.passes(0..self.blocks.len()) {
+            let Pass { block, first, last } = pass;
             let mut mixed = None;
             if let Some(mixing) = &block.mixing {
-                mixing.skip(&mut stream, &copies)?;
+                mixing.skip(&mut stream, &copies, first)?;
                 let mut after = room.take(time * hidden);
                 after.copy_from_slice(&stream);
                 mixing.share(&mut after, &copies)?;
@@ -82,10 +84,10 @@ impl Stack {
                 add(&stream, &mut after);
                 steps.push(Kept { step, stream: std::mem::replace(&mut stream, after), u, given, back });
             }
-            if let Some(copy) = block.keeps {
+            if let Some(copy) = block.keeps.filter(|_| last) {
                 copies[copy].copy_from_slice(&stream);
             }
-            passed.push(Passed { block, mixed, steps });
+            passed.push(Passed { pass, mixed, steps });
         }
         let [mut last, mut dlast, mut dstream] = [(); 3].map(|()| room.take(time * hidden));
         let [mut logits, mut dlogits] = [(); 2].map(|()| room.take(time * vocab));
@@ -110,8 +112,9 @@ impl Stack {
         for skip in self.blocks.iter().filter_map(|block| block.mixing.as_ref()?.skip.as_ref()) {
             place(grads, &skip.weights.name)?.fill(0.0); // rows of one tensor
         }
-        for Passed { block, mixed, steps } in passed.into_iter().rev() {
-            if let Some(copy) = block.keeps {
+        for Passed { pass: Pass { block, first, last }, mixed, steps } in passed.into_iter().rev() {
+            let later = if last { vec![] } else { block.own(grads) };
+            if let Some(copy) = block.keeps.filter(|_| last) {
                 add(&dcopies[copy], &mut dstream);
             }
             for Kept { step, stream, u, given, back } in steps.into_iter().rev() {
@@ -137,9 +140,10 @@ impl Stack {
                 room.give(u);
             }
             if let (Some(mixing), Some(mixed)) = (&block.mixing, mixed) {
-                mixing.back(&mixed, &copies, &mut dstream, &mut dcopies, grads)?;
+                mixing.back(&mixed, &copies, &mut dstream, &mut dcopies, grads, first)?;
                 room.give(mixed);
             }
+            later.iter().try_for_each(|(name, grad)| place(grads, name).map(|all| add(grad, all)))?;
         }
         if let Some(dfirst) = dcopies.first() {
             add(dfirst, &mut dstream);

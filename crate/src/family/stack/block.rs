@@ -7,6 +7,7 @@ use crate::layer::branch::Branch;
 use crate::layer::norm::RmsNorm;
 use crate::layer::op::with_floats;
 use crate::layer::room::Buffer;
+use crate::layer::state::LayerState;
 use candle_core::{Result, Tensor};
 
 /// A block: its branches join the residual stream one after the other.
@@ -18,6 +19,54 @@ pub struct Block {
     pub steps: Vec<Step>,
     /// The number of the copy, from 1 on, that the stream which leaves the block becomes; none if no later block asks for it.
     pub keeps: Option<usize>,
+    /// How many more times the stream passes it, by the same weights (layer sharing), each time with a state of its own. A skip joins
+    /// before the first pass, the copy is taken after the last.
+    pub again: usize,
+}
+
+/// A pass of the stream through a block.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub block: &'a Block,
+    pub first: bool,
+    pub last: bool,
+}
+
+impl Pass<'_> {
+    /// x [.., hidden] and the copies beside it → x after the pass, in tensor operations.
+    pub(super) fn definition(
+        self,
+        mut x: Tensor,
+        copies: &[Tensor],
+        mut state: Option<&mut LayerState>,
+    ) -> Result<Tensor> {
+        if let Some(mixing) = &self.block.mixing {
+            x = mixing.definition(&x, copies, self.first)?;
+        }
+        for step in &self.block.steps {
+            x = step.definition(&x, |branch, u| branch.forward(u, state.as_deref_mut()))?;
+        }
+        Ok(x)
+    }
+}
+
+impl Block {
+    /// The passes, in order.
+    pub(super) fn passes(&self) -> impl Iterator<Item = Pass<'_>> {
+        let last = self.again;
+        (0..=last).map(move |pass| Pass { block: self, first: pass == 0, last: pass == last })
+    }
+
+    /// The gradients of its own parameters, which a pass overwrites.
+    pub(super) fn own(&self, grads: &Gradients) -> Vec<(String, Vec<f32>)> {
+        let starts: Vec<String> = self.steps.iter().map(|step| format!("{}.", step.path)).collect();
+        let norms = self.steps.iter().filter_map(|step| Some(format!("{}.weight", step.norm_path.as_ref()?)));
+        let smalls = self.steps.iter().filter_map(|step| step.scale.as_ref());
+        let smalls = smalls.chain(self.mixing.as_ref().map(|mixing| &mixing.shares));
+        let names: Vec<String> = norms.chain(smalls.map(|small| small.name.clone())).collect();
+        let own = |name: &String| names.contains(name) || starts.iter().any(|start| name.starts_with(start));
+        grads.iter().filter(|(name, _)| own(name)).map(|(name, grad)| (name.clone(), grad.clone())).collect()
+    }
 }
 
 impl From<Vec<Step>> for Block {
@@ -72,21 +121,21 @@ pub struct Skip {
 }
 
 impl Mixing {
-    /// x [.., hidden] and the copies beside it → x after mixing, in tensor operations.
-    pub(super) fn definition(&self, x: &Tensor, copies: &[Tensor]) -> Result<Tensor> {
+    /// x [.., hidden] and the copies beside it → x after mixing, in tensor operations; the skip joins before the `first` pass.
+    pub(super) fn definition(&self, x: &Tensor, copies: &[Tensor], first: bool) -> Result<Tensor> {
         let skipped = match &self.skip {
-            Some(Skip { copy, weights, row }) => {
+            Some(Skip { copy, weights, row }) if first => {
                 (x + copies[*copy].broadcast_mul(&weights.values.get(*row)?)?)?
             }
-            None => x.clone(),
+            _ => x.clone(),
         };
         let [kept, first] = [0, 1].map(|row| self.shares.values.get(row));
         skipped.broadcast_mul(&kept?)? + copies[0].broadcast_mul(&first?)?
     }
 
     /// The same on a CPU, in the place of rows `x`.
-    pub(super) fn apply(&self, x: &mut [f32], copies: &[Buffer]) -> Result<()> {
-        self.skip(x, copies)?;
+    pub(super) fn apply(&self, x: &mut [f32], copies: &[Buffer], first: bool) -> Result<()> {
+        self.skip(x, copies, first)?;
         self.share(x, copies)
     }
 
@@ -99,6 +148,7 @@ impl Mixing {
         dx: &mut [f32],
         dcopies: &mut [Buffer],
         grads: &mut Gradients,
+        first: bool,
     ) -> Result<()> {
         let dshares = place(grads, &self.shares.name)?;
         dshares.fill(0.0);
@@ -110,7 +160,7 @@ impl Mixing {
             add_scaled(first, dx, &mut dcopies[0]);
             scale(kept, dx);
         })?;
-        let Some(Skip { copy, weights, row }) = &self.skip else { return Ok(()) };
+        let Some(Skip { copy, weights, row }) = self.skip.as_ref().filter(|_| first) else { return Ok(()) };
         let hidden = weights.values.dim(1)?;
         weight_grad(&copies[*copy], dx, &mut place(grads, &weights.name)?[row * hidden..][..hidden]);
         let weights = weights.values.get(*row)?;
@@ -127,8 +177,8 @@ impl Mixing {
     }
 
     /// The first part of [`Self::apply`]: x ← x + s ⊙ copy.
-    pub(super) fn skip(&self, x: &mut [f32], copies: &[Buffer]) -> Result<()> {
-        let Some(Skip { copy, weights, row }) = &self.skip else { return Ok(()) };
+    pub(super) fn skip(&self, x: &mut [f32], copies: &[Buffer], first: bool) -> Result<()> {
+        let Some(Skip { copy, weights, row }) = self.skip.as_ref().filter(|_| first) else { return Ok(()) };
         with_floats([&weights.values.get(*row)?], |[weights]| add_scaled(weights, &copies[*copy], x))
     }
 }

@@ -31,8 +31,9 @@ use crate::layer::room::{Buffer, Room};
 use crate::layer::rotation::Rotation;
 use crate::layer::state::{LayerState, Spare, State};
 pub use ask::Recurring;
+use block::Pass;
 pub use block::{Block, Mixing, Parameter, Skip, Step};
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor, bail};
 pub use entry::{Entry, Pairs, bucket};
 pub use parts::Parts;
 use std::ops::Range;
@@ -82,6 +83,11 @@ impl Stack {
             None => RmsNorm::plain(head.weight.shape()?.1, eps, parts.device())?,
         };
         let blocks: Vec<Block> = blocks.into_iter().map(Into::into).collect();
+        // Those who look into a recurrence know its state by its block.
+        let recurs = |block: &&Block| block.steps.iter().any(|step| step.branch.recurrence().is_some());
+        if blocks.iter().filter(|block| block.again > 0).any(|block| recurs(&block)) {
+            bail!("a block with a recurrence is passed once")
+        }
         let mixed = blocks.iter().any(|block| block.mixing.is_some());
         let kept = blocks.iter().filter_map(|block| block.keeps).max();
         let copies = kept.map_or(usize::from(mixed), |last| last + 1);
@@ -210,17 +216,11 @@ impl Stack {
             mut state => {
                 let mut copies = x.chunk(1 + self.copies, D::Minus1)?;
                 x = copies.remove(0);
-                for i in blocks {
-                    let Block { mixing, steps, keeps } = &self.blocks[i];
-                    if let Some(mixing) = mixing {
-                        x = mixing.definition(&x, &copies)?;
-                    }
-                    for step in steps {
-                        let layer = state.as_deref_mut().map(|state| &mut state.layers[i]);
-                        x = step.definition(&x, |branch, u| branch.forward(u, layer))?;
-                    }
-                    if let Some(copy) = keeps {
-                        copies[*copy] = x.clone();
+                for (slot, pass) in self.slots(blocks.clone()).zip(self.passes(blocks)) {
+                    let layer = state.as_deref_mut().map(|state| &mut state.layers[slot]);
+                    x = pass.definition(x, &copies, layer)?;
+                    if let Some(copy) = pass.block.keeps.filter(|_| pass.last) {
+                        copies[copy] = x.clone();
                     }
                 }
                 match self.copies {
@@ -286,7 +286,8 @@ impl Stack {
             }
             Ok(state)
         };
-        let mut state = State::new(self.blocks.iter().map(block).collect::<Result<_>>()?, batch);
+        let passes = self.passes(0..self.blocks.len()).map(|pass| block(pass.block));
+        let mut state = State::new(passes.collect::<Result<_>>()?, batch);
         if self.looks_back() {
             state.tokens.resize(batch, vec![]);
         }
@@ -297,7 +298,19 @@ impl Stack {
     /// [`State`] holds integers of a recurrence, and the residual of their error feedback, in f32.
     pub fn state_bytes(&self, batch: usize, tokens: usize) -> usize {
         let ids = if self.looks_back() { batch * tokens * size_of::<u32>() } else { 0 };
-        self.steps().map(|step| step.branch.state_bytes(batch, tokens)).sum::<usize>() + ids
+        let passes = self.passes(0..self.blocks.len()).flat_map(|pass| &pass.block.steps);
+        passes.map(|step| step.branch.state_bytes(batch, tokens)).sum::<usize>() + ids
+    }
+
+    /// The passes through these blocks, in order.
+    fn passes(&self, blocks: Range<usize>) -> impl Iterator<Item = Pass<'_>> {
+        self.blocks[blocks].iter().flat_map(Block::passes)
+    }
+
+    /// Where a state has what these passes carry.
+    fn slots(&self, blocks: Range<usize>) -> Range<usize> {
+        let before = self.blocks[..blocks.start].iter().map(|block| 1 + block.again).sum();
+        before..before + self.passes(blocks).count()
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {

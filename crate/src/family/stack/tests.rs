@@ -95,7 +95,9 @@ fn gradients_are_those_of_the_definition() {
         logit_softcap: 0.0,
         ..low.clone()
     };
+    let shared = lowrankq::Config { iterations: 3, ..low.clone() };
     for (config, time) in [
+        (Config::LowrankQ(shared), 70),
         (Config::LowrankQ(low), 70),
         (Config::LowrankQ(plain_low), 9),
         (Config::Gla(linear.clone()), 130),

@@ -1,7 +1,8 @@
 //! The blocks by the kernels on a CPU: a text in pieces that follow one another through the layers.
 
+use super::Stack;
+use super::block::{Block, Pass};
 use super::relay::{Turn, relay};
-use super::{Block, Stack};
 use crate::kernel::norm::add;
 use crate::kernel::scan::CHUNK;
 use crate::layer::op::with_floats;
@@ -74,7 +75,8 @@ impl Stack {
         drop(x);
         // The tokens of one sequence follow one another.
         let piece = if batch == 1 { piece(time) } else { time };
-        let (pieces, layers) = (all.chunks_mut(batch * piece * width), &mut state.layers[blocks.clone()]);
+        let (pieces, layers) =
+            (all.chunks_mut(batch * piece * width), &mut state.layers[self.slots(blocks.clone())]);
         relay(pieces, layers, &mut state.rooms, |rows, turn, room| match self.copies {
             0 => self.walk((rows, &mut []), batch, blocks.clone(), turn, room),
             copies => {
@@ -113,13 +115,13 @@ impl Stack {
         let time = stream.len() / (batch * self.head.weight.shape()?.1);
         // What the last branch gave joins the stream as late as the next norm reads it.
         let (mut u, mut waits) = (room.take(stream.len()), false);
-        for Block { mixing, steps, keeps } in &self.blocks[blocks] {
+        for Pass { block: Block { mixing, steps, keeps, .. }, first, last } in self.passes(blocks) {
             turn.layer(|layer| {
                 if let Some(mixing) = mixing {
                     if std::mem::take(&mut waits) {
                         add(&u, stream);
                     }
-                    mixing.apply(stream, copies)?;
+                    mixing.apply(stream, copies, first)?;
                 }
                 for step in steps {
                     match waits {
@@ -130,11 +132,11 @@ impl Stack {
                     step.branch.apply(&mut u, (batch, time), layer, room)?;
                     step.weigh(&mut u)?;
                 }
-                if let Some(copy) = keeps {
+                if let Some(copy) = keeps.filter(|_| last) {
                     if std::mem::take(&mut waits) {
                         add(&u, stream);
                     }
-                    copies[*copy].copy_from_slice(stream);
+                    copies[copy].copy_from_slice(stream);
                 }
                 Ok(())
             })?;

@@ -7,15 +7,14 @@
 //! | file | holds |
 //! |---|---|
 //! | `sweep` | reading a text for many units without reading it from its beginning each time |
-//! | `gradient` | what the gradient predicts |
 //! | [`ranking`] | Kendall's τ of each predictor |
 //! | [`choice`] | a scheme of mixed widths from what was measured |
 
 pub mod choice;
-mod gradient;
 pub mod ranking;
 mod sweep;
 
+use super::gradient::Gradients;
 use super::instrument::{Listed, Table};
 use super::{Measure, finite, recalled, subject, work};
 use crate::error::{Error, Result};
@@ -26,7 +25,6 @@ use crate::quantize::probe::{Grain, Probe, Rounding, Unit};
 use crate::quantize::{Calibration, Quantizing, Scheme};
 use crate::record::{Reading, Row, Run, SUMMARY, fingerprint};
 use crate::stats::Interval;
-use gradient::Gradients;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;

@@ -1,13 +1,9 @@
 //! What the gradient says of a change of weights before anything is evaluated.
 
 use crate::error::Result;
-use crate::family::{Gradients as Sums, Matrices, Tensors};
-use crate::layer::room::Room;
+use crate::family::{Gradients as Sums, Tensors};
 use crate::model::Model;
-use crate::progress::Progress;
 use crate::quantize::calibrate::Sample;
-use crate::threads::install;
-use crate::train::loss;
 use candle_core::{DType, Device, Tensor};
 
 /// The gradients of a text's mean NLL (nats a token) with respect to every matrix.
@@ -28,33 +24,19 @@ impl Gradients {
         if model.quantization.as_ref().is_some_and(|q| q.rotation.is_some()) {
             return Ok(None);
         }
-        let wide = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.to_dtype(DType::F32)?));
-        let tensors = model.tensors().iter().map(wide).collect::<Result<Tensors>>()?;
-        let network = model.config.stack(&tensors, &Matrices::new())?;
-        let [mut mean, mut fisher, mut grads] = [(); 3].map(|()| model.config.zero_gradients());
+        let [mut mean, mut fisher] = [(); 2].map(|()| model.config.zero_gradients());
         let (share, length) = (1.0 / sample.windows.len() as f32, sample.about.length);
-        let progress = Progress::new("gradients", (sample.windows.len() * length) as u64, "tokens");
-        let mut windows: Vec<_> = sample.windows.iter().collect();
-        windows.sort();
-        let mut room = Room::default();
-        for (_, ids) in windows {
-            let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
-            loss::check(ids, model.config.vocab_size())?;
-            let weights = vec![1.0 / inputs.len() as f32; inputs.len()];
-            let loss =
-                |logits: &[f32], grad: &mut [f32]| loss::cross_entropy(logits, targets, &weights, grad);
-            install(|| network.gradients(inputs, loss, &mut grads, &mut room))?;
+        model.slopes(sample, |grads| {
             for ((mean, fisher), grad) in mean.values_mut().zip(fisher.values_mut()).zip(grads.values()) {
                 for ((mean, fisher), grad) in mean.iter_mut().zip(fisher).zip(grad) {
                     *mean += grad * share;
                     *fisher += grad * grad * share * (length - 1) as f32;
                 }
             }
-            progress.tick(ids.len() as u64)?;
-        }
+        })?;
         let as_tensors = |sums: Sums| {
             let one = |(name, sum)| {
-                let shape = tensors[&name].shape();
+                let shape = model.tensors()[&name].shape();
                 Ok((name, Tensor::from_vec(sum, shape, &Device::Cpu)?))
             };
             sums.into_iter().map(one).collect::<Result<Tensors>>()
