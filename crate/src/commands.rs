@@ -140,11 +140,13 @@ fn pack(source: &Source, out: &Path, budget: Option<u64>, beside: u64) -> Result
         }
     };
     packed.write(out)?;
-    let Artifact { bytes, raw, codes, entropy } = &packed;
+    let Artifact { bytes, raw, plain, ranged, codes, entropy } = &packed;
     let bytes = bytes.len() as u64;
     say!("{}: {bytes} bytes, {raw} before compression", out.display())?;
     if *codes > 0 {
         say!("{codes} codes, {:.0} bytes by their entropy", entropy)?;
+        let ranged = ranged.map_or_else(String::new, |bytes| format!(", {bytes} with its codes range-coded"));
+        say!("the whole file {plain} bytes by zstd alone{ranged}: the smaller is kept")?;
     }
     match beside {
         0 => Ok(()),

@@ -13,6 +13,7 @@
 //! | [`nf4`] | NF4, and the 8-bit map of its second level |
 //! | [`minifloat`] | FP8 E4M3 and FP4 E2M1 |
 //! | [`pack`] | codes ↔ bytes |
+//! | [`range`] | codes ↔ words of a range coder |
 //!
 //! A format is a variant of [`Format`]; the compiler lists the matches.
 
@@ -23,6 +24,7 @@ pub mod int;
 pub mod minifloat;
 pub mod nf4;
 pub mod pack;
+pub mod range;
 pub mod scales;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ settings! {
 
 impl Measure for Artifact {
     const NAME: &'static str = "artifact";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn units(&self) -> Vec<Self> {
         vec![self.clone()]
@@ -52,6 +52,8 @@ impl Measure for Artifact {
             .value("artifact_bytes", bytes)
             .value("total_bytes", bytes + self.beside)
             .value("raw_bytes", packed.raw)
+            .value("zstd_bytes", packed.plain)
+            .value("range_bytes", packed.ranged)
             .value("codes", codes)
             .value("entropy_bytes", codes.map(|_| packed.entropy))
             .value("bits_per_code", codes.map(|codes| 8.0 * packed.entropy / codes as f64))
@@ -69,6 +71,8 @@ impl Listed for Artifact {
             "weight_bytes",
             "artifact_bytes",
             "total_bytes",
+            "zstd_bytes",
+            "range_bytes",
             "entropy_bytes",
             "bits_per_code",
         ],

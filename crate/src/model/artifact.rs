@@ -1,8 +1,8 @@
 //! A model in one compressed file, as small as it gets: config, tokenizer, codes, scales and everything else.
 //!
 //! The file is one zstd frame at level 22 around a safetensors file, whose metadata hold the `config.json` and, where text is
-//! not bytes, the `tokenizer.json`. Codes of integer formats stand one to a byte, row by row: entropy coding finds more in them than in
-//! packed bits. It loads like any other weight file, to the same logits.
+//! not bytes, the `tokenizer.json`. Codes of integer formats stand one to a byte, row by row, or as the words of a [range coder](crate::format::range)
+//! (a tensor of u32), whichever makes the smaller file. It loads like any other weight file, to the same logits.
 
 use super::quantization::Quantization;
 use super::safetensors::{self, to_bytes};
@@ -10,7 +10,8 @@ use super::stored::{Listing, Own, Tokenizing};
 use super::tokenizer::Tokenizer;
 use super::{Model, saved};
 use crate::error::{Error, Result};
-use crate::family::Stated;
+use crate::family::{Stated, Tensors};
+use crate::format::range;
 use crate::json;
 use crate::layer::quantized::Block;
 use candle_core::{Device, Tensor};
@@ -33,8 +34,12 @@ const TOKENIZER: &str = "tokenizer.json";
 pub struct Artifact {
     /// The file.
     pub bytes: Vec<u8>,
-    /// Bytes before compression.
+    /// Bytes before compression, codes one to a byte.
     pub raw: usize,
+    /// Bytes of the file with codes one to a byte: by zstd alone.
+    pub plain: usize,
+    /// Bytes of the file with codes as words of the range coder; none where there are no codes.
+    pub ranged: Option<usize>,
     /// The codes of its matrices, one to a byte.
     pub codes: usize,
     /// Bytes that the codes take by the entropy of each matrix: what a coder without context comes down to.
@@ -82,13 +87,16 @@ impl Model {
     /// If its quantization is simulated.
     pub fn artifact(&self) -> Result<Artifact> {
         let mut tensors = self.packed_tensors()?;
-        let (mut count, mut least) = (0, 0.0);
+        let (mut count, mut least, mut words) = (0, 0.0, Tensors::new());
         for (name, matrix) in self.matrices() {
             for (i, block) in matrix.blocks().iter().enumerate() {
                 let Block::Packed(encoded) = block else { continue };
                 if let Some(codes) = saved::bytes_of_codes(encoded) {
                     (count, least) = (count + codes.len(), least + entropy(&codes));
+                    let coded = range::encode(&codes)?;
+                    let coded = Tensor::from_slice(&coded, coded.len(), &Device::Cpu)?;
                     let codes = Tensor::from_slice(&codes, codes.len(), &Device::Cpu)?;
+                    words.insert(format!("{name}.{i}.codes"), coded);
                     tensors.insert(format!("{name}.{i}.codes"), codes);
                 }
             }
@@ -104,7 +112,17 @@ impl Model {
             metadata.insert(TOKENIZER.to_string(), pieces.file().to_string());
         }
         let raw = to_bytes(&tensors, &metadata)?;
-        Ok(Artifact { bytes: compressed(&raw)?, raw: raw.len(), codes: count, entropy: least })
+        let (mut bytes, mut ranged) = (compressed(&raw)?, None);
+        let plain = bytes.len();
+        if !words.is_empty() {
+            tensors.extend(words);
+            let other = compressed(&to_bytes(&tensors, &metadata)?)?;
+            ranged = Some(other.len());
+            if other.len() < plain {
+                bytes = other;
+            }
+        }
+        Ok(Artifact { bytes, raw: raw.len(), plain, ranged, codes: count, entropy: least })
     }
 }
 

@@ -5,7 +5,7 @@ use super::quantization::{LAYOUT, Quantization};
 use crate::error::{Error, Result};
 use crate::family::{Config, Matrices, Tensors};
 use crate::format::int::signed;
-use crate::format::{Coding, Encoded, Format, Scales};
+use crate::format::{Coding, Encoded, Format, Scales, range};
 use crate::kernel::coded::Coded;
 use crate::layer::linear::Activation;
 use crate::layer::quantized::{Block, Quantized};
@@ -239,7 +239,11 @@ fn encoded(
     cols: usize,
     take: &mut impl FnMut(&str) -> Result<Tensor>,
 ) -> Result<Encoded> {
-    let codes = values::<u8>(&take("codes")?)?;
+    let codes = take("codes")?;
+    let codes = match codes.dtype() {
+        DType::U32 => range::decode(&values(&codes)?, rows * cols)?,
+        _ => values(&codes)?,
+    };
     let scales = take("scales")?;
     let scales = match Scales::store(coding.format, coding.stored, &[]) {
         Scales::Bf16(_) => Scales::Bf16(values::<bf16>(&scales)?),
@@ -259,7 +263,7 @@ fn encoded(
             Scales::Fp8 { codes: values(&scales)?, tensor }
         }
     };
-    // One to a byte, as a compressed file has them.
+    // One to a byte, as a compressed file has them or its range coder gives them.
     let open = matches!(coding.format, Format::Int(_) | Format::Uint(_) | Format::Ternary);
     if open && codes.len() == rows * cols && coding.format.bits() < 8.0 {
         let mask = u8::MAX >> (8 - coding.format.width());
