@@ -66,6 +66,7 @@ pub mod text;
 pub mod threads;
 pub mod train;
 pub mod warning;
+mod whole;
 pub mod widget;
 
 pub use corpus::Corpus;

@@ -4,7 +4,7 @@ use super::canvas::{BITMAP_TEXT, Canvas, SVG_TEXT, load_fonts};
 use super::chart::Chart;
 use super::{Figure, Kind, bars, heat, lines};
 use crate::error::{Error, Result};
-use crate::record::write_atomic;
+use crate::whole::write_bytes;
 use plotters::prelude::*;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +58,7 @@ impl Figure {
             Some("json") => self.vega()?.to_string().into_bytes(),
             _ => return Err(Error::input("a figure is saved as .svg, .png or .json").at(path.display())),
         };
-        write_atomic(path, &bytes)
+        write_bytes(path, &bytes)
     }
 
     pub(super) fn prepare(&self) -> Result<(Chart, (u32, u32))> {

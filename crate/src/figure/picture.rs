@@ -26,7 +26,7 @@
 use super::canvas::{BITMAP_TEXT, FAMILY, SVG_TEXT, load_fonts};
 use super::output::{OVERSAMPLING, PNG_SCALE, averaged, encode};
 use crate::error::{Error, Result};
-use crate::record::write_atomic;
+use crate::whole::write_bytes;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters_backend::{
@@ -107,8 +107,8 @@ impl Picture {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         match path.extension().and_then(|e| e.to_str()) {
-            Some("svg") => write_atomic(path, self.svg.as_bytes()),
-            Some("png") => write_atomic(path, &self.png),
+            Some("svg") => write_bytes(path, self.svg.as_bytes()),
+            Some("png") => write_bytes(path, &self.png),
             _ => Err(Error::input("a picture is saved as .svg or .png").at(path.display())),
         }
     }

@@ -140,6 +140,14 @@ impl<'a> Places<'a> {
     }
 }
 
+/// [`Branch::forward`] by the kernels, of a branch that keeps nothing from token to token.
+pub(super) fn by_kernels(branch: &impl Branch, u: &Tensor) -> Result<Tensor> {
+    let (batch, time, _) = u.dims3()?;
+    let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
+    branch.apply(&mut rows, (batch, time), &mut LayerState::default(), &mut Room::default())?;
+    Tensor::from_vec(rows, u.shape(), u.device())
+}
+
 /// The definition forward and back by candle's autograd, whatever the branch: the oracle of every fused way back.
 pub(crate) fn by_autograd<'a>(
     mut branch: Box<dyn Branch>,

@@ -1,8 +1,7 @@
 //! The gated feed-forward layer (Shazeer 2020): down(SiLU(gate(u)) ⊙ up(u)).
 
-use super::branch::{Back, Branch};
+use super::branch::{Back, Branch, by_kernels};
 use super::linear::Linear;
-use super::op::with_floats;
 use super::room::Room;
 use super::state::LayerState;
 use crate::kernel::gated::{silu_product, silu_product_grad};
@@ -33,10 +32,7 @@ impl Branch for Mlp {
         if !u.device().is_cpu() || u.track_op() || self.linears().iter().any(|(_, linear)| linear.tracked()) {
             return self.definition(u);
         }
-        let (batch, time, _) = u.dims3()?;
-        let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-        self.apply(&mut rows, (batch, time), &mut LayerState::default(), &mut Room::default())?;
-        Tensor::from_vec(rows, u.shape(), u.device())
+        by_kernels(self, u)
     }
 
     fn apply(

@@ -1,8 +1,7 @@
 //! The feed-forward layer with a squared ReLU (So et al. 2021): proj(ReLU(fc(u))²).
 
-use super::branch::{Back, Branch};
+use super::branch::{Back, Branch, by_kernels};
 use super::linear::Linear;
-use super::op::with_floats;
 use super::room::Room;
 use super::state::LayerState;
 use crate::kernel::squared::{relu_squared, relu_squared_grad};
@@ -31,10 +30,7 @@ impl Branch for Squared {
         if !u.device().is_cpu() || u.track_op() || self.fc.tracked() || self.proj.tracked() {
             return self.definition(u);
         }
-        let (batch, time, _) = u.dims3()?;
-        let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-        self.apply(&mut rows, (batch, time), &mut LayerState::default(), &mut Room::default())?;
-        Tensor::from_vec(rows, u.shape(), u.device())
+        by_kernels(self, u)
     }
 
     fn apply(

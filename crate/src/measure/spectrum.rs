@@ -8,7 +8,7 @@ use super::instrument::{Listed, Table};
 use super::{Measure, subject};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::init::singular_values;
+use crate::model::singular::singular_values;
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
 use crate::stats::quantile;

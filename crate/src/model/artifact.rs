@@ -14,9 +14,10 @@ use crate::family::{Stated, Tensors};
 use crate::format::range;
 use crate::json;
 use crate::layer::quantized::Block;
+use crate::whole::write_bytes;
 use candle_core::{Device, Tensor};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 /// How the names of such files end.
@@ -47,19 +48,12 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Writes the file, whole or not at all: the bytes go to `path` with `.tmp` added, which then takes the place of `path`.
+    /// Writes the file, whole or not at all.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let written = File::create(&temporary).and_then(|mut file| {
-            file.write_all(&self.bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, path)
-        });
-        written.map_err(|error| Error::io(path, &error))
+        write_bytes(path, &self.bytes)
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
 //! | [`init`] | seeded initial weights |
+//! | [`singular`] | singular values, read and replaced |
 //! | `bounds` | how far a model reads, and whether it has a recurrent state |
 //! | `kept` | blocks of a file that stay as they are |
 //! | `card` | what was loaded, in lines |
@@ -48,6 +49,7 @@ pub mod sampling;
 mod save;
 mod saved;
 mod side_by_side;
+pub mod singular;
 mod spoken;
 mod stored;
 pub mod tokenizer;

@@ -6,14 +6,15 @@
 use super::stored::{Listing, Stored};
 use crate::error::{Error, Result};
 use crate::json;
+use crate::whole;
 use ::safetensors::tensor::{self as format, Dtype, Metadata, TensorInfo};
 use candle_core::{DType, Device, Tensor};
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
+use std::path::Path;
 
 /// The format's own limit on the header.
 pub(super) const MAX_HEADER: u64 = 100_000_000;
@@ -102,8 +103,7 @@ fn is_stored_plainly(dtype: &DType) -> bool {
     !matches!(dtype, DType::F6E2M3 | DType::F6E3M2 | DType::F4 | DType::F8E8M0)
 }
 
-/// Writes tensors and metadata to a safetensors file, whole or not at all: the bytes go to `path` with `.tmp`
-/// added, which then takes the place of `path`.
+/// Writes tensors and metadata to a safetensors file, whole or not at all.
 ///
 /// Equal tensors and metadata give equal bytes.
 ///
@@ -114,24 +114,7 @@ pub fn save_safetensors(
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    let written = write(&temporary, tensors, metadata)
-        .and_then(|()| std::fs::rename(&temporary, path).map_err(|e| Error::io(path, &e)));
-    if written.is_err() {
-        // The first error is the one to tell; a leftover is at worst a leftover.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<()> {
-    let io = |e: std::io::Error| Error::io(path, &e);
-    let mut file = BufWriter::new(File::create(path).map_err(io)?);
-    write_to(&mut file, tensors, metadata)?.map_err(io)?;
-    let file = file.into_inner().map_err(|e| Error::io(path, e.error()))?;
-    file.sync_all().map_err(io)
+    whole::write(path, |file| write_to(file, tensors, metadata))
 }
 
 /// The bytes of such a file.
@@ -198,6 +181,7 @@ fn header(order: &[(&String, &Tensor)], metadata: &BTreeMap<String, String>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn sample() -> (BTreeMap<String, Tensor>, BTreeMap<String, String>) {
         let f32s = Tensor::new(&[[1.0f32, -2.5], [0.0, 3e-9]], &Device::Cpu).unwrap();

@@ -1,4 +1,4 @@
-//! Locking, mending and replacing files.
+//! Locking and mending files.
 
 use crate::error::{Error, Result};
 use std::fs::{self, File, TryLockError};
@@ -36,18 +36,4 @@ pub(super) fn keep_torn(path: &Path, good_bytes: u64) -> Result<()> {
 pub(super) fn lacks_newline(path: &Path) -> Result<bool> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
     Ok(bytes.last().is_some_and(|byte| *byte != b'\n'))
-}
-
-/// Writes a file beside `path` and renames it: readers see the old content or the new one, never a part.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = path.with_file_name(name);
-    let written =
-        File::create(&beside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&beside, path)).map_err(|e| {
-        // The error in hand says more than a failed removal would.
-        let _ = fs::remove_file(&beside);
-        Error::io(path, &e)
-    })
 }

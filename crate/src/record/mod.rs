@@ -43,7 +43,6 @@ mod tolerance;
 mod unit;
 
 pub use difference::{Comparison, Count, Difference};
-pub(crate) use files::write_atomic;
 pub use fingerprint::{config_hash, content_hash, fingerprint};
 pub(crate) use folders::runs_named;
 pub use folders::{run_folder, run_folder_in, runs_folder};

@@ -11,13 +11,14 @@
 //! Beside `metrics.jsonl` may lie `metrics.jsonl.torn`, what a crash left half-written, and `metrics.jsonl.stale`,
 //! readings that no longer held when the run went on.
 
-use super::files::{keep_torn, lacks_newline, lock, write_atomic};
+use super::files::{keep_torn, lacks_newline, lock};
 use super::folders::{ELSEWHERE, check_name, moment_of, runs_folder, runs_named};
 use super::journal::Journal;
 use super::reader::{closed_unit, closes};
 use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, config_hash, read_lines};
 use crate::error::{Error, Result};
 use crate::warning::warn;
+use crate::whole::write_bytes;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -257,7 +258,7 @@ impl Run {
     pub fn write_config(&self, config: &impl Serialize) -> Result<()> {
         let path = self.path.join("config_resolved.yaml");
         let yaml = serde_saphyr::to_string(config).map_err(|e| Error::internal(e).at(path.display()))?;
-        write_atomic(&path, yaml.as_bytes())
+        write_bytes(&path, yaml.as_bytes())
     }
 
     /// Appends the readings as JSON lines by one write, and waits until they are on disk.
@@ -319,7 +320,7 @@ impl Run {
     /// # Errors
     /// If the mark cannot be written.
     pub fn finish(&self) -> Result<()> {
-        write_atomic(&self.path.join("finished"), format!("{}\n", jiff::Timestamp::now()).as_bytes())
+        write_bytes(&self.path.join("finished"), format!("{}\n", jiff::Timestamp::now()).as_bytes())
     }
 
     /// Whether [`finish`](Self::finish) was called, now or by an earlier process.

@@ -1,12 +1,12 @@
 //! Readings that no longer hold: a resumed run keeps those of one subject only.
 
-use super::files::write_atomic;
 use super::journal::Journal;
 use super::reader::closed_unit;
 use super::unit::{named, text};
 use super::{Row, Run};
 use crate::error::{Error, Result};
 use crate::warning::warn;
+use crate::whole::write_bytes;
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -47,7 +47,7 @@ impl Run {
         let file = OpenOptions::new().create(true).append(true).open(&path);
         file.and_then(|mut file| file.write_all(&moved).and_then(|()| file.sync_all()))
             .map_err(|e| Error::io(&path, &e))?;
-        write_atomic(&metrics, &kept)?;
+        write_bytes(&metrics, &kept)?;
         state.journal = Journal::open(&metrics, kept.len() as u64)?;
         state.recorded.retain(|unit| !stale.contains(unit.as_str()));
         let (id, count) = (self.id(), aside.len());

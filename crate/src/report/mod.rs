@@ -36,7 +36,8 @@ mod run;
 pub use findings::{Findings, comparison};
 
 use crate::error::{Error, Result};
-use crate::record::{Run, write_atomic};
+use crate::record::Run;
+use crate::whole::write_bytes;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ impl Report {
                 .at(path.display())
                 .hint("name another one, or move it away"));
         }
-        write_atomic(path, self.html.as_bytes())
+        write_bytes(path, self.html.as_bytes())
     }
 }
 

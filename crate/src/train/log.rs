@@ -1,15 +1,10 @@
-//! The log of a run, and files that are whole or not there.
+//! The log of a run.
 
 use crate::error::{Error, Result};
+use crate::whole::write_bytes;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-
-/// Writes through a temporary neighbour, so that a crash leaves the old file or the new one.
-pub(super) fn write_file(path: &Path, text: &str) -> Result<()> {
-    let draft = path.with_extension("tmp");
-    fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)).map_err(|error| Error::io(path, &error))
-}
 
 /// The JSONL log: one flushed line an event. Lines after the checkpoint that a run resumes from are dropped.
 pub(super) struct Log {
@@ -28,7 +23,7 @@ impl Log {
                 .split_inclusive('\n')
                 .filter(|line| line.ends_with('\n') && step(line).is_some_and(|step| step <= steps))
                 .collect();
-            write_file(path, &kept)?;
+            write_bytes(path, kept.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
         Ok(Self { file, path: path.to_path_buf() })

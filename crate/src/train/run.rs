@@ -1,6 +1,6 @@
 //! The steps of a training run.
 
-use super::log::{Log, write_file};
+use super::log::Log;
 use super::optimizer::average::Mean;
 use super::optimizer::{Optimizer, Settings};
 use super::rows::RowGradients;
@@ -16,6 +16,7 @@ use crate::model::safetensors::save_safetensors;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::{Loading, Model, parse_tokenizer};
 use crate::progress::Progress;
+use crate::whole::write_bytes;
 use candle_core::DType;
 use rayon::prelude::*;
 use serde_json::json;
@@ -230,7 +231,7 @@ impl Training {
                     .hint("choose another --out folder, or repeat the run's own settings"));
             }
         }
-        write_file(&path, &serde_saphyr::to_string(self).map_err(Error::internal)?)
+        write_bytes(&path, serde_saphyr::to_string(self).map_err(Error::internal)?.as_bytes())
     }
 }
 

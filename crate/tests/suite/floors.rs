@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up, on the two staircases; `measure` is where they meet.
 const FLOORS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("whole", &["error"]),
     ("warning", &[]),
     ("text", &["error"]),
     ("progress", &["error"]),
@@ -23,20 +24,20 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "model",
         &[
-            "error", "warning", "text", "progress", "json", "memory", "threads", "kernel", "format", "layer",
-            "family",
+            "whole", "error", "warning", "text", "progress", "json", "memory", "threads", "kernel", "format",
+            "layer", "family",
         ],
     ),
     (
         "train",
         &[
-            "error", "progress", "settings", "memory", "threads", "kernel", "layer", "family", "model",
-            "corpus", "quantize",
+            "whole", "error", "progress", "settings", "memory", "threads", "kernel", "layer", "family",
+            "model", "corpus", "quantize",
         ],
     ),
-    ("record", &["error", "warning", "stats"]),
+    ("record", &["whole", "error", "warning", "stats"]),
     ("frame", &["error", "warning", "record", "stats"]),
-    ("figure", &["error", "record", "stats", "frame"]),
+    ("figure", &["whole", "error", "record", "stats", "frame"]),
     (
         "quantize",
         &[
@@ -66,7 +67,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "train", "record", "measure",
         ],
     ),
-    ("report", &["error", "json", "record", "frame", "figure", "measure", "display", "study"]),
+    ("report", &["whole", "error", "json", "record", "frame", "figure", "measure", "display", "study"]),
 ];
 
 fn files(path: &Path) -> Vec<PathBuf> {
