@@ -94,3 +94,46 @@ pub fn learning(frame: &Frame) -> Result<Figure> {
         .x_label("tokens seen")
         .y_label("loss of batches (bits per token)"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn frame(rows: Vec<Value>) -> Frame {
+        let rows: Vec<_> = rows.into_iter().map(|row| serde_json::from_value(row).unwrap()).collect();
+        Frame::from_rows(&rows).unwrap()
+    }
+
+    #[test]
+    fn curves_of_many_variants_are_the_first_and_those_far_from_it() {
+        let row = |variant: usize, seed: usize| {
+            let end = 2.0 + 0.01 * variant as f64 + 0.001 * seed as f64;
+            json!({"measure": "ablation", "row": "training", "variant": format!("v{variant}"), "bits_per_byte": end,
+                "curve_tokens": [100.0, 200.0], "curve_bits_per_token": [4.0, end]})
+        };
+        let all = frame((0..9).flat_map(|variant| (0..3).map(move |seed| row(variant, seed))).collect());
+        let figure = learning(&all).unwrap();
+        assert!(figure.subtitle.contains("mean of 3 seeds"), "{}", figure.subtitle);
+        assert!(figure.subtitle.contains("6 of 9 variants"), "{}", figure.subtitle);
+        let svg = figure.svg().unwrap();
+        assert!(svg.contains(">v0<") && svg.contains(">v8<") && !svg.contains(">v1<"));
+    }
+
+    #[test]
+    fn differences_are_drawn_before_rounding_and_after() {
+        let row = |variant: &str, difference: Option<f64>| {
+            json!({"measure": "ablation", "row": "variant", "variant": variant, "difference": difference,
+                "difference_low": difference.map(|d| d - 0.01), "difference_high": difference.map(|d| d + 0.01),
+                "difference_quantized": difference.map(|d| 2.0 * d), "difference_quantized_low": difference,
+                "difference_quantized_high": difference.map(|d| 3.0 * d)})
+        };
+        let all = frame(vec![row("whole", None), row("less", Some(0.05)), row("more", Some(-0.02))]);
+        for figure in [ablation, ablation_quantized] {
+            let svg = figure(&all).unwrap().svg().unwrap();
+            assert!(svg.contains("difference from whole") && svg.contains(">less<"), "{svg}");
+        }
+        let names: Vec<_> = crate::figure::ready_made(&all).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["ablation", "ablation_quantized"]);
+    }
+}

@@ -57,3 +57,28 @@ pub fn exponents(frame: &Frame) -> Result<Figure> {
         .x_label("pass through the block")
         .y_label("exponent (ln of the growth), below 0 it contracts"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn layers_of_one_model_are_lines_and_seeds_of_several_are_one() {
+        let row = |model: &str, layer: usize, pass: usize| {
+            json!({"measure": "lyapunov", "row": "pass", "model": model, "scheme": "f32", "layer": layer, "iteration": pass,
+                "exponent": 0.1 - 0.02 * (layer + pass) as f64, "own_passes": 2})
+        };
+        let drawn = |models: &[&str]| {
+            let each = models.iter().flat_map(|model| {
+                (0..3).flat_map(move |layer| (1..4).map(move |pass| row(model, layer, pass)))
+            });
+            let rows: Vec<_> = each.map(|row| serde_json::from_value(row).unwrap()).collect();
+            exponents(&Frame::from_rows(&rows).unwrap()).unwrap().svg().unwrap()
+        };
+        let one = drawn(&["griot"]);
+        assert!(one.contains(">layer 2<") && one.contains(">passes of the model<"), "{one}");
+        let several = drawn(&["shared, seed 0", "shared, seed 1", "plain, seed 0", "plain, seed 1"]);
+        assert!(several.contains(">shared<") && several.contains(">plain<") && !several.contains("seed 1"));
+    }
+}

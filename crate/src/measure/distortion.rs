@@ -172,7 +172,7 @@ mod tests {
         let file = folder.path().join("text.txt");
         std::fs::write(&file, "Far from what it was, and yet it says the same. ".repeat(30)).unwrap();
         let distortion = Distortion { seq_len: 64, ..Distortion::default() }.on(file).max_tokens(512);
-        let model = Model::load("random:lowrank-q-tiny").unwrap();
+        let model = Model::load("random:llama-tiny").unwrap();
         let of = |scheme: &str| {
             let small = model.quantized(&scheme.parse().unwrap()).unwrap();
             let rows = distortion.compare(&model, &small).unwrap();

@@ -12,6 +12,7 @@ use crate::format::{Clip, Exact, Format};
 use crate::layer::op::with_floats;
 use crate::model::Model;
 use crate::model::artifact::Artifact;
+use crate::model::quantization::Backend;
 use crate::progress::Progress;
 use crate::threads::{install, threads};
 use candle_core::DType;
@@ -57,13 +58,7 @@ impl Model {
     /// [`quantized_with`](Self::quantized_with).
     pub fn fitted(&self, scheme: &Scheme, budget: u64, how: &Quantizing) -> Result<Fitted> {
         let sample = how.calibration.sample(self)?;
-        let trained = |by: Score| by.is_of_norms() && how.rows.is_some();
-        let pulls = match scheme.rows {
-            Some(RowWidths { by, .. }) if by != Score::Magnitude && !trained(by) => {
-                Some(Arc::new(Pulls::of(self, &sample, &self.config.sites(), by == Score::Cost)?))
-            }
-            _ => None,
-        };
+        let pulls = self.pulls(scheme, how)?;
         let made = |scheme: &Scheme| self.quantized_by(scheme, how, pulls.clone());
         let (mut tried, measured) = match scheme.rows {
             // What is within the budget and narrower loses more: it need not be read.
@@ -93,6 +88,47 @@ impl Model {
         let best = best.ok_or_else(|| Error::internal("nothing was measured"))?;
         let model = made(&best)?;
         Ok(Fitted { artifact: model.artifact()?, model, tried })
+    }
+
+    /// The widths of rows whose file is as large as that of the scheme's format alone, or as little smaller as 1/128 of a bit allows.
+    pub(super) fn as_large_as_uniform(
+        &self,
+        scheme: &Scheme,
+        rows: RowWidths,
+        how: &Quantizing,
+    ) -> Result<Model> {
+        // Files are those of codes, whatever computes with them in the end.
+        let packed = Quantizing { backend: Backend::Packed, ..how.clone() };
+        let uniform = self.quantized_with(&Scheme { rows: None, ..scheme.clone() }, &packed)?;
+        let (budget, pulls) = (uniform.artifact()?.bytes.len() as u64, self.pulls(scheme, how)?);
+        let made = |scheme: &Scheme| self.quantized_by(scheme, &packed, pulls.clone());
+        let tried = by_mean(scheme, rows, budget, &made)?;
+        let within = tried.iter().filter(|tried| tried.bytes as u64 <= budget);
+        let best = within.max_by_key(|tried| tried.bytes).ok_or_else(|| {
+            let least = tried.iter().map(|tried| tried.bytes).min().unwrap_or(0);
+            Error::input(format!(
+                "no widths of rows make a file of {budget} bytes, which the format alone takes"
+            ))
+            .at(format!("scheme {scheme}"))
+            .hint(format!("the smallest that they make is {least} bytes"))
+        })?;
+        let mut model = self.quantized_by(&best.scheme, how, pulls)?;
+        if let Some(report) = &mut model.quantization {
+            report.scheme = scheme.to_string();
+        }
+        Ok(model)
+    }
+
+    /// What gradients say of rows, where a scheme asks the calibration text for it.
+    fn pulls(&self, scheme: &Scheme, how: &Quantizing) -> Result<Option<Arc<Pulls>>> {
+        let trained = |by: Score| by.is_of_norms() && how.rows.is_some();
+        match scheme.rows {
+            Some(rows) if rows.needs_text() && !trained(rows.by) => {
+                let sample = how.calibration.sample(self)?;
+                Pulls::of(self, &sample, &self.config.sites(), rows.by == Score::Cost).map(Arc::new).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 }
 

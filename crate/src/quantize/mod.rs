@@ -60,6 +60,7 @@ pub use calibrate::{Calibration, Observer};
 use calibrate::{Sample, Wanted, observe};
 use candle_core::DType;
 use fold::Source;
+use rows::RowWidths;
 pub use scheme::{Budget, Hessians, Rule, Scheme};
 use select::Part;
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,9 @@ impl Model {
             return Ok(model);
         }
         scheme.admits(&model, model.dtype)?;
+        if let Some(rows @ RowWidths { bits: None, .. }) = scheme.rows {
+            return model.as_large_as_uniform(scheme, rows, how);
+        }
         let clock = Instant::now();
         let mut job = Job { pulls, ..Job::new(&model, scheme, how)? };
         let sample = job.fold()?;

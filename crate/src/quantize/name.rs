@@ -31,7 +31,8 @@ smooth0.5        outliers moved from activations to weights (SmoothQuant)
 gptq             codes chosen by GPTQ on the inputs that matrices have in the model as it is
 gptqseq          the same block by block, on the inputs that rounded blocks leave (the paper's way, twice the
                  reading); gptqtrueseq: matrix by matrix. Activations are not rounded meanwhile
-rowsfisher5.5    a width for each row of integers, so many bits a weight in the mean: by the square of gradients on the
+rowsfisher5.5    a width for each row of integers, so many bits a weight in the mean (without a number: as many as make a packed
+                 file as large as that of the format alone): by the square of gradients on the
                  calibration text; rowsgrad: by their logarithms; rowscost: by what rounding costs; rowsmag: by the
                  row's largest weight; rowsftle: by the rule published as FTLE
 mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all, which it

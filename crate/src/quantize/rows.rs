@@ -24,7 +24,7 @@ use std::path::Path;
 pub struct RowWidths {
     /// What decides.
     pub by: Score,
-    /// Bits a weight in the mean; none: those of the scheme's format.
+    /// Bits a weight in the mean; none: as many as make a packed file that is no larger than that of the format alone.
     pub bits: Option<f64>,
 }
 
@@ -203,10 +203,7 @@ pub(super) struct Chosen<'a> {
 impl Chosen<'_> {
     /// Gives the rows of the parts in that format their widths; returns the mean over their weights.
     pub fn give(&self, parts: &mut [Vec<Part>], pulls: &Pulls) -> Result<f64> {
-        let Format::Int(own) = self.coding.format else {
-            return Err(Error::input("widths of rows are those of integers").hint("begin with w2 … w8"));
-        };
-        let mean = self.rows.bits.unwrap_or_else(|| f64::from(own));
+        let mean = self.rows.bits.ok_or_else(|| Error::internal("no mean of the widths of rows"))?;
         let mut all: Vec<(&mut Part, Vec<f64>, usize)> = vec![];
         for (site, parts) in self.sites.iter().zip(parts) {
             for part in parts.iter_mut().filter(|part| part.coding == Some(self.coding)) {
@@ -317,12 +314,13 @@ mod tests {
             let bits = made.quantization.as_ref().unwrap().w_bits.unwrap();
             (made.artifact().unwrap().bytes.len(), bits)
         };
-        let (eight, _) = bytes("w8a16");
+        let (uniform, _) = bytes("w5a16");
         for by in ["ftle", "grad", "fisher", "mag", "cost"] {
-            let (small, bits) = bytes(&format!("w4a16-rows{by}"));
-            assert!(small < eight && bits <= 4.0 + if by == "ftle" { 2.0 } else { 0.0 }, "{by}: {bits}");
-            let (larger, more) = bytes(&format!("w4a16-rows{by}5.5"));
-            assert!(larger > small && more > bits && (by == "ftle" || more <= 5.5), "{by}: {more}");
+            let (small, bits) = bytes(&format!("w5a16-rows{by}"));
+            // As large as the format alone, or a little smaller.
+            assert!(small <= uniform && small as f64 > 0.98 * uniform as f64, "{by}: {small} {uniform}");
+            let (larger, more) = bytes(&format!("w4a16-rows{by}6.5"));
+            assert!(larger > small && more > bits && (by == "ftle" || more <= 6.5), "{by}: {more} {bits}");
         }
         let told = |scheme: &str| {
             model.quantized_with(&scheme.parse::<Scheme>().unwrap(), &how).unwrap_err().to_string()
