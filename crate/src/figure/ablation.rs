@@ -117,7 +117,7 @@ mod tests {
         assert!(figure.subtitle.contains("mean of 3 seeds"), "{}", figure.subtitle);
         assert!(figure.subtitle.contains("6 of 9 variants"), "{}", figure.subtitle);
         let svg = figure.svg().unwrap();
-        assert!(svg.contains(">v0<") && svg.contains(">v8<") && !svg.contains(">v1<"));
+        assert!(svg.contains("\nv0\n") && svg.contains("\nv8\n") && !svg.contains("\nv1\n"));
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
         let all = frame(vec![row("whole", None), row("less", Some(0.05)), row("more", Some(-0.02))]);
         for figure in [ablation, ablation_quantized] {
             let svg = figure(&all).unwrap().svg().unwrap();
-            assert!(svg.contains("difference from whole") && svg.contains(">less<"), "{svg}");
+            assert!(svg.contains("difference from whole") && svg.contains("\nless\n"), "{svg}");
         }
         let names: Vec<_> = crate::figure::ready_made(&all).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["ablation", "ablation_quantized"]);

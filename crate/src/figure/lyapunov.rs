@@ -77,8 +77,10 @@ mod tests {
             exponents(&Frame::from_rows(&rows).unwrap()).unwrap().svg().unwrap()
         };
         let one = drawn(&["griot"]);
-        assert!(one.contains(">layer 2<") && one.contains(">passes of the model<"), "{one}");
+        assert!(one.contains("\nlayer 2\n") && one.contains("\npasses of the model\n"), "{one}");
         let several = drawn(&["shared, seed 0", "shared, seed 1", "plain, seed 0", "plain, seed 1"]);
-        assert!(several.contains(">shared<") && several.contains(">plain<") && !several.contains("seed 1"));
+        assert!(
+            several.contains("\nshared\n") && several.contains("\nplain\n") && !several.contains("seed 1")
+        );
     }
 }

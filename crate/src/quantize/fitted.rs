@@ -101,8 +101,15 @@ impl Model {
         let packed = Quantizing { backend: Backend::Packed, ..how.clone() };
         let uniform = self.quantized_with(&Scheme { rows: None, ..scheme.clone() }, &packed)?;
         let (budget, pulls) = (uniform.artifact()?.bytes.len() as u64, self.pulls(scheme, how)?);
-        let made = |scheme: &Scheme| self.quantized_by(scheme, &packed, pulls.clone());
-        let tried = by_mean(scheme, rows, budget, &made)?;
+        // Under the name that was asked for, which is part of the file.
+        let named = |found: &Scheme, how: &Quantizing| -> Result<Model> {
+            let mut model = self.quantized_by(found, how, pulls.clone())?;
+            if let Some(report) = &mut model.quantization {
+                report.scheme = scheme.to_string();
+            }
+            Ok(model)
+        };
+        let tried = by_mean(scheme, rows, budget, &|found: &Scheme| named(found, &packed))?;
         let within = tried.iter().filter(|tried| tried.bytes as u64 <= budget);
         let best = within.max_by_key(|tried| tried.bytes).ok_or_else(|| {
             let least = tried.iter().map(|tried| tried.bytes).min().unwrap_or(0);
@@ -112,11 +119,7 @@ impl Model {
             .at(format!("scheme {scheme}"))
             .hint(format!("the smallest that they make is {least} bytes"))
         })?;
-        let mut model = self.quantized_by(&best.scheme, how, pulls)?;
-        if let Some(report) = &mut model.quantization {
-            report.scheme = scheme.to_string();
-        }
-        Ok(model)
+        named(&best.scheme, how)
     }
 
     /// What gradients say of rows, where a scheme asks the calibration text for it.
