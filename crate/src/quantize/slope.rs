@@ -28,7 +28,7 @@ impl Model {
             Progress::new("gradients", (sample.windows.len() * sample.about.length) as u64, "tokens");
         for (_, ids) in sample.in_order() {
             let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
-            self.tokens(ids)?; // of the vocabulary
+            [inputs, targets].into_iter().try_for_each(|ids| self.tokens(ids).map(drop))?; // of the vocabulary
             let weights = vec![1.0 / inputs.len() as f32; inputs.len()];
             let loss = |logits: &[f32], grad: &mut [f32]| cross_entropy(logits, targets, &weights, grad);
             install(|| network.gradients(inputs, loss, &mut grads, &mut room))?;

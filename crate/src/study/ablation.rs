@@ -132,7 +132,8 @@ impl Unit {
             .value("bits_per_byte", outcome.valid_bits_per_byte)
             .value("bits_per_byte_quantized", outcome.valid_bits_per_byte_quantized)
             .value("export_gap", gap)
-            .value("tokens_per_s", outcome.tokens_per_s)
+            // None where the training had ended before.
+            .value("tokens_per_s", Some(outcome.tokens_per_s).filter(|speed| *speed > 0.0))
             .value("curve_tokens", tokens)
             .value("curve_bits_per_token", losses);
         let rows = vec![end, row(SUMMARY).value("done", "training")];
