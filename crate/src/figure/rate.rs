@@ -7,7 +7,7 @@ use crate::frame::Frame;
 use std::collections::BTreeMap;
 
 /// Bits per byte of text against the exact bytes of the model as one compressed file: a colour for each model, a point for each
-/// scheme, and a line through those that none beats in both (the Pareto front), which are named.
+/// scheme, and a line through those that none beats in both (the Pareto front), which are named where there is a single model.
 ///
 /// # Errors
 /// If the frame holds no sizes of files, or no perplexities of the same models and schemes.
@@ -32,7 +32,7 @@ pub fn rate(frame: &Frame) -> Result<Figure> {
         return Err(Error::input("no scheme has both the size of its file and a perplexity")
             .hint("measure artifact and perplexity in one study"));
     }
-    let mut series = vec![];
+    let (mut series, named) = (vec![], models.len() == 1);
     for (color, (model, mut points)) in models.into_iter().enumerate() {
         points.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let mut front = Series { label: format!("{model}, front"), color, ..Series::default() };
@@ -43,7 +43,7 @@ pub fn rate(frame: &Frame) -> Result<Figure> {
             if bits < best {
                 best = bits;
                 front.points.push(Point::new(bytes, bits));
-                front.texts.push(short(&scheme));
+                front.texts.extend(named.then(|| short(&scheme)));
             }
         }
         series.extend([all, front]);
