@@ -3,7 +3,8 @@
 //! A block is a map F of the stream of a sequence. Two streams that differ by δ, ‖δ‖ = ε ‖x‖, are both passed through it; the
 //! exponent of the pass is ln(‖F(x + δ) − F(x)‖ / ‖δ‖). What is left of δ is brought back to ε ‖F(x)‖ and the next pass
 //! follows (Benettin et al. 1980): after some passes δ points where F stretches most, and the exponents tend to the largest
-//! Lyapunov exponent of the iterated block. Below 0 the passes contract and come to rest, above 0 they part. A block is passed as often
+//! Lyapunov exponent of the iterated block. Below 0 the passes contract and come to rest, above 0 they part. A residual stream grows too, and what
+//! reads it norms it: the relative exponent is the growth of δ beside that of the stream, ln(‖δ′‖ / ‖δ‖) − ln(‖x′‖ / ‖x‖). A block is passed as often
 //! as is asked for, whatever the model does; what entered the first block, where blocks mix it in, stays as it is. `depth`
 //! follows one perturbation of what enters the model through all of its blocks.
 
@@ -99,18 +100,24 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// Passes both on by `step`: the exponent.
-    fn step(&mut self, step: impl Fn(&Tensor) -> Result<Tensor>) -> Result<f64> {
-        let before = norm(self.model, &(&self.other - &self.x)?)?;
+    /// ‖δ‖ and ‖x‖.
+    fn norms(&self) -> Result<[f64; 2]> {
+        Ok([norm(self.model, &(&self.other - &self.x)?)?, norm(self.model, &self.x)?])
+    }
+
+    /// Passes both on by `step`: the exponent, and the relative one.
+    fn step(&mut self, step: impl Fn(&Tensor) -> Result<Tensor>) -> Result<[f64; 2]> {
+        let before = self.norms()?;
         (self.x, self.other) = (step(&self.x)?, step(&self.other)?);
-        let after = norm(self.model, &(&self.other - &self.x)?)?;
+        let after = self.norms()?;
         self.bring_back()?;
-        Ok((after / before).ln())
+        let [apart, stream] = [0, 1].map(|i| (after[i] / before[i]).ln());
+        Ok([apart, apart - stream])
     }
 }
 
-/// Exponents of one window after the other.
-type Exponents = Vec<f64>;
+/// Exponents of one window after the other, and relative ones.
+type Exponents = Vec<[f64; 2]>;
 
 impl Lyapunov {
     /// The exponents of each block by pass, and of each block on the way through the model; a window is added to them.
@@ -148,20 +155,25 @@ impl Lyapunov {
 }
 
 /// The mean, with the interval of Student's t over windows where there are several.
-fn describe(row: Reading, end: &str, exponents: &[f64]) -> Reading {
-    let mean = exponents.iter().sum::<f64>() / exponents.len() as f64;
-    let test = paired(exponents);
-    row.value(&format!("exponent{end}"), mean)
-        .value(&format!("exponent{end}_low"), test.map(|test| test.low))
-        .value(&format!("exponent{end}_high"), test.map(|test| test.high))
+fn describe(row: Reading, end: &str, exponents: &[[f64; 2]]) -> Reading {
+    ["", "_relative"].into_iter().enumerate().fold(row, |row, (i, kind)| {
+        let exponents: Vec<f64> = exponents.iter().map(|both| both[i]).collect();
+        let mean = exponents.iter().sum::<f64>() / exponents.len() as f64;
+        let test = paired(&exponents);
+        row.value(&format!("exponent{end}{kind}"), mean)
+            .value(&format!("exponent{end}{kind}_low"), test.map(|test| test.low))
+            .value(&format!("exponent{end}{kind}_high"), test.map(|test| test.high))
+    })
 }
 
 /// Of several exponents a window, the mean of each window.
 fn means<'a>(all: impl Iterator<Item = &'a Exponents>) -> Exponents {
     let all: Vec<&Exponents> = all.collect();
     let windows = all.first().map_or(0, |one| one.len());
-    let mean = |window| all.iter().map(|one| one[window]).sum::<f64>() / all.len() as f64;
-    (0..windows).map(mean).collect()
+    let mean = |window: usize, i: usize| {
+        all.iter().map(|one: &&Exponents| one[window][i]).sum::<f64>() / all.len() as f64
+    };
+    (0..windows).map(|window| [0, 1].map(|i| mean(window, i))).collect()
 }
 
 impl Measure for Lyapunov {
@@ -218,8 +230,10 @@ impl Measure for Lyapunov {
             rows.push(describe(row, "", &depth[layer]));
         }
         let passes: usize = (0..layers).map(|layer| model.passes_of(layer)).sum();
-        let through: Exponents =
-            means(depth.iter()).into_iter().map(|mean| mean * layers as f64 / passes as f64).collect();
+        let through: Exponents = means(depth.iter())
+            .into_iter()
+            .map(|both| both.map(|x| x * layers as f64 / passes as f64))
+            .collect();
         let later = means(blocks.iter().flat_map(|passes| &passes[passes.len() / 2..]));
         let summary = row().value("passes", passes).value("iterations", self.iterations);
         let summary = summary.value("epsilon", self.epsilon);
@@ -232,7 +246,16 @@ impl Measure for Lyapunov {
 impl Listed for Lyapunov {
     const TABLES: &'static [Table] = &[Table::of(
         "lyapunov",
-        &["model", "scheme", "passes", "exponent", "exponent_low", "exponent_high", "exponent_depth"],
+        &[
+            "model",
+            "scheme",
+            "passes",
+            "exponent",
+            "exponent_low",
+            "exponent_high",
+            "exponent_relative",
+            "exponent_depth",
+        ],
     )];
 
     fn work(&self, model: &Model) -> f64 {
@@ -291,6 +314,8 @@ mod tests {
             let of = |kind: &str| rows.iter().filter(|row| row.row == kind).collect::<Vec<_>>();
             assert_eq!((of("pass").len(), of("depth").len()), (2 * 5, 2));
             for row in of("pass") {
+                // The stream itself is multiplied by as much.
+                assert!(row.number("exponent_relative").unwrap().abs() < 1e-3, "{row:?}");
                 assert!((row.number("exponent").unwrap() - expected).abs() < 1e-3, "{row:?}");
                 assert_eq!(row.number("own_passes"), Some(iterations as f64));
             }
