@@ -106,10 +106,16 @@ fn told_of(message: &serde_json::Value) -> Vec<Artifact> {
     let from_registry = package.starts_with("registry+");
     let files = message["filenames"].as_array().filter(|_| is_one);
     let paths = files.into_iter().flatten().filter_map(|file| Some(PathBuf::from(file.as_str()?)));
-    // Cells get the code from the shared library; of the crates in it they need the metadata.
+    // Cells get the code from the shared library; of the crates in it they need the metadata. A crate that makes a library for other
+    // languages too has its metadata in its archive, and none in that library.
+    let kinds = message["target"]["kind"].as_array();
+    let foreign = kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "cdylib"));
     let wanted = |path: &PathBuf| {
         let ending = path.extension().unwrap_or_default();
-        ending == "rmeta" || ending == &std::env::consts::DLL_SUFFIX[1..]
+        match foreign {
+            true => ending == "rlib",
+            false => ending == "rmeta" || ending == &std::env::consts::DLL_SUFFIX[1..],
+        }
     };
     paths.filter(wanted).map(|path| Artifact { path, from_registry }).collect()
 }
