@@ -261,7 +261,6 @@ impl Study {
         let text = |seq_len, stride| Perplexity { seq_len, stride, ..Perplexity::default() };
         Self::new("lowrank-q")
             .models(["data/models/griot"])
-            .schemes(["stored"])
             .measure(Artifact::default())
             .measure(Perplexity { max_tokens: Some(32_768), ..text(512, 64) })
             .measure(Spectrum::default())
