@@ -2,7 +2,7 @@
 //! matrix.
 //!
 //! A general compressor looks for repetitions, of which the codes of a matrix have none, and gives each symbol a whole number of bits: it
-//! takes 4 to 11 % more. Numbers and places are integers, so that the same codes make the same words on every machine.
+//! took up to 10 % more where codes have few bits, and less where they have many. Numbers and places are integers, so that the same codes make the same words on every machine.
 
 use crate::error::{Error, Result};
 use constriction::stream::model::ContiguousCategoricalEntropyModel;
