@@ -7,7 +7,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`] | a family each |
+//! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`], [`itera`] | a family each |
 //! | [`stack`] | the decoder that all share |
 //! | [`site`] | the matrices that can be quantized |
 //! | `names` | a network among the names of a checkpoint |
@@ -18,6 +18,7 @@
 
 mod check;
 pub mod gla;
+pub mod itera;
 pub mod llama;
 pub mod lowrankq;
 pub mod mamba2;
@@ -157,6 +158,8 @@ pub struct About {
     pub resolve: Resolve,
     /// Whether what is stated says that head and embedding are one matrix.
     pub states_tied: fn(&Value) -> Option<bool>,
+    /// Whether its published files hold the configuration beside the weights in one pickle.
+    pub pickled_config: bool,
     /// Published or customary shapes by name.
     pub shapes: &'static [NamedShape],
 }
@@ -211,6 +214,8 @@ families! {
     Gla = gla,
     /// Transformers with queries of low rank.
     LowrankQ = lowrankq,
+    /// State spaces with experts, as in Itera-Lite.
+    IteraLite = itera,
 }
 
 impl Config {
@@ -364,6 +369,11 @@ impl Config {
     pub fn longest(&self) -> Option<usize> {
         self.recipe().longest()
     }
+}
+
+/// Whether tensors of these names and shapes are of a family whose files hold the configuration in the pickle of the weights.
+pub fn pickles_config(shapes: &Shapes) -> bool {
+    FAMILIES.iter().any(|about| about.pickled_config && (about.recognizes)(shapes))
 }
 
 /// The names of all families, as a hint.

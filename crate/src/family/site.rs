@@ -15,6 +15,9 @@ pub struct Site {
     pub rows: usize,
     /// Input channels.
     pub cols: usize,
+    /// The expert of its block that it is part of, by number: it reads those tokens alone that the block's router (role `router`)
+    /// chose the expert for. None of what reads all tokens.
+    pub expert: Option<usize>,
     /// What it is for, in the words of its family: `in_proj`, `q_proj`, …; `head`, `embedding`, a tied head is both of these.
     pub roles: Vec<&'static str>,
     /// Parts of its rows with a meaning of their own, from the first row down; empty where there are none.
@@ -81,12 +84,22 @@ impl Site {
             layer: None,
             rows,
             cols,
+            expert: None,
             roles: vec![role],
             segments: vec![],
             by_default: residual != Residual::Ends,
             norm: None,
             fed: None,
             residual,
+        }
+    }
+
+    /// What it is within its block: its first role, with the number of its expert; at the ends of the network all of its roles.
+    pub fn part(&self) -> String {
+        match (self.layer, self.expert) {
+            (None, _) => self.roles.join("|"),
+            (_, None) => self.roles[0].to_string(),
+            (_, Some(expert)) => format!("{}.{expert}", self.roles[0]),
         }
     }
 

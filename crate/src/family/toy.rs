@@ -73,11 +73,11 @@ impl Branch for Mean {
         Ok(LayerState { recurrent: Some(recurrent), ..LayerState::default() })
     }
 
-    fn linears(&self) -> Vec<(&'static str, &Linear)> {
+    fn linears(&self) -> Vec<(&str, &Linear)> {
         vec![("mix", &self.mix)]
     }
 
-    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+    fn linears_mut(&mut self) -> Vec<(&str, &mut Linear)> {
         vec![("mix", &mut self.mix)]
     }
 
@@ -131,7 +131,7 @@ impl Family for Config {
             Ok(vec![parts.step(format!("blocks.{i}.norm"), 1e-5, path, Mean { mix })?])
         };
         let blocks = (0..self.layers).map(block).collect::<candle_core::Result<_>>()?;
-        Stack::new(parts, self.ends(), true, blocks, 1e-5)
+        Stack::new(parts, self.ends(), true, blocks, parts.norm("norm", 1e-5)?)
     }
 
     fn ends(&self) -> Ends {
@@ -194,7 +194,7 @@ fn one_file_is_a_family() {
         grad.fill(1.0);
         logits.iter().sum()
     };
-    stack.gradients(&ids, loss, &mut grads, &mut Room::default()).unwrap();
+    stack.gradients(&ids, loss, 0.0, &mut grads, &mut Room::default()).unwrap();
     assert!(grads.values().flatten().all(|grad| grad.is_finite()));
     assert!(grads.values().all(|grad| grad.iter().any(|grad| *grad != 0.0)));
 }

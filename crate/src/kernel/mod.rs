@@ -15,13 +15,14 @@
 //! | [`conv_grad`] | its gradients |
 //! | [`attention`] | causal attention in tiles, over a cache of keys and values |
 //! | [`rotary`] | positions as rotations of queries and keys |
-//! | [`gated`], [`squared`] | SiLU(a) · b and ReLU(x)², and their gradients |
+//! | [`gated`], [`squared`], [`gelu`] | SiLU(a) · b, ReLU(x)² and GELU, and their gradients |
 //! | [`diagonal`] | rows whose channels each have a weight |
 //! | [`scan`] | the linear recurrence, with a decay for a head or for each channel of the keys: token by token, chunked as matrix products, and with a rounded state |
 //! | [`decay`] | the decays of the second kind, from gates |
 //! | [`scan_grad`] | its gradient |
 //! | [`round`] | values rounded to integers and back |
 //! | [`norm`] | RMSNorm, plain and gated |
+//! | [`layer_norm`] | LayerNorm |
 //! | [`hadamard`] | a randomized orthonormal rotation of channels |
 //! | [`softcap`] | c · tanh(x / c) |
 //! | [`softplus`] | the step sizes of the recurrence |
@@ -49,9 +50,11 @@ pub(crate) mod dwords;
 #[cfg(target_arch = "x86_64")]
 pub mod floats;
 pub mod gated;
+pub mod gelu;
 pub mod hadamard;
 pub mod integer;
 pub(crate) mod kept;
+pub mod layer_norm;
 pub mod levels;
 pub(crate) mod line;
 pub mod linear;

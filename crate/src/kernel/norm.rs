@@ -7,7 +7,7 @@ use super::simd::{Lanes, dispatch};
 use rayon::prelude::*;
 
 /// Rows a task handles at once: large enough to be worth a task, small enough to share.
-const ROWS: usize = 64;
+pub(super) const ROWS: usize = 64;
 
 /// y = RMSNorm(x) · w for rows of `w.len()` values.
 pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
@@ -96,7 +96,7 @@ pub fn add_rms_norm(x: &mut [f32], w: &[f32], eps: f32, y: &mut [f32]) {
     });
 }
 
-fn each_block(y: &mut [f32], width: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
+pub(super) fn each_block(y: &mut [f32], width: usize, run: impl Fn(usize, &mut [f32]) + Sync) {
     if y.len() <= ROWS * width {
         run(0, y);
     } else {
@@ -105,7 +105,7 @@ fn each_block(y: &mut [f32], width: usize, run: impl Fn(usize, &mut [f32]) + Syn
 }
 
 /// Adds the parts in their order, so that the sum does not depend on scheduling.
-fn sum_into(parts: Vec<Vec<f32>>, sum: &mut [f32]) {
+pub(super) fn sum_into(parts: Vec<Vec<f32>>, sum: &mut [f32]) {
     for part in parts {
         for (sum, part) in sum.iter_mut().zip(part) {
             *sum += part;
@@ -198,7 +198,7 @@ pub(super) fn dot_body<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
 
 dispatch! {
     /// u = x · SiLU(z)
-    fn gate(x: &[f32], z: &[f32], u: &mut [f32]) = gate_body;
+    pub fn gate(x: &[f32], z: &[f32], u: &mut [f32]) = gate_body;
 }
 
 #[inline(always)]
@@ -214,7 +214,7 @@ fn gate_body<V: Lanes>(x: &[f32], z: &[f32], u: &mut [f32]) {
 
 dispatch! {
     /// dx = du · SiLU(z), dz = du · x · SiLU′(z)
-    fn gate_grad(x: &[f32], z: &[f32], du: &[f32], dx: &mut [f32], dz: &mut [f32]) = gate_grad_body;
+    pub fn gate_grad(x: &[f32], z: &[f32], du: &[f32], dx: &mut [f32], dz: &mut [f32]) = gate_grad_body;
 }
 
 #[inline(always)]

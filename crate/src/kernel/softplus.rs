@@ -1,4 +1,5 @@
-//! Δ = ln(1 + e^(raw + bias)), held to a range: the step sizes of the recurrence.
+//! Δ = ln(1 + e^(raw + bias)), held to a range: the step sizes of the recurrence; and one step for all channels, the mean of
+//! theirs, with its gradient.
 
 use super::simd::{Lanes, dispatch};
 use rayon::prelude::*;
@@ -32,6 +33,55 @@ fn body<V: Lanes>(raw: &[f32], bias: &[f32], limit: (f32, f32), dt: &mut [f32]) 
     let rest = whole..dt.len();
     let x = V::load_part(&raw[rest.clone()]).add(V::load_part(&bias[rest.clone()]));
     softplus(x, limit).store_part(&mut dt[rest]);
+}
+
+/// `mean` [T], overwritten, of ln(1 + e^raw) over each row of `raw` [T, C].
+pub fn mean_steps(raw: &[f32], mean: &mut [f32]) {
+    let width = raw.len() / mean.len().max(1);
+    let block = |(raw, mean): (&[f32], &mut [f32])| {
+        raw.chunks(width).zip(mean).for_each(|(raw, mean)| *mean = sum_of_row(raw) / width as f32);
+    };
+    if mean.len() <= ROWS {
+        block((raw, mean))
+    } else {
+        raw.par_chunks(ROWS * width).zip(mean.par_chunks_mut(ROWS)).for_each(block)
+    }
+}
+
+/// Of [`mean_steps`] and the gradient `dmean` [T] of what it gave: `raw` becomes its gradient, σ(raw) · dmean / C.
+pub fn mean_steps_grad(raw: &mut [f32], dmean: &[f32]) {
+    let width = raw.len() / dmean.len().max(1);
+    raw.par_chunks_mut(width).zip(dmean).for_each(|(raw, dmean)| slopes_of_row(dmean / width as f32, raw));
+}
+
+dispatch! { fn sum_of_row(raw: &[f32]) -> f32 = sum_body; }
+
+#[inline(always)]
+fn sum_body<V: Lanes>(raw: &[f32]) -> f32 {
+    let all = (0.0, f32::INFINITY);
+    let (mut sum, whole) = (V::splat(0.0), raw.len() / V::N * V::N);
+    for at in (0..whole).step_by(V::N) {
+        sum = sum.add(softplus(V::load(&raw[at..]), all));
+    }
+    let rest = &raw[whole..];
+    let mut last = [0.0; 16];
+    softplus(V::load_part(rest), all).store_part(&mut last[..rest.len()]);
+    sum.sum() + last.iter().sum::<f32>()
+}
+
+dispatch! { fn slopes_of_row(factor: f32, raw: &mut [f32]) = slopes_body; }
+
+#[inline(always)]
+fn slopes_body<V: Lanes>(factor: f32, raw: &mut [f32]) {
+    let (factor, one, zero) = (V::splat(factor), V::splat(1.0), V::splat(0.0));
+    let whole = raw.len() / V::N * V::N;
+    for at in (0..whole).step_by(V::N) {
+        factor.div(one.add(zero.sub(V::load(&raw[at..])).exp())).store(&mut raw[at..]);
+    }
+    let raw = &mut raw[whole..];
+    if !raw.is_empty() {
+        factor.div(one.add(zero.sub(V::load_part(raw)).exp())).store_part(raw);
+    }
 }
 
 /// max(x, 0) + ln(1 + e^−|x|); with s = t / (2 + t) ≤ ⅓, ln(1 + t) = 2 (s + s³/3 + s⁵/5 + …). NaN stays NaN.
@@ -80,6 +130,26 @@ mod tests {
                 let x = f64::from(raw[i / heads * row + 3 + i % heads] + bias[i % heads]);
                 let exact = x.exp().ln_1p().clamp(limit.0.into(), limit.1.into());
                 assert!((f64::from(*dt) - exact).abs() <= 5e-7 * exact, "{x}: {dt}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_step_is_the_mean_of_all_channels() {
+        for (time, width) in [(1, 1), (3, 40), (150, 33)] {
+            let raw: Vec<f32> =
+                (0..time * width).map(|i| ((i * 7919) % 2003) as f32 / 100.0 - 10.0).collect();
+            let dmean: Vec<f32> = (0..time).map(|t| t as f32 * 0.3 - 1.0).collect();
+            let (mut mean, mut draw) = (vec![0.0; time], raw.clone());
+            mean_steps(&raw, &mut mean);
+            mean_steps_grad(&mut draw, &dmean);
+            for (t, raw) in raw.chunks(width).enumerate() {
+                let exact: f64 = raw.iter().map(|x| f64::from(*x).exp().ln_1p()).sum::<f64>() / width as f64;
+                assert!((f64::from(mean[t]) - exact).abs() < 1e-6 * (1.0 + exact));
+                for (c, x) in raw.iter().enumerate() {
+                    let slope = f64::from(dmean[t]) / width as f64 / (1.0 + (-f64::from(*x)).exp());
+                    assert!((f64::from(draw[t * width + c]) - slope).abs() < 1e-6);
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 use super::attention::{Attention, Width};
 use super::linear::{Linear, Weight};
 use super::meeting::Meeting;
+use super::moe::Moe;
 use super::op::with_floats;
 use super::recurrence::{Recurrence, Recurrent};
 use super::room::Room;
@@ -50,13 +51,13 @@ pub trait Branch: fmt::Debug + Send + Sync {
     }
 
     /// Its matrices by their names within it, in the order in which they are used: the first reads what the branch reads.
-    fn linears(&self) -> Vec<(&'static str, &Linear)>;
+    fn linears(&self) -> Vec<(&str, &Linear)>;
 
     /// As [`linears`](Self::linears), to be changed.
-    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)>;
+    fn linears_mut(&mut self) -> Vec<(&str, &mut Linear)>;
 
     /// Its parameters that are in no linear, by their names within it, where its way back may be autograd.
-    fn smalls_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+    fn smalls_mut(&mut self) -> Vec<(&str, &mut Tensor)> {
         vec![]
     }
 
@@ -80,6 +81,11 @@ pub trait Branch: fmt::Debug + Send + Sync {
 
     /// Itself, if it is attention: for those who ask which tokens look at which.
     fn attention(&self) -> Option<&Attention> {
+        None
+    }
+
+    /// Itself, if it has experts: for those who ask which tokens they see.
+    fn experts(&self) -> Option<&Moe> {
         None
     }
 
@@ -111,13 +117,31 @@ impl Clone for Box<dyn Branch> {
     }
 }
 
-/// The way back through a branch: `u` that it read, the gradient `dy` of what it gave → `du` [T, hidden] and the gradients
-/// of its parameters, all overwritten.
-pub type Back<'a> =
-    Box<dyn FnOnce(&[f32], &[f32], &mut [f32], &mut Places<'_>, &mut Room) -> Result<()> + 'a>;
+/// The way back through a branch.
+pub struct Back<'a> {
+    /// A loss of the branch's own, apart from what it gave: that of experts which are used unequally. Else 0.
+    pub own: f32,
+    /// `u` that it read, the gradient `dy` of what it gave → `du` [T, hidden] and the gradients of its parameters, all overwritten;
+    /// those of its own loss by the weight that [`Places`] have for it.
+    pub pull: Box<Pull<'a>>,
+}
+
+/// See [`Back::pull`].
+pub type Pull<'a> = dyn FnOnce(&[f32], &[f32], &mut [f32], &mut Places<'_>, &mut Room) -> Result<()> + 'a;
+
+impl<'a> Back<'a> {
+    /// That of a branch without a loss of its own.
+    pub fn new(
+        pull: impl FnOnce(&[f32], &[f32], &mut [f32], &mut Places<'_>, &mut Room) -> Result<()> + 'a,
+    ) -> Self {
+        Self { own: 0.0, pull: Box::new(pull) }
+    }
+}
 
 /// Where the gradients of a branch's parameters go, by their names within it, each as long as its parameter.
 pub struct Places<'a> {
+    /// The weight of the branch's own loss in the gradients.
+    pub own: f32,
     /// What the names begin with in a checkpoint, for messages.
     pub path: String,
     /// The places that nobody took yet.
@@ -132,6 +156,17 @@ impl<'a> Places<'a> {
     pub fn take(&mut self, name: &str) -> Result<&'a mut [f32]> {
         let missing = || Error::Msg(format!("no place for the gradient of {}.{name}", self.path));
         self.all.remove(name).ok_or_else(missing)
+    }
+
+    /// The places of a part of the branch, whose names begin with `start`.
+    pub fn within(&mut self, start: &str) -> Self {
+        let names: Vec<&'a str> = self.all.keys().copied().filter(|name| name.starts_with(start)).collect();
+        let all = names.into_iter().filter_map(|name| Some((&name[start.len()..], self.all.remove(name)?)));
+        Self {
+            path: format!("{}.{}", self.path, start.trim_end_matches('.')),
+            all: all.collect(),
+            own: self.own,
+        }
     }
 
     /// The place of a parameter that may not be there.
@@ -179,7 +214,7 @@ pub(crate) fn by_autograd<'a>(
     let input = Var::from_slice(u, shape, &Device::Cpu)?;
     let out = branch.forward(input.as_tensor(), None)?; // [1, T, hidden]
     with_floats([&out.contiguous()?], |[out]| y.copy_from_slice(out))?;
-    Ok(Box::new(move |_, dy, du, places, _| {
+    Ok(Back::new(move |_, dy, du, places, _| {
         let pulled = (out * Tensor::from_slice(dy, shape, &Device::Cpu)?)?.sum_all()?;
         let grads = pulled.backward()?;
         let copy = |var: &Var, to: &mut [f32]| match grads.get(var.as_tensor()) {

@@ -53,12 +53,12 @@ impl Branch for Mlp {
         Ok(())
     }
 
-    fn linears(&self) -> Vec<(&'static str, &Linear)> {
+    fn linears(&self) -> Vec<(&str, &Linear)> {
         let Self { gate_proj, up_proj, down_proj } = self;
         vec![("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)]
     }
 
-    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+    fn linears_mut(&mut self) -> Vec<(&str, &mut Linear)> {
         let Self { gate_proj, up_proj, down_proj } = self;
         vec![("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)]
     }
@@ -71,7 +71,7 @@ impl Branch for Mlp {
         product.copy_from_slice(&gate);
         silu_product(&mut product, &up);
         self.down_proj.trace(&product, y)?;
-        Ok(Box::new(move |u, dy, du, places, room| {
+        Ok(Back::new(move |u, dy, du, places, room| {
             let mut dproduct = room.take(time * inner);
             self.down_proj.pull("down_proj", (&product, dy), &mut dproduct, places)?;
             silu_product_grad(&mut gate, &mut up, &dproduct);

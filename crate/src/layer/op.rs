@@ -36,6 +36,19 @@ pub(crate) enum Values<'a> {
     Bf16(&'a mut [bf16]),
 }
 
+impl<'a> Values<'a> {
+    /// Those of f32.
+    ///
+    /// # Errors
+    /// If they are bf16.
+    pub fn floats(self) -> Result<&'a mut [f32]> {
+        match self {
+            Self::F32(values) => Ok(values),
+            Self::Bf16(_) => bail!("expected an f32 tensor"),
+        }
+    }
+}
+
 /// Lets `f` change the values of a contiguous f32 or bf16 tensor on the CPU; every tensor that shares them sees it.
 pub(crate) fn values_in_place<R>(tensor: &Tensor, f: impl FnOnce(Values<'_>) -> R) -> Result<R> {
     let op = InPlace { f: RefCell::new(Some(f)), out: RefCell::new(None) };
@@ -45,10 +58,7 @@ pub(crate) fn values_in_place<R>(tensor: &Tensor, f: impl FnOnce(Values<'_>) -> 
 
 /// [`values_in_place`] of an f32 tensor.
 pub(crate) fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-    values_in_place(tensor, |values| match values {
-        Values::F32(values) => Ok(f(values)),
-        Values::Bf16(_) => bail!("expected an f32 tensor"),
-    })?
+    values_in_place(tensor, |values| Ok(f(values.floats()?)))?
 }
 
 struct InPlace<F, R> {

@@ -265,7 +265,8 @@ fn named(
     }
     let mut norms: Vec<String> = vec![];
     for (site, input) in model.config.sites().into_iter().zip(inputs) {
-        let Some(input) = input else { continue };
+        // Rows of what an expert reads are no positions.
+        let Some(input) = input.as_ref().filter(|_| site.expert.is_none()) else { continue };
         if let Some(norm) = site.norm {
             if norms.contains(&norm) {
                 continue;

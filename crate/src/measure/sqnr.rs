@@ -7,7 +7,7 @@
 use super::instrument::{Listed, Table};
 use super::power::Power;
 use super::reference::{self, Beside};
-use super::watch::Watched;
+use super::watch::{Watched, tokens_read};
 use super::window::{Excerpt, Sliding, Window};
 use super::{Measure, finite, subject, work};
 use crate::error::{Error, Result};
@@ -69,7 +69,13 @@ impl Sqnr {
         };
         let each = |ratio: &Ratio| {
             let row = row().row("layer").value("layer", ratio.layer.as_str());
-            row.value("sqnr_db", ratio.output.decibel()).value("input_sqnr_db", ratio.input.decibel())
+            let row =
+                row.value("sqnr_db", ratio.output.decibel()).value("input_sqnr_db", ratio.input.decibel());
+            match ratio.sent {
+                // Of a token that one model alone sends to an expert there is nothing to compare.
+                Some((common, all)) => row.value("sent_alike", common as f64 / all.max(1) as f64),
+                None => row,
+            }
         };
         let mut rows: Vec<_> = ratios.iter().map(each).collect();
         let noisy = || ratios.iter().filter(|ratio| ratio.output.noise != 0.0);
@@ -145,6 +151,28 @@ struct Ratio {
     layer: String,
     output: Power,
     input: Power,
+    /// Tokens that the two models both send to the expert that it is part of, and those that either sends.
+    sent: Option<(usize, usize)>,
+}
+
+impl Ratio {
+    /// What an expert's matrix reads in both models, of the tokens that both send to it; none if there are none.
+    fn shared(
+        &mut self,
+        inputs: Option<(Tensor, Tensor)>,
+        (tokens, others): (Option<Vec<u32>>, Option<Vec<u32>>),
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let [tokens, others] = [tokens, others].map(Option::unwrap_or_default);
+        let rows = |own: &[u32], other: &[u32]| -> Vec<u32> {
+            (0..).zip(own).filter(|(_, token)| other.contains(token)).map(|(row, _)| row).collect()
+        };
+        let both = rows(&tokens, &others);
+        let (common, all) = self.sent.unwrap_or_default();
+        self.sent = Some((common + both.len(), all + tokens.len() + others.len() - both.len()));
+        let Some((x, x_found)) = inputs.filter(|_| !both.is_empty()) else { return Ok(None) };
+        let pick = |x: &Tensor, rows: Vec<u32>| x.index_select(&Tensor::new(rows, x.device())?, 1);
+        Ok(Some((pick(&x, both)?, pick(&x_found, rows(&others, &tokens))?)))
+    }
 }
 
 /// The ratios of every linear that reads activations: an embedding of its own reads tokens.
@@ -152,14 +180,24 @@ fn ratios(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<Ratio>
     let watched = [reference, model].map(Watched::new);
     let named = |(layer, _)| Ratio { layer, ..Ratio::default() };
     let mut ratios: Vec<_> = model.linears().into_iter().map(named).collect();
+    let sites = model.config.sites();
     let progress = Progress::new("sqnr", text.scored(), "tokens");
     for Window { scored, start } in &text.windows {
         let ids = &text.ids[*start..scored.end - 1];
         let [exact, found] = watched.each_ref().map(|watched| watched.inputs(ids));
-        let inputs = exact?.into_iter().zip(found?).map(|(exact, found)| exact.zip(found));
+        let (exact, found) = (exact?, found?);
+        let [tokens, others] = [&exact, &found].map(|inputs| tokens_read(&sites, inputs));
+        let tokens = tokens?.into_iter().zip(others?);
+        let inputs = exact.into_iter().zip(found).zip(tokens);
         let linears = reference.linears().into_iter().zip(model.linears());
-        for ((ratio, inputs), ((_, linear), (_, other))) in ratios.iter_mut().zip(inputs).zip(linears) {
-            let Some((x, x_found)) = inputs else { continue };
+        for ((ratio, ((exact, found), tokens)), ((_, linear), (_, other))) in
+            ratios.iter_mut().zip(inputs).zip(linears)
+        {
+            let both = match tokens {
+                (None, None) => exact.zip(found),
+                tokens => ratio.shared(exact.zip(found), tokens)?,
+            };
+            let Some((x, x_found)) = both else { continue };
             let here = x.to_device(model.device())?;
             let (y, y_found) = install(|| Ok::<_, Error>((linear.forward(&x)?, other.forward(&here)?)))?;
             add(&mut ratio.output, &y, &y_found)?;

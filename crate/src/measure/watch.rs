@@ -1,6 +1,7 @@
 //! A model whose linears are watched: what each of them reads.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::family::Site;
 use crate::layer::linear::Linear;
 use crate::model::Model;
 use candle_core::Tensor;
@@ -55,6 +56,38 @@ impl Watched {
     }
 }
 
+/// Which tokens of a text each linear read, by what `inputs` they were seen to read: those that a router chose its expert for; none
+/// where it read all, or nothing.
+pub(super) fn tokens_read(sites: &[Site], inputs: &[Option<Tensor>]) -> Result<Vec<Option<Vec<u32>>>> {
+    let rows = |at: usize| -> Result<Option<Vec<Vec<f32>>>> {
+        let input = inputs[at].as_ref().map(|input| input.squeeze(0)?.to_vec2::<f32>());
+        Ok(input.transpose()?)
+    };
+    let mut all: Vec<Option<Vec<u32>>> = vec![None; sites.len()];
+    for (at, site) in sites.iter().enumerate().filter(|(_, site)| site.expert.is_some()) {
+        // What an expert reads first are rows of what the router reads, in their order; what else it reads follows from them.
+        let of_expert = |other: &Site| other.layer == site.layer && other.expert == site.expert;
+        let of_router = |other: &Site| other.layer == site.layer && other.roles.contains(&"router");
+        let first = sites.iter().position(of_expert).unwrap_or(at);
+        if first < at {
+            all[at] = all[first].clone();
+            continue;
+        }
+        let router = sites.iter().position(of_router).map(&rows).transpose()?.flatten();
+        let (Some(router), Some(own)) = (router, rows(at)?) else { continue };
+        let mut tokens = (0..).zip(&router);
+        let read: Vec<u32> = own
+            .iter()
+            .filter_map(|row| tokens.find(|(_, of_router)| *of_router == row).map(|(t, _)| t))
+            .collect();
+        if read.len() != own.len() {
+            return Err(Error::internal(format!("{} reads what its router does not", site.path)));
+        }
+        all[at] = Some(read);
+    }
+    Ok(all)
+}
+
 /// What a linear was given that was seen to read `input`: a tap sees it rotated, where the linear rotates it.
 pub(super) fn given(linear: &Linear, input: &Tensor) -> Result<Tensor> {
     match &linear.rotation {
@@ -66,6 +99,31 @@ pub(super) fn given(linear: &Linear, input: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::moe::choose;
+
+    #[test]
+    fn experts_are_seen_to_read_the_tokens_that_were_sent_to_them() {
+        let model = Model::load("random:itera-lite-tiny").unwrap();
+        let ids: Vec<u32> = (0..100).map(|i| i * 7 % 256).collect();
+        let (sites, inputs) = (model.config.sites(), Watched::new(&model).inputs(&ids).unwrap());
+        let read = tokens_read(&sites, &inputs).unwrap();
+        let linears = model.linears();
+        for (router, site) in sites.iter().enumerate().filter(|(_, site)| site.roles == ["router"]) {
+            let logits = linears[router].1.forward(inputs[router].as_ref().unwrap()).unwrap();
+            let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let picks = choose(&logits, 4, 2);
+            let of_layer = sites.iter().enumerate().filter(|(_, other)| other.layer == site.layer);
+            for (at, other) in of_layer {
+                let Some(expert) = other.expert else {
+                    assert_eq!(read[at], None);
+                    continue;
+                };
+                let mine = picks.iter().filter(|pick| pick.expert as usize == expert).map(|pick| pick.row);
+                assert_eq!(read[at].clone().unwrap_or_default(), mine.collect::<Vec<_>>());
+            }
+        }
+        assert_eq!(read.iter().flatten().map(Vec::len).sum::<usize>(), 2 * 2 * 2 * 100);
+    }
 
     #[test]
     fn a_long_text_is_seen_from_its_first_token_to_its_last() {

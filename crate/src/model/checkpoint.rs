@@ -10,7 +10,7 @@ use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::family::Stated;
 use crate::format::Encoded;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +29,8 @@ pub struct Checkpoint {
     /// `config.json`, read by [`json::read`](crate::json::read), or else `params.json`, if there is one beside the weights. A GGUF file states
     /// itself what a `config.json` would.
     pub stated: Option<Stated>,
+    /// The configuration that a pickled file has beside its weights; whether it is asked, the family says.
+    pub(crate) pickled: Option<Stated>,
     /// Path of `tokenizer.json`, if there is one beside the weights, and none in them.
     pub tokenizer: Option<PathBuf>,
     /// The metadata of safetensors headers.
@@ -84,7 +86,7 @@ impl Checkpoint {
     }
 
     fn open_path(path: &Path) -> Result<Self> {
-        let Contents { files, metadata, layers, stated, tokenizer, tokens, stored_as, alone } =
+        let Contents { files, metadata, layers, stated, pickled, tokenizer, tokens, stored_as, alone } =
             Contents::of(path)?;
         let (name, source, revision) = (name(path), path.to_path_buf(), None);
         Ok(Self {
@@ -92,6 +94,7 @@ impl Checkpoint {
             source,
             revision,
             stated,
+            pickled,
             tokenizer,
             metadata,
             layers,
@@ -117,7 +120,7 @@ impl Checkpoint {
 
     /// The shape of every tensor by name, and whether it is one of floating-point numbers.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], bool)> {
-        self.stored().map(|(name, stored)| (name, &*stored.shape, is_float(stored)))
+        self.stored().map(|(name, stored)| (name, &*stored.shape, stored.is_float()))
     }
 
     fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
@@ -161,7 +164,7 @@ impl Checkpoint {
                 listing.tensors.iter().filter_map(|(name, stored)| Some((name, stored, wanted(name)?)));
             let mut needed = vec![];
             for (name, stored, wanted) in of_file {
-                if wanted == Wanted::Weights && !is_float(stored) {
+                if wanted == Wanted::Weights && !stored.is_float() {
                     return Err(Error::input(format!(
                         "expected floating-point numbers, found {}",
                         stored.kind
@@ -185,11 +188,6 @@ impl Checkpoint {
 
 fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn is_float(stored: &Stored) -> bool {
-    use DType::{BF16, F8E4M3, F16, F32, F64};
-    stored.dtype.is_some_and(|dtype| matches!(dtype, F64 | F32 | BF16 | F16 | F8E4M3))
 }
 
 impl fmt::Debug for Checkpoint {
@@ -219,7 +217,7 @@ mod tests {
     use super::super::safetensors::save_safetensors;
     use super::*;
     use crate::json;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
     use std::fs;
 
     fn fixtures() -> PathBuf {

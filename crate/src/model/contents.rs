@@ -17,6 +17,7 @@ pub(super) struct Contents {
     pub metadata: BTreeMap<String, String>,
     pub layers: Vec<(String, u64)>,
     pub stated: Option<Stated>,
+    pub pickled: Option<Stated>,
     pub tokenizer: Option<PathBuf>,
     pub tokens: Option<Tokenizing>,
     pub stored_as: Option<String>,
@@ -32,13 +33,17 @@ impl Contents {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         destination::finish(folder)?;
         let found = if path.is_dir() { files::weight_files(path)? } else { files::single(path)? };
-        let (mut files, mut metadata, mut layers, mut own) = (vec![], BTreeMap::new(), vec![], None);
+        let (mut files, mut metadata, mut layers) = (vec![], BTreeMap::new(), vec![]);
+        let (mut own, mut pickled, mut claim) = (None, None, None);
         for file in found.files {
             let mut listing = list(&file)?;
             own = own.or(listing.own.take());
             metadata.extend(listing.metadata.clone());
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             layers.extend(listing.layers.iter().map(|(at, n)| (format!("{name}: {at}"), *n)));
+            let config = listing.pickled.take();
+            pickled = pickled.or(config.map(|json| Stated { file: format!("{name}: config"), json }));
+            claim = claim.or(listing.claim.take());
             files.push((file, listing));
         }
         let mut names = BTreeMap::new();
@@ -63,11 +68,15 @@ impl Contents {
         let alone = own.is_some();
         let (stated, tokens, stored_as) = match own {
             Some(Own { stated, tokens, stored_as }) => (Some(stated), tokens, stored_as),
-            None => (stated(folder, &mut layers)?, None, metadata.get(STORED_AS).cloned()),
+            None => {
+                let listings = || files.iter().map(|(_, listing)| listing);
+                let claimed = || claim?.stored_as(listings());
+                (stated(folder, &mut layers)?, None, metadata.get(STORED_AS).cloned().or_else(claimed))
+            }
         };
         // A tokenizer.json beside a file that has no tokenizer is better than none.
         let tokenizer = if tokens.is_some() { None } else { files::beside(folder, "tokenizer.json") };
-        Ok(Self { files, metadata, layers, stated, tokenizer, tokens, stored_as, alone })
+        Ok(Self { files, metadata, layers, stated, pickled, tokenizer, tokens, stored_as, alone })
     }
 }
 
@@ -95,5 +104,29 @@ fn list(file: &Path) -> Result<Listing> {
         _ => Err(Error::input("this file's ending is not one of weights")
             .at(file.display())
             .hint("expected .safetensors, .bin, .pt, .pth, .gguf or .lowbit")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pickled_config_and_what_is_told_of_quantization_come_with_the_weights() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/itera-tiny");
+        let golden = json::read(folder.join("golden.json")).unwrap();
+        let rounded = "f32; 1 tensor is already fake-quantized (quantization_info)";
+        for (name, config, stored_as) in [
+            ("top1", true, None),
+            ("object-config", true, Some(rounded)),
+            ("mix3", false, None),
+            ("oldnames", false, None),
+        ] {
+            let found = Contents::of(&folder.join(format!("{name}.pt"))).unwrap();
+            let file = format!("{name}.pt: config");
+            let expected = config.then(|| Stated { file, json: golden[name]["config"].clone() });
+            assert_eq!((found.pickled, found.stated), (expected, None), "{name}");
+            assert_eq!(found.stored_as.as_deref(), stored_as, "{name}");
+        }
     }
 }

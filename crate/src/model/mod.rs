@@ -7,6 +7,7 @@
 //! | `finite` | weights that are no numbers |
 //! | `weights` | the network's part of a checkpoint |
 //! | [`safetensors`], `pickle`, `gguf`, [`artifact`] | the kinds of files |
+//! | `claim` | what a pickled file says was done to weights that are floating-point numbers all the same |
 //! | `stored`, `pass` | tensors in a file, and one pass through it for those that are wanted |
 //! | [`hub`] | finding a checkpoint in the hub's cache or fetching it |
 //! | [`tokenizer`] | text ↔ tokens |
@@ -30,6 +31,7 @@ pub(crate) mod bounds;
 mod card;
 mod caught;
 pub mod checkpoint;
+mod claim;
 mod contents;
 mod destination;
 mod files;

@@ -1,5 +1,6 @@
 //! Tensors in a file that were not read yet: what they are, and where their bytes lie.
 
+use super::claim::Claim;
 use super::gguf::{Block, Tokens};
 use super::tokenizer::{Pieces, Tokenizer};
 use crate::error::{Error, Result};
@@ -21,6 +22,10 @@ pub(super) struct Listing {
     pub sums: Vec<Sum>,
     /// Numbers of layers that it tells beside its tensors, by where.
     pub layers: Vec<(String, u64)>,
+    /// The configuration that a pickled file has beside its weights.
+    pub pickled: Option<serde_json::Value>,
+    /// What it says there of their quantization.
+    pub claim: Option<Claim>,
     /// What a file that speaks for itself says of everything but its weights.
     pub own: Option<Own>,
 }
@@ -148,6 +153,12 @@ impl Stored {
             bytes: start..end,
             layout: if by_rows { Layout::Rows } else { Layout::Strides(strides) },
         })
+    }
+
+    /// Whether it is of floating-point numbers.
+    pub fn is_float(&self) -> bool {
+        use DType::{BF16, F8E4M3, F16, F32, F64};
+        matches!(self.dtype, Some(F64 | F32 | BF16 | F16 | F8E4M3))
     }
 
     /// The type of its blocks, if it is in any, be they single numbers.

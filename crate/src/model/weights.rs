@@ -32,11 +32,10 @@ impl Weights {
     pub fn read(found: &Checkpoint) -> Result<Self> {
         let at = |error: Error| error.at(found.source.display());
         let quantization = saved::read_report(&found.metadata).map_err(at)?;
-        let stated = found.stated.as_ref();
-        if quantization.is_some() && stated.is_none() {
+        if quantization.is_some() && found.stated.is_none() {
             return Err(at(Error::input("config.json is missing")));
         }
-        Config::stated_family(stated).map_err(at)?;
+        Config::stated_family(found.stated.as_ref()).map_err(at)?;
         let names = Names::find(found.tensors().map(|(name, ..)| name)).map_err(at)?;
         if names.network.is_empty() {
             let what = format!(
@@ -55,6 +54,8 @@ impl Weights {
         {
             shapes.insert(layer.weight.clone(), vec![layer.shape.0, layer.shape.1]);
         }
+        let pickled = found.pickled.as_ref().filter(|_| family::pickles_config(&shapes));
+        let stated = found.stated.as_ref().or(pickled);
         let (mut config, mut assumed) = Config::resolve(stated, &shapes).map_err(at)?;
         assumed.extend(names.told.clone());
         quantization.iter().try_for_each(|report| saved::check_report(report, &config)).map_err(at)?;
@@ -133,4 +134,34 @@ fn equal(a: &Tensor, b: &Tensor) -> bool {
         Ok(wide(a)?.eq(&wide(b)?)?.flatten_all()?.min(0)?.to_scalar::<u8>()? == 1)
     };
     a.dims() == b.dims() && same(a, b).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::itera;
+    use std::path::Path;
+
+    /// The config of an Itera-Lite model, and what was assumed.
+    fn read(path: &Path) -> (itera::Config, Vec<String>) {
+        let found = Checkpoint::open(path.to_str().unwrap(), None).unwrap();
+        match Weights::read(&found).unwrap() {
+            Weights { config: Config::IteraLite(config), assumed, .. } => (config, assumed),
+            Weights { config, .. } => panic!("{}", config.family()),
+        }
+    }
+
+    #[test]
+    fn a_pickled_config_is_asked_where_no_file_beside_the_weights_states_one() {
+        let fixture =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/itera-tiny/object-config.pt");
+        let (config, assumed) = read(&fixture);
+        assert_eq!((config.top_k_experts, assumed), (1, vec![]));
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("last.pt");
+        std::fs::copy(&fixture, &copy).unwrap();
+        std::fs::write(folder.path().join("config.json"), r#"{"top_k_experts": 2}"#).unwrap();
+        assert_eq!(read(&copy).0.top_k_experts, 2);
+        assert_eq!(read(folder.path()).0.top_k_experts, 2);
+    }
 }

@@ -82,9 +82,14 @@ impl<'a> Source<'a> {
         }
         match self {
             Self::Norm(name) => {
-                let norm = tensor(tensors, name)?;
-                let scaled = norm.div(&numbers(by, norm)?)?;
-                tensors.insert(name.to_string(), scaled);
+                // What a LayerNorm adds goes to the same channels.
+                let bias = name.strip_suffix(".weight").map(|path| format!("{path}.bias"));
+                let bias = bias.filter(|bias| tensors.contains_key(bias));
+                for name in [Some(name.to_string()), bias].into_iter().flatten() {
+                    let norm = tensor(tensors, &name)?;
+                    let scaled = norm.div(&numbers(by, norm)?)?;
+                    tensors.insert(name, scaled);
+                }
             }
             Self::Rows(fed) => {
                 let giver = sites.iter().find(|site| site.path == fed.path);

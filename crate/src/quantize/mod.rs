@@ -64,7 +64,7 @@ use rows::RowWidths;
 pub use scheme::{Budget, Hessians, Rule, Scheme};
 use select::Part;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -226,6 +226,8 @@ struct Job<'a> {
     made: Made,
     /// What gradients say of rows, where that is known.
     pulls: Option<Arc<rows::Pulls>>,
+    /// Paths of matrices that were to be rounded by what they read, and read nothing: experts that no token was sent to.
+    unseen: BTreeSet<String>,
 }
 
 impl<'a> Job<'a> {
@@ -272,7 +274,18 @@ impl<'a> Job<'a> {
             layers: layers.collect(),
         };
         let (tensors, made) = (model.tensors().clone(), Made::default());
-        Ok(Self { model, scheme, how, parts, tensors, sites, report, made, pulls: None })
+        Ok(Self {
+            model,
+            scheme,
+            how,
+            parts,
+            tensors,
+            sites,
+            report,
+            made,
+            pulls: None,
+            unseen: BTreeSet::new(),
+        })
     }
 
     /// Rotates and rescales as the scheme wants; returns the text that it needs.
@@ -314,11 +327,18 @@ impl<'a> Job<'a> {
         let inputs = observe(&self.current()?, sample, Wanted::default())?;
         self.made.whole.tokens += sample.tokens();
         let (sites, mut done, mut left) = (self.sites.clone(), BTreeSet::new(), vec![]);
-        for (i, inputs) in inputs.into_iter().enumerate() {
+        // Readers of one source are rescaled together, by the largest that any of them sees: experts see some tokens each.
+        let mut tops: BTreeMap<Source<'_>, Vec<f32>> = BTreeMap::new();
+        for (site, inputs) in sites.iter().zip(inputs) {
+            let Some(source) = Source::of(site) else { continue };
+            let top = tops.entry(source).or_default();
+            top.resize(top.len().max(inputs.absmax.len()), 0.0);
+            top.iter_mut().zip(inputs.absmax).for_each(|(top, x)| *top = top.max(x));
+        }
+        for i in 0..sites.len() {
             if !self.is_in(i) && !self.is_rounded(i) {
                 continue;
             }
-            // All readers of a norm see the same inputs, and are rescaled together.
             let Some(source) = Source::of(&sites[i]) else {
                 left.push(sites[i].path.as_str());
                 continue;
@@ -326,7 +346,11 @@ impl<'a> Job<'a> {
             if !done.insert(source) {
                 continue;
             }
-            let mut absmax = inputs.absmax;
+            let mut absmax = tops.remove(&source).unwrap_or_default();
+            if absmax.is_empty() {
+                left.push(sites[i].path.as_str());
+                continue;
+            }
             source.join(&mut absmax);
             if let Some(exponent) = self.scheme.smooth {
                 let by = source.smoothing(&self.tensors, &sites, &absmax, exponent)?;

@@ -242,7 +242,7 @@ fn units(sites: &[Site], parts: &[Vec<Part>], layers: usize, grain: Grain) -> Ve
         for part in in_scope {
             let segment = part.segment.as_deref().filter(|_| grain == Grain::Segment);
             let pattern = segment.map_or(site.path.clone(), |name| format!("{}.{name}", site.path));
-            let name = segment.map_or_else(|| site.roles.join("|"), str::to_string);
+            let name = segment.map_or_else(|| site.part(), str::to_string);
             let mut unit = Unit { pattern, layer: site.layer, part: name, first, pieces: vec![] };
             if grain == Grain::Layer && site.layer.is_some() {
                 let of_block = |other: &&Site| other.layer == site.layer;

@@ -8,7 +8,7 @@ use super::select::Part;
 use super::walk::Walk;
 use super::{Job, Observer, mixed, top_of};
 use crate::error::Result;
-use crate::family::{Matrices, Site};
+use crate::family::{Matrices, Site, some_of};
 use crate::format::{Coding, Encoded, Format};
 use crate::layer::linear::Activation;
 use crate::layer::op::with_floats;
@@ -17,6 +17,7 @@ use crate::model::quantization::{Backend, BlockReport, Effort};
 use crate::model::{Model, cast};
 use crate::progress::Progress;
 use crate::threads::install;
+use crate::warning::warn;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -65,6 +66,15 @@ impl Job<'_> {
                 install(|| self.matrix(i, &inputs[i], own, &mut matrices))?;
                 progress.tick(weights)?;
             }
+        }
+        if !self.unseen.is_empty() {
+            let paths: Vec<&String> = self.unseen.iter().collect();
+            let told = format!(
+                "no token of the calibration text reached {}: nearest codes, and scales of activations by token",
+                some_of(&paths)
+            );
+            warn(format!("{} in {}: {told}", self.model.name, self.scheme));
+            self.report.method = format!("{}, {told}", self.report.method);
         }
         self.finish(matrices)
     }
@@ -172,11 +182,19 @@ impl Job<'_> {
         matrices: &mut Matrices,
     ) -> Result<()> {
         let site = self.sites[i].clone();
+        let unseen = inputs.absmax.is_empty();
         if self.is_rounded(i) {
+            let observer = self.scheme.observer.filter(|observer| !unseen || *observer == Observer::Channel);
             self.report.layers[i].activation = self.scheme.activations.map(|bits| Activation {
                 bits,
-                scale: self.scheme.observer.map(|observer| inputs.scale(observer, top_of(bits))),
+                scale: observer.map(|observer| inputs.scale(observer, top_of(bits))),
             });
+            if observer != self.scheme.observer {
+                self.unseen.insert(site.path.clone());
+            }
+        }
+        if unseen && self.scheme.gptq.is_some() && self.is_in(i) && !site.is_table() {
+            self.unseen.insert(site.path.clone());
         }
         let stored = &self.tensors[&site.weight];
         let blocks = if self.is_in(i) {

@@ -31,7 +31,7 @@ impl Model {
             [inputs, targets].into_iter().try_for_each(|ids| self.tokens(ids).map(drop))?; // of the vocabulary
             let weights = vec![1.0 / inputs.len() as f32; inputs.len()];
             let loss = |logits: &[f32], grad: &mut [f32]| cross_entropy(logits, targets, &weights, grad);
-            install(|| network.gradients(inputs, loss, &mut grads, &mut room))?;
+            install(|| network.gradients(inputs, loss, 0.0, &mut grads, &mut room))?;
             add(&grads);
             progress.tick(ids.len() as u64)?;
         }

@@ -68,7 +68,7 @@ impl Training {
             let (step, clock) = (optimizer.steps, Instant::now());
             let rate = self.schedule.rate(step, self.steps);
             let network = self.network_at(step, &optimizer.tensors(), straight.as_ref())?;
-            let (loss, grads) = self.gradients(&network, &data.batch(step)?, &mut work)?;
+            let (Losses { text, own }, grads) = self.gradients(&network, &data.batch(step)?, &mut work)?;
             rows.add(step, grads);
             let norm = optimizer.update(grads, rate)?;
             let done = optimizer.steps;
@@ -77,10 +77,14 @@ impl Training {
             }
             let tokens = self.mixture.batch_size * self.mixture.seq_len;
             let speed = tokens as f64 / clock.elapsed().as_secs_f64();
-            log.write(&json!({
-                "step": done, "tokens": done * tokens as u64, "loss": loss, "lr": rate, "grad_norm": norm,
+            let mut event = json!({
+                "step": done, "tokens": done * tokens as u64, "loss": text, "lr": rate, "grad_norm": norm,
                 "tokens_per_s": speed.round(), "elapsed_s": (started.0.elapsed().as_secs_f64() * 1e3).round() / 1e3,
-            }))?;
+            });
+            if own != 0.0 {
+                event["balance_loss"] = json!(own);
+            }
+            log.write(&event)?;
             let last = done == self.steps;
             if done % self.validate_every == 0 || last {
                 let left = mean.as_ref().map_or_else(|| optimizer.tensors(), |mean| mean.tensors().clone());
@@ -110,7 +114,7 @@ impl Training {
                 save_safetensors(&checkpoint, &held, &metadata)?;
             }
             let shown = scores.map_or(String::new(), |found| format!("  valid {:.3} bits/byte", found.plain));
-            progress.message(format!("loss {loss:.3}  {speed:.0} tokens/s{shown}"));
+            progress.message(format!("loss {text:.3}  {speed:.0} tokens/s{shown}"));
             progress.tick(1)?;
         }
         let model = folder.join("model");
@@ -175,14 +179,15 @@ impl Training {
         Ok(weights)
     }
 
-    /// The loss of a batch and its gradients. Every sequence is walked forwards and backwards on its own, many at the
+    /// The losses of a batch and the gradients of their sum: that of the text, and the mean over its sequences of the network's
+    /// own. Every sequence is walked forwards and backwards on its own, many at the
     /// same time; they are added up in their order, whatever the number of threads.
     pub(super) fn gradients<'a>(
         &self,
         network: &Stack,
         batch: &data::Batch,
         work: &'a mut Work,
-    ) -> Result<(f32, &'a Gradients)> {
+    ) -> Result<(Losses, &'a Gradients)> {
         let len = self.mixture.seq_len;
         let total: f32 = batch.weights.iter().sum();
         if total <= 0.0 {
@@ -196,15 +201,16 @@ impl Training {
         let weights: Vec<f32> = batch.weights.iter().map(|weight| weight / total).collect();
         let sequences = batch.inputs.par_chunks(len).zip(batch.targets.par_chunks(len));
         let sequences = sequences.zip(weights.par_chunks(len)).zip(sums.par_iter_mut());
+        let own = len as f32 / batch.inputs.len() as f32;
         let losses = sequences.map(|(((inputs, targets), weights), sums)| {
             let free = || rooms.lock().unwrap_or_else(PoisonError::into_inner);
             let mut room = free().pop().unwrap_or_default();
             let loss = |logits: &[f32], grad: &mut [f32]| loss::cross_entropy(logits, targets, weights, grad);
-            let loss = network.gradients(inputs, loss, sums, &mut room).map_err(Error::from);
+            let loss = network.gradients(inputs, loss, own, sums, &mut room).map_err(Error::from);
             free().push(room);
             loss
         });
-        let losses = losses.collect::<Vec<Result<f32>>>().into_iter().collect::<Result<Vec<_>>>()?;
+        let losses = losses.collect::<Vec<Result<(f32, f32)>>>().into_iter().collect::<Result<Vec<_>>>()?;
         let [first, others @ ..] = sums.as_mut_slice() else {
             return Err(Error::internal("a batch of no sequences"));
         };
@@ -216,7 +222,11 @@ impl Training {
                 }
             });
         }
-        Ok((losses.iter().sum(), first))
+        let losses = Losses {
+            text: losses.iter().map(|(text, _)| text).sum(),
+            own: losses.iter().map(|(_, each)| own * each).sum(),
+        };
+        Ok((losses, first))
     }
 
     /// Writes the settings, or refuses a folder that belongs to other settings. More steps are welcome: the run then
@@ -233,6 +243,15 @@ impl Training {
         }
         write_bytes(&path, serde_saphyr::to_string(self).map_err(Error::internal)?.as_bytes())
     }
+}
+
+/// The losses of a batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Losses {
+    /// The weighted mean cross entropy of its tokens, in nats.
+    pub text: f32,
+    /// Losses that branches have of their own: of experts which are used unequally.
+    pub own: f32,
 }
 
 /// What steps use again and again.

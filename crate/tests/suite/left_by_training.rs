@@ -355,3 +355,47 @@ fn other_programs_keys_in_a_quantized_models_config_do_not_matter() {
     folder.write("config.json", config.to_string());
     assert!(sentence(&folder).contains("config.json: hidden_act = \"gelu\" calls for an architecture"));
 }
+
+#[test]
+fn a_config_beside_pickled_weights_is_not_asked_where_the_family_has_a_file_for_it() {
+    let mut file = File::new(2);
+    let weights = file.weights(&tensors(), &[]);
+    let config = file.dict(&[("hidden_size", int(7)), ("n_groups", int(3))]);
+    let (alone, beside) = (Folder::new(), Folder::new());
+    file.save(&alone.at("last.pt"), &file.dict(&[("model", weights.clone())]));
+    file.save(&beside.at("last.pt"), &file.dict(&[("config", config), ("model", weights)]));
+    let (alone, beside) = (alone.load(), beside.load());
+    assert_eq!((alone.config, alone.assumed), (beside.config, beside.assumed));
+}
+
+#[test]
+fn what_a_pickle_says_of_quantization_is_told_and_kept() {
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut file = File::new(2);
+    let weights = file.weights(&tensors(), &[]);
+    let scales = file.dict(&[("a", b"F0.5\n".to_vec()), ("b", b"F0.25\n".to_vec())]);
+    let info = ("quantization_info", file.dict(&[("scales", scales)]));
+    let config = ("quantization_config", file.subclass(&[("bnb_4bit_quant_type", text("nf4"))]));
+    let rounded = "f32; 2 tensors are already fake-quantized (quantization_info)";
+    for (told, line) in [(info, rounded), (config, "f32, though quantization_config says NF4")] {
+        let (folder, to) = (folder(), Folder::new());
+        file.save(&folder.at("last.pt"), &file.dict(&[("model", weights.clone()), told]));
+        let model = folder.load();
+        assert_eq!(model.stored_as.as_deref(), Some(line));
+        assert!(model.card().contains(&("stored as".to_string(), line.to_string())));
+        model.save(&to.at("saved")).unwrap();
+        let saved = Model::load(&to.text("saved")).unwrap();
+        assert_eq!(saved.stored_as.as_deref(), Some(line));
+    }
+}
+
+#[test]
+fn a_pickled_config_that_cannot_be_used_is_told_with_its_place() {
+    let itera = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/itera-tiny/object-config.pt");
+    let (folder, mut file) = (Folder::new(), File::new(4));
+    let weights = file.weights(Model::load(itera).unwrap().tensors(), &[]);
+    let config = file.subclass(&[("model_type", b"U\x03gpt".to_vec())]);
+    file.save(&folder.at("last.pt"), &file.dict(&[("model_state_dict", weights), ("config", config)]));
+    let told = sentence(&folder);
+    assert!(told.contains("last.pt: config: unknown model family \"gpt\""), "{told}");
+}

@@ -12,6 +12,7 @@ mod floors;
 mod gguf;
 mod gla;
 mod identity;
+mod itera;
 mod keys;
 mod layouts;
 mod left_by_training;

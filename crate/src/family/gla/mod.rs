@@ -26,6 +26,7 @@ pub const ABOUT: About = About {
         Ok((super::Config::Gla(config), assumed))
     },
     states_tied: Config::states_tied,
+    pickled_config: false,
     shapes: &[
         ("gla-tiny", || super::Config::Gla(Config::tiny())),
         ("gla-1m", || super::Config::Gla(Config::default())),
@@ -79,5 +80,5 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
         ])
     };
     let blocks = (0..config.num_hidden_layers).map(block).collect::<Result<_>>()?;
-    Stack::new(parts, config.ends(), config.tie_word_embeddings, blocks, eps)
+    Stack::new(parts, config.ends(), config.tie_word_embeddings, blocks, parts.norm("model.norm", eps)?)
 }

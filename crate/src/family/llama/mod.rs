@@ -28,6 +28,7 @@ pub const ABOUT: About = About {
         Ok((super::Config::Llama(config), assumed))
     },
     states_tied: Config::states_tied,
+    pickled_config: false,
     shapes: &[
         ("llama-tiny", || super::Config::Llama(Config::default())),
         ("smollm2-135m", || super::Config::Llama(Config::smollm2_135m())),
@@ -59,5 +60,5 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
         ])
     };
     let blocks = (0..config.num_hidden_layers).map(block).collect::<Result<_>>()?;
-    Stack::new(parts, config.ends(), config.tie_word_embeddings, blocks, eps)
+    Stack::new(parts, config.ends(), config.tie_word_embeddings, blocks, parts.norm("model.norm", eps)?)
 }

@@ -13,8 +13,8 @@ mod resolve;
 use super::stack::{Block, Entry, Mixing, Pairs, Skip, Step};
 use super::{About, Family, Parts, Stack};
 use crate::layer::attention::{Attention, Heads, Names, Rotary};
-use crate::layer::norm::RmsNorm;
-use crate::layer::squared::Squared;
+use crate::layer::feed_forward::{Curve, FeedForward};
+use crate::layer::norm::Norm;
 use candle_core::Result;
 pub use config::{Config, Rank};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub const ABOUT: About = About {
         Ok((super::Config::LowrankQ(config), assumed))
     },
     states_tied: Config::states_tied,
+    pickled_config: false,
     shapes: &[("lowrank-q-tiny", || super::Config::LowrankQ(Config::default()))],
 };
 
@@ -43,7 +44,7 @@ const NAMES: Names =
 fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
     let (sizes, eps) = (config.attention(), config.norm_eps);
     let rotary = Arc::new(Rotary::new(config.frequencies(), sizes.longest));
-    let plain = |channels: usize| RmsNorm::plain(channels, eps, parts.device());
+    let plain = |channels: usize| Norm::plain(channels, eps, parts.device());
     let skips = config.skips();
     let block = |i: usize| {
         let at = |name: &str| format!("blocks.{i}.{name}");
@@ -62,8 +63,8 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
             }
         };
         let attention = attention.with_heads(heads).named(&NAMES);
-        let (fc, proj) = (linear("mlp.fc")?, linear("mlp.proj")?);
-        let mlp = Squared { fc, proj, names: ["fc", "proj"] };
+        let (first, second) = (linear("mlp.fc")?, linear("mlp.proj")?);
+        let mlp = FeedForward { first, second, curve: Curve::ReluSquared, names: ["fc", "proj"] };
         // Copy 0 is x₀; those of the first half follow, and the last is asked for first.
         let skip = i.checked_sub(skips).filter(|row| *row < skips).map(|row| {
             let weights = parts.parameter("skip_weights".to_string());
@@ -93,8 +94,9 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
         }
     };
     let gate = config.smear_gate.then(|| parts.parameter("smear.gate".to_string())).transpose()?;
-    let entry = Entry { norm: plain(config.model_dim)?, pairs, gate };
-    let stack = Stack::new(parts, config.ends(), config.tie_embeddings, blocks, eps)?.entered_by(entry);
+    let entry = Entry { norm: Some(plain(config.model_dim)?), pairs, gate, positions: None };
+    let stack = Stack::new(parts, config.ends(), config.tie_embeddings, blocks, plain(config.model_dim)?)?
+        .entered_by(entry);
     Ok(match config.logit_softcap {
         0.0 => stack,
         cap => stack.capped(cap),

@@ -22,6 +22,7 @@ pub const ABOUT: About = About {
         Ok((super::Config::Mamba2(config), assumed))
     },
     states_tied: Config::states_tied,
+    pickled_config: false,
     shapes: &[
         ("mamba2-130m", || super::Config::Mamba2(Config::mamba2_130m())),
         ("mamba2-tiny", || super::Config::Mamba2(Config::default())),
@@ -53,5 +54,5 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
         Ok(vec![parts.step(at("norm"), eps, at("mixer"), mixer)?])
     };
     let blocks = (0..config.num_hidden_layers).map(block).collect::<Result<_>>()?;
-    Stack::new(parts, config.ends(), config.tie_word_embeddings, blocks, eps)
+    Stack::new(parts, config.ends(), config.tie_word_embeddings, blocks, parts.norm("backbone.norm_f", eps)?)
 }

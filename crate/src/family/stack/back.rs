@@ -6,7 +6,7 @@ use crate::family::Gradients;
 use crate::kernel::diagonal::weight_grad;
 use crate::kernel::norm::add;
 use crate::layer::branch::{Back, Places};
-use crate::layer::norm::RmsNorm;
+use crate::layer::norm::Norm;
 use crate::layer::room::{Buffer, Room};
 use candle_core::{Error, Result, bail};
 
@@ -31,9 +31,10 @@ struct Passed<'a> {
 }
 
 impl Stack {
-    /// Reads `tokens` from nothing, on a CPU, and returns what `loss` gives for their logits [T, vocabulary] in f32.
-    /// `loss` also writes its gradient with respect to them; from it come those of all tensors: `grads` has a place for
-    /// each, see [`Config::zero_gradients`](crate::family::Config::zero_gradients), and all are overwritten.
+    /// Reads `tokens` from nothing, on a CPU, and returns what `loss` gives for their logits [T, vocabulary] in f32, and the sum
+    /// of the branches' own losses. `loss` also writes its gradient with respect to the logits; from it, and from the own losses
+    /// times `own`, come those of all tensors: `grads` has a place for each, see
+    /// [`Config::zero_gradients`](crate::family::Config::zero_gradients), and all are overwritten.
     ///
     /// Products are as exact as those of training: see [`kernel::linear::trained`](crate::kernel::linear::trained).
     ///
@@ -43,9 +44,10 @@ impl Stack {
         &self,
         tokens: &[u32],
         loss: impl FnOnce(&[f32], &mut [f32]) -> f32,
+        own: f32,
         grads: &mut Gradients,
         room: &mut Room,
-    ) -> Result<f32> {
+    ) -> Result<(f32, f32)> {
         if self.rotation.is_some() {
             bail!("a rotated model has no gradient")
         }
@@ -59,7 +61,7 @@ impl Stack {
             }
         };
         let mut copies = self.copies_of(&stream, room);
-        let mut passed = vec![];
+        let (mut passed, mut own_losses) = (vec![], 0.0);
         for pass in self.passes(0..self.blocks.len()) {
             let Pass { block, first, last } = pass;
             let mut mixed = None;
@@ -75,6 +77,7 @@ impl Stack {
                 let [mut u, mut after] = [(); 2].map(|()| room.take(time * hidden));
                 step.norm.apply(&stream, &mut u)?;
                 let back = step.branch.trace(&u, &mut after, time, room)?;
+                own_losses += back.own;
                 let given = step.scale.is_some().then(|| {
                     let mut given = room.take(time * hidden);
                     given.copy_from_slice(&after);
@@ -128,8 +131,8 @@ impl Stack {
                     dgiven = &dy;
                     room.give(given);
                 }
-                let mut places = places(grads, &step.path);
-                back(&u, dgiven, &mut du, &mut places, room)?;
+                let mut places = places(grads, step, own);
+                (back.pull)(&u, dgiven, &mut du, &mut places, room)?;
                 if let Some(name) = places.all.keys().next() {
                     bail!("the gradient of {}.{name} was not written", step.path)
                 }
@@ -160,34 +163,47 @@ impl Stack {
         }
         let used = [stream, dstream, du, dx, dy, logits, dlogits];
         used.into_iter().chain(copies).chain(dcopies).for_each(|buffer| room.give(buffer));
-        Ok(value)
+        Ok((value, own_losses))
     }
 }
 
-/// The way back through a norm that read `x`: `dx`, overwritten, and the gradient of its weight where it has one.
+/// The way back through a norm that read `x`: `dx`, overwritten, and the gradients of its weight and bias where it has them.
 fn norm_back(
-    norm: &RmsNorm,
+    norm: &Norm,
     path: Option<&str>,
     (x, dy): (&[f32], &[f32]),
     dx: &mut [f32],
     grads: &mut Gradients,
     unused: &mut [f32],
 ) -> Result<()> {
-    match path {
-        Some(path) => norm.backward(x, dy, dx, place(grads, &format!("{path}.weight"))?),
-        None => norm.backward(x, dy, dx, unused),
+    let Some(path) = path else { return norm.backward(x, dy, dx, (unused, &mut [])) };
+    let (weight, bias) = (format!("{path}.weight"), format!("{path}.bias"));
+    let mut dbias = if norm.has_bias() {
+        std::mem::take(grads.get_mut(&bias).ok_or_else(|| unplaced(&bias))?)
+    } else {
+        vec![]
+    };
+    norm.backward(x, dy, dx, (place(grads, &weight)?, &mut dbias))?;
+    if norm.has_bias() {
+        grads.insert(bias, dbias);
     }
+    Ok(())
 }
 
 pub(super) fn place<'a>(grads: &'a mut Gradients, name: &str) -> Result<&'a mut [f32]> {
-    let missing = || Error::Msg(format!("no place for the gradient of {name}"));
-    grads.get_mut(name).map(Vec::as_mut_slice).ok_or_else(missing)
+    grads.get_mut(name).map(Vec::as_mut_slice).ok_or_else(|| unplaced(name))
 }
 
-/// The places of the parameters whose names begin with `path` and a dot.
-fn places<'a>(grads: &'a mut Gradients, path: &str) -> Places<'a> {
+fn unplaced(name: &str) -> Error {
+    Error::Msg(format!("no place for the gradient of {name}"))
+}
+
+/// The places of the parameters of a branch: those whose names begin with its path and a dot, but for the norm's before it.
+fn places<'a>(grads: &'a mut Gradients, Step { path, norm_path, .. }: &Step, own: f32) -> Places<'a> {
     let start = format!("{path}.");
-    let all = grads.range_mut(start.clone()..);
-    let all = all.map_while(|(name, values)| Some((name.strip_prefix(&start)?, values.as_mut_slice())));
-    Places { path: path.to_string(), all: all.collect() }
+    let norms = norm_path.as_ref().map(|norm| ["weight", "bias"].map(|part| format!("{norm}.{part}")));
+    let all = grads.range_mut(start.clone()..).take_while(|(name, _)| name.starts_with(&start));
+    let all = all.filter(|(name, _)| norms.as_ref().is_none_or(|norms| !norms.contains(name)));
+    let all = all.map(|(name, values)| (&name[start.len()..], values.as_mut_slice()));
+    Places { path: path.to_string(), all: all.collect(), own }
 }

@@ -4,7 +4,7 @@ use super::back::place;
 use crate::family::Gradients;
 use crate::kernel::diagonal::{add_scaled, scale, weight_grad};
 use crate::layer::branch::Branch;
-use crate::layer::norm::RmsNorm;
+use crate::layer::norm::Norm;
 use crate::layer::op::with_floats;
 use crate::layer::room::Buffer;
 use crate::layer::state::LayerState;
@@ -83,7 +83,7 @@ pub struct Step {
     /// What the name of the norm's weight begins with, such as `backbone.layers.0.norm`; none where it has no weight.
     pub norm_path: Option<String>,
     /// The norm.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// The branch.
     pub branch: Box<dyn Branch>,
     /// A weight for each channel of what it gives, `[hidden]`.

@@ -1,5 +1,5 @@
-//! What happens to the embedding before the first block, where anything does: a hash of token pairs is added, a norm, and a
-//! gate that mixes each token with the one before it.
+//! What happens to the embedding before the first block, where anything does: a hash of token pairs is added, a norm, a gate that
+//! mixes each token with the one before it, and vectors of positions.
 
 use super::back::place;
 use super::block::Parameter;
@@ -7,22 +7,33 @@ use crate::family::Gradients;
 use crate::kernel::diagonal::{add_scaled, weight_grad};
 use crate::kernel::norm::{add, dot};
 use crate::layer::linear::Linear;
-use crate::layer::norm::RmsNorm;
+use crate::layer::norm::Norm;
 use crate::layer::op::with_floats;
 use crate::layer::room::{Buffer, Room};
 use candle_core::{D, Result, Tensor};
 use candle_nn::ops::sigmoid;
 
-/// e = norm(embedding(id) + scale · proj(table(h))), then x_t = (1 − σ(g)) ⊙ e_t + σ(g) ⊙ e_{t−1}, where h is the hash of a
-/// token and the one before it, and e_{−1} = 0.
-#[derive(Clone, Debug)]
+/// e = norm(embedding(id) + scale · proj(table(h))), then x_t = (1 − σ(g)) ⊙ e_t + σ(g) ⊙ e_{t−1} + p_t, where h is the hash of a
+/// token and the one before it, e_{−1} = 0, and p are vectors of positions.
+#[derive(Clone, Debug, Default)]
 pub struct Entry {
     /// Without weights.
-    pub norm: RmsNorm,
+    pub norm: Option<Norm>,
     /// Vectors for pairs of tokens.
     pub pairs: Option<Pairs>,
     /// The gate g `[hidden]` (SmearGate).
     pub gate: Option<Parameter>,
+    /// A vector for each position.
+    pub positions: Option<Positions>,
+}
+
+/// A table of positions, whose rows are added.
+#[derive(Clone, Debug)]
+pub struct Positions {
+    /// What the name of its parameter begins with.
+    pub path: String,
+    /// [positions, hidden].
+    pub table: Linear,
 }
 
 /// Vectors for pairs of tokens, by their hash (BigramHash).
@@ -61,6 +72,15 @@ pub(super) struct Traced {
     normed: Buffer,
 }
 
+/// Tokens before those that are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Before<'a> {
+    /// Which they were, where that matters.
+    pub ids: &'a [u32],
+    /// How many they were.
+    pub count: usize,
+}
+
 impl Entry {
     /// Tokens before a token that its vector depends on, at most.
     pub fn looks_back(&self) -> usize {
@@ -69,21 +89,23 @@ impl Entry {
 
     /// The matrices with their paths.
     pub(super) fn linears(&self) -> impl Iterator<Item = (String, &Linear)> {
-        self.pairs.iter().flat_map(|Pairs { path, table, proj, .. }| {
+        let pairs = self.pairs.iter().flat_map(|Pairs { path, table, proj, .. }| {
             let proj = proj.iter().map(move |proj| (format!("{path}.proj"), proj));
             std::iter::once((format!("{path}.embed"), table)).chain(proj)
-        })
+        });
+        pairs.chain(self.positions.iter().map(|Positions { path, table }| (path.clone(), table)))
     }
 
     /// As [`linears`](Self::linears), to be changed.
     pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
-        self.pairs.iter_mut().flat_map(|Pairs { path, table, proj, .. }| {
+        let pairs = self.pairs.iter_mut().flat_map(|Pairs { path, table, proj, .. }| {
             let proj = proj.iter_mut().map({
                 let path = path.clone();
                 move |proj| (format!("{path}.proj"), proj)
             });
             std::iter::once((format!("{path}.embed"), table)).chain(proj)
-        })
+        });
+        pairs.chain(self.positions.iter_mut().map(|Positions { path, table }| (path.clone(), table)))
     }
 
     /// Of how many tokens `before` the first of `ids` vectors are needed as well: that of the gate.
@@ -101,12 +123,14 @@ impl Entry {
         Ok(ids.iter().zip(earlier).map(|(id, before)| bucket(*id, before, buckets)).collect())
     }
 
-    /// tokens [B, T], of which each sequence follows those of `before`, if any → x₀ [B, T, hidden], in tensor operations.
+    /// tokens [B, T], of which each sequence follows `count` others, those of `before` where that matters → x₀ [B, T, hidden], in
+    /// tensor operations.
     pub(super) fn definition(
         &self,
         embedding: &Linear,
         tokens: &Tensor,
         before: &[Vec<u32>],
+        count: usize,
     ) -> Result<Tensor> {
         let (batch, time) = tokens.dims2()?;
         let sequences = tokens.to_vec2::<u32>()?.into_iter().enumerate().map(|(i, ids)| {
@@ -124,7 +148,9 @@ impl Entry {
                 };
                 e = (e + rows.broadcast_mul(&scale.values)?)?;
             }
-            let e = self.norm.forward(&e)?;
+            if let Some(norm) = &self.norm {
+                e = norm.forward(&e)?;
+            }
             let Some(gate) = &self.gate else { return Ok(e) };
             let share = sigmoid(&gate.values)?;
             let last = e.narrow(0, all - time, time)?;
@@ -136,7 +162,10 @@ impl Entry {
             kept + before.broadcast_mul(&share)?
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
-        Tensor::cat(&sequences, 0)?.reshape((batch, time, sequences[0].dim(D::Minus1)?))
+        let x = Tensor::cat(&sequences, 0)?.reshape((batch, time, sequences[0].dim(D::Minus1)?))?;
+        let Some(Positions { table, .. }) = &self.positions else { return Ok(x) };
+        let at = Tensor::arange(count as u32, (count + time) as u32, tokens.device())?;
+        x.broadcast_add(&table.weight.lookup(&at)?)
     }
 
     /// The same of one sequence by the kernels on a CPU: `x` [T, hidden], overwritten.
@@ -144,12 +173,12 @@ impl Entry {
         &self,
         embedding: &Linear,
         ids: &[u32],
-        before: &[u32],
+        before: Before<'_>,
         x: &mut [f32],
         room: &mut Room,
     ) -> Result<()> {
         let hidden = x.len() / ids.len();
-        let (all, earlier) = self.with_before(ids, before);
+        let (all, earlier) = self.with_before(ids, before.ids);
         let [mut sums, mut e] = [(); 2].map(|()| room.take(all.len() * hidden));
         embedding.weight.rows(&all, &mut sums)?;
         if let Some(Pairs { table, proj, scale, .. }) = &self.pairs {
@@ -163,7 +192,7 @@ impl Entry {
             with_floats([&scale.values], |[scale]| add_times(scale[0], &rows, &mut sums))?;
             room.give(rows);
         }
-        self.norm.apply(&sums, &mut e)?;
+        self.normed(&sums, &mut e)?;
         let more = (all.len() - ids.len()) * hidden;
         x.copy_from_slice(&e[more..]);
         if let Some(gate) = &self.gate {
@@ -173,8 +202,30 @@ impl Entry {
             let first = hidden - more;
             add_scaled(&share, &e[..x.len() - first], &mut x[first..]);
         }
+        self.place(before.count, &mut e[..x.len()], x)?;
         room.give(sums);
         room.give(e);
+        Ok(())
+    }
+
+    /// y ← norm(x).
+    fn normed(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+        match &self.norm {
+            Some(norm) => norm.apply(x, y),
+            None => {
+                y.copy_from_slice(x);
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds the vectors of positions from `first` on to rows `x`; `free` is as long, and overwritten.
+    fn place(&self, first: usize, free: &mut [f32], x: &mut [f32]) -> Result<()> {
+        let Some(Positions { table, .. }) = &self.positions else { return Ok(()) };
+        let time = x.len() / table.weight.shape()?.1;
+        let at: Vec<u32> = (first as u32..).take(time).collect();
+        table.weight.rows(&at, free)?;
+        add(free, x);
         Ok(())
     }
 
@@ -200,7 +251,7 @@ impl Entry {
             with_floats([&scale.values], |[scale]| add_times(scale[0], &given, &mut sums))?;
             pairs = Some((rows, given));
         }
-        self.norm.apply(&sums, &mut normed)?;
+        self.normed(&sums, &mut normed)?;
         x.copy_from_slice(&normed);
         if let Some(gate) = &self.gate {
             let share = shares(gate)?;
@@ -208,6 +259,9 @@ impl Entry {
             mix(&share, &normed, x);
             add_scaled(&share, &normed[..before], &mut x[share.len()..]);
         }
+        let mut free = room.take(x.len());
+        self.place(0, &mut free, x)?;
+        room.give(free);
         Ok(Traced { buckets, pairs, sums, normed })
     }
 
@@ -221,6 +275,11 @@ impl Entry {
         room: &mut Room,
     ) -> Result<()> {
         let Traced { buckets, pairs, sums, normed } = traced;
+        if let Some(Positions { path, .. }) = &self.positions {
+            let dtable = place(grads, &format!("{path}.weight"))?;
+            dtable.fill(0.0);
+            dtable[..dx.len()].copy_from_slice(dx);
+        }
         let mut de = room.take(dx.len());
         de.copy_from_slice(dx);
         if let Some(gate) = &self.gate {
@@ -238,8 +297,13 @@ impl Entry {
                 *dgate = (*dgate - kept) * share * (1.0 - share);
             }
         }
-        let mut unused = vec![0.0; self.norm.channels()];
-        self.norm.backward(&sums, &de, dx, &mut unused)?;
+        match &self.norm {
+            Some(norm) => {
+                let mut unused = vec![0.0; norm.channels()];
+                norm.backward(&sums, &de, dx, (&mut unused, &mut []))?;
+            }
+            None => dx.copy_from_slice(&de),
+        }
         if let (Some(Pairs { path, table, proj, scale, .. }), Some((rows, given))) = (&self.pairs, pairs) {
             place(grads, &scale.name)?[0] = dot(dx, &given);
             with_floats([&scale.values], |[scale]| {

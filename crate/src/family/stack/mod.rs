@@ -24,7 +24,7 @@ use super::Ends;
 use crate::kernel::softcap::softcap;
 use crate::layer::attention::Width;
 use crate::layer::linear::Linear;
-use crate::layer::norm::RmsNorm;
+use crate::layer::norm::Norm;
 use crate::layer::op::with_floats;
 use crate::layer::recurrence::Recurrence;
 use crate::layer::room::{Buffer, Room};
@@ -34,7 +34,7 @@ pub use ask::Recurring;
 use block::Pass;
 pub use block::{Block, Mixing, Parameter, Skip, Step};
 use candle_core::{D, Device, Result, Tensor, bail};
-pub use entry::{Entry, Pairs, bucket};
+pub use entry::{Entry, Pairs, Positions, bucket};
 pub use parts::Parts;
 use std::ops::Range;
 
@@ -50,7 +50,7 @@ pub struct Stack {
     embedding: Option<Linear>,
     entry: Option<Entry>,
     blocks: Vec<Block>,
-    norm: RmsNorm,
+    norm: Norm,
     head: Linear,
     /// Logits are c · tanh(x / c).
     softcap: Option<f32>,
@@ -62,7 +62,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Puts blocks between an embedding and a head; `tied` where those are one matrix. `eps` is that of the last norm.
+    /// Puts blocks between an embedding and a last norm with a head; `tied` where embedding and head are one matrix.
     ///
     /// # Errors
     /// If a tensor is not there.
@@ -71,16 +71,12 @@ impl Stack {
         ends: Ends,
         tied: bool,
         blocks: Vec<impl Into<Block>>,
-        eps: f64,
+        norm: Norm,
     ) -> Result<Self> {
         let embedding = parts.linear(ends.embedding, false)?;
         let (embedding, head) = match tied {
             true => (None, embedding),
             false => (Some(embedding), parts.linear(ends.head, false)?),
-        };
-        let norm = match ends.norm {
-            Some(path) => parts.norm(path, eps)?,
-            None => RmsNorm::plain(head.weight.shape()?.1, eps, parts.device())?,
         };
         let blocks: Vec<Block> = blocks.into_iter().map(Into::into).collect();
         // Those who look into a recurrence know its state by its block.
@@ -129,7 +125,7 @@ impl Stack {
     /// As [`hidden`](Self::hidden).
     pub fn stream(&self, tokens: &Tensor, mut state: Option<&mut State>) -> Result<Tensor> {
         let before = state.as_ref().map_or(&[][..], |state| state.tokens.as_slice());
-        let entering = self.embed_after(tokens, before)?;
+        let entering = self.embed_after(tokens, before, state.as_ref().map_or(0, |state| state.position))?;
         let x = self.through(entering, 0..self.blocks.len(), state.as_deref_mut())?;
         if let Some(state) = state {
             state.position += tokens.dim(1)?;
@@ -146,13 +142,13 @@ impl Stack {
     /// # Errors
     /// If a token lies outside the vocabulary.
     pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        self.embed_after(tokens, &[])
+        self.embed_after(tokens, &[], 0)
     }
 
-    /// As [`embed`](Self::embed), of sequences that go on from these tokens.
-    fn embed_after(&self, tokens: &Tensor, before: &[Vec<u32>]) -> Result<Tensor> {
+    /// As [`embed`](Self::embed), of sequences that go on from `count` tokens, which are these where that matters.
+    fn embed_after(&self, tokens: &Tensor, before: &[Vec<u32>], count: usize) -> Result<Tensor> {
         let x = match &self.entry {
-            Some(entry) => entry.definition(self.embedding(), tokens, before)?,
+            Some(entry) => entry.definition(self.embedding(), tokens, before, count)?,
             None => self.embedding().weight.lookup(tokens)?,
         };
         let x = match &self.rotation {

@@ -4,7 +4,7 @@ use super::{Parameter, Step};
 use crate::family::{Matrices, Tensors};
 use crate::layer::branch::Branch;
 use crate::layer::linear::{Linear, Weight};
-use crate::layer::norm::RmsNorm;
+use crate::layer::norm::Norm;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Tensors, and the matrices that are in few bits, by their names in a checkpoint.
@@ -62,12 +62,21 @@ impl<'a> Parts<'a> {
         Ok(Linear::new(weight, bias))
     }
 
-    /// The norm whose weight is `path`.weight.
+    /// The RMSNorm whose weight is `path`.weight.
     ///
     /// # Errors
     /// If it is not there.
-    pub fn norm(&self, path: &str, eps: f64) -> Result<RmsNorm> {
-        Ok(RmsNorm::new(self.small(&format!("{path}.weight"))?, eps))
+    pub fn norm(&self, path: &str, eps: f64) -> Result<Norm> {
+        Ok(Norm::rms(self.small(&format!("{path}.weight"))?, eps))
+    }
+
+    /// The LayerNorm whose weight and bias are `path`.weight and `path`.bias.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn layer_norm(&self, path: &str, eps: f64) -> Result<Norm> {
+        let [weight, bias] = ["weight", "bias"].map(|part| self.small(&format!("{path}.{part}")));
+        Ok(Norm::layer(weight?, bias?, eps))
     }
 
     /// A branch behind the norm `norm_path`.

@@ -1,4 +1,4 @@
-use crate::family::{Config, Init, TensorSpec, Tensors, gla, llama, lowrankq, mamba2};
+use crate::family::{Config, Init, TensorSpec, Tensors, gla, itera, llama, lowrankq, mamba2};
 use crate::layer::room::Room;
 use candle_core::{D, Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -96,7 +96,27 @@ fn gradients_are_those_of_the_definition() {
         ..low.clone()
     };
     let shared = lowrankq::Config { iterations: 3, ..low.clone() };
+    let experts = itera::Config {
+        vocab_size: 50,
+        hidden_size: 24,
+        num_layers: 3,
+        ssm_state_size: 5,
+        num_experts: 3,
+        expert_size: 10,
+        moe_layers: vec![0, 2],
+        ..Default::default()
+    };
+    let sizes = |inner, widths: &[usize]| itera::Layer { inner, widths: widths.to_vec() };
+    let uneven = itera::Config {
+        num_layers: 2,
+        moe_layers: vec![1],
+        tie_word_embeddings: false,
+        layer_sizes: vec![sizes(30, &[9]), sizes(17, &[8, 12])],
+        ..experts.clone()
+    };
     for (config, time) in [
+        (Config::IteraLite(experts), 70),
+        (Config::IteraLite(uneven), 33),
         (Config::LowrankQ(shared), 70),
         (Config::LowrankQ(low), 70),
         (Config::LowrankQ(plain_low), 9),
@@ -131,7 +151,7 @@ fn gradients_are_those_of_the_definition() {
             logits.iter().zip(&pull).map(|(a, b)| a * b).sum()
         };
         let mut room = Room::default();
-        let value = network.gradients(&ids[..time], by_pull, &mut grads, &mut room).unwrap();
+        let (value, _) = network.gradients(&ids[..time], by_pull, 0.0, &mut grads, &mut room).unwrap();
         let expected = loss.to_scalar::<f32>().unwrap();
         assert!((value - expected).abs() < 1e-3 * expected.abs().max(1.0), "{value} {expected}");
         assert_eq!(grads.len(), vars.len());

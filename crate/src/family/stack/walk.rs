@@ -2,6 +2,7 @@
 
 use super::Stack;
 use super::block::{Block, Pass};
+use super::entry::Before;
 use super::relay::{Turn, relay};
 use crate::kernel::norm::add;
 use crate::kernel::scan::CHUNK;
@@ -33,13 +34,14 @@ impl Stack {
         state.tokens.iter_mut().for_each(|all| all.extend_from_slice(tokens));
         let all = state.tokens.first();
         let pieces = tokens.chunks(piece);
-        let (last, mut logits) = (pieces.len() - 1, logits);
+        let (last, position, mut logits) = (pieces.len() - 1, state.position, logits);
         let pieces = pieces.enumerate().map(|(i, piece)| (i, piece, logits.take_if(|_| i == last)));
         relay(pieces, &mut state.layers, &mut state.rooms, |(i, tokens, logits), turn, room| {
             let mut stream = room.take(tokens.len() * hidden);
             match &self.entry {
                 Some(entry) => {
-                    let before = all.map_or(&[][..], |all| &all[..known + i * piece]);
+                    let ids = all.map_or(&[][..], |all| &all[..known + i * piece]);
+                    let before = Before { ids, count: position + i * piece };
                     entry.apply(self.embedding(), tokens, before, &mut stream, room)?;
                 }
                 None => self.embedding().weight.rows(tokens, &mut stream)?,

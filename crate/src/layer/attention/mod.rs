@@ -18,7 +18,7 @@ mod trace;
 use super::branch::{Back, Branch};
 use super::linear::Linear;
 use super::meeting::Meeting;
-use super::norm::RmsNorm;
+use super::norm::Norm;
 use super::op::with_floats;
 use super::room::Room;
 use super::state::LayerState;
@@ -59,7 +59,7 @@ pub enum Query {
 #[derive(Clone, Debug)]
 pub struct Heads {
     /// Over the D values of a head, before positions; without weights.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// A factor on the queries of each head `[H]`, after positions (q_gain).
     pub gain: Tensor,
 }
@@ -351,13 +351,13 @@ impl Branch for Attention {
         batch * self.sizes.shared * self.width.bytes(self.sizes.dim, tokens)
     }
 
-    fn linears(&self) -> Vec<(&'static str, &Linear)> {
+    fn linears(&self) -> Vec<(&str, &Linear)> {
         let Names { k, v, o, .. } = *self.names;
         let queries = self.query_names().iter().copied().zip(self.query_linears());
         queries.chain([(k, &self.k_proj), (v, &self.v_proj), (o, &self.o_proj)]).collect()
     }
 
-    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+    fn linears_mut(&mut self) -> Vec<(&str, &mut Linear)> {
         let (names, &Names { k, v, o, .. }) = (self.query_names(), self.names);
         let Self { q, k_proj, v_proj, o_proj, .. } = self;
         let queries = match q {
@@ -368,7 +368,7 @@ impl Branch for Attention {
         queries.chain([(k, k_proj), (v, v_proj), (o, o_proj)]).collect()
     }
 
-    fn smalls_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+    fn smalls_mut(&mut self) -> Vec<(&str, &mut Tensor)> {
         let name = self.names.gain;
         self.heads.iter_mut().map(|heads| (name, &mut heads.gain)).collect()
     }

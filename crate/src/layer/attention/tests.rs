@@ -29,7 +29,7 @@ fn layer(sizes: Sizes, hidden: usize, bias: bool) -> Attention {
 fn cases() -> [(Attention, usize, usize); 5] {
     let sizes = |heads, shared, dim| Sizes { heads, shared, dim, longest: 300 };
     let heads = |heads, dim| Heads {
-        norm: RmsNorm::plain(dim, 1e-7, &Device::Cpu).unwrap(),
+        norm: Norm::plain(dim, 1e-7, &Device::Cpu).unwrap(),
         gain: (noise(&[heads], 20, 0.5) + 1.5).unwrap(),
     };
     let linear =
@@ -153,8 +153,8 @@ pub(in crate::layer) fn hold_gradients(branch: &dyn Branch, hidden: usize, time:
             false => by_autograd(branch.copied(), &u, &mut y, time).unwrap(),
         };
         let all = grads.iter_mut().map(|(name, values)| (name.as_str(), values.as_mut_slice())).collect();
-        let mut places = Places { path: String::new(), all };
-        back(&u, &dy, &mut du, &mut places, &mut room).unwrap();
+        let mut places = Places { path: String::new(), all, own: 0.0 };
+        (back.pull)(&u, &dy, &mut du, &mut places, &mut room).unwrap();
         assert!(places.all.is_empty());
         drop(places);
         grads.insert("y".into(), y);

@@ -47,7 +47,7 @@ pub(super) fn trace<'a>(
     out.copy_from_slice(&q);
     attend(shape, &mut out, &cache, Some(&mut logs));
     layer.o_proj.trace(&out, y)?;
-    Ok(Box::new(move |u, dy, du, places, room| {
+    Ok(Back::new(move |u, dy, du, places, room| {
         let names = layer.names;
         let [mut dout, mut dq] = [(); 2].map(|()| room.take(out.len()));
         let [mut dk, mut dv] = [(); 2].map(|()| room.take(k.len()));
@@ -110,7 +110,7 @@ fn unplaced(
     layer.rotary.turn((1, time), 0, dx, true);
     if let (Some(Heads { norm, .. }), Some(raw)) = (&layer.heads, raw) {
         let (dy, mut unused) = (copy(dx, room), vec![0.0; norm.channels()]);
-        norm.backward(raw, &dy, dx, &mut unused)?;
+        norm.backward(raw, &dy, dx, (&mut unused, &mut []))?;
         room.give(dy);
     }
     Ok(())

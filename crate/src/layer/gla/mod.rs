@@ -244,7 +244,7 @@ impl Branch for Gla {
         batch * self.sizes.heads * head
     }
 
-    fn linears(&self) -> Vec<(&'static str, &Linear)> {
+    fn linears(&self) -> Vec<(&str, &Linear)> {
         let Parts { q_proj, k_proj, v_proj, g_proj, gk_proj: [first, second], o_proj, .. } = &self.parts;
         let mut all = vec![("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj)];
         all.extend(g_proj.as_ref().map(|g_proj| ("g_proj", g_proj)));
@@ -252,7 +252,7 @@ impl Branch for Gla {
         all
     }
 
-    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+    fn linears_mut(&mut self) -> Vec<(&str, &mut Linear)> {
         let Parts { q_proj, k_proj, v_proj, g_proj, gk_proj: [first, second], o_proj, .. } = &mut self.parts;
         let mut all = vec![("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj)];
         all.extend(g_proj.as_mut().map(|g_proj| ("g_proj", g_proj)));
@@ -280,7 +280,7 @@ impl Branch for Gla {
 
     fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {
         let kept = self.trace_kept(u, y, time, room)?;
-        Ok(Box::new(move |u, dy, du, places, room| self.backward(u, kept, dy, du, places, room)))
+        Ok(Back::new(move |u, dy, du, places, room| self.backward(u, kept, dy, du, places, room)))
     }
 
     fn copied(&self) -> Box<dyn Branch> {

@@ -103,11 +103,11 @@ impl Branch for Mamba2 {
         self.core.state_bytes(batch)
     }
 
-    fn linears(&self) -> Vec<(&'static str, &Linear)> {
+    fn linears(&self) -> Vec<(&str, &Linear)> {
         vec![("in_proj", &self.in_proj), ("out_proj", &self.out_proj)]
     }
 
-    fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+    fn linears_mut(&mut self) -> Vec<(&str, &mut Linear)> {
         vec![("in_proj", &mut self.in_proj), ("out_proj", &mut self.out_proj)]
     }
 
@@ -132,7 +132,7 @@ impl Branch for Mamba2 {
         let core = self.core.trace(&zxbcdt, (1, time), &mut out, room)?;
         self.out_proj.trace(&out, y)?;
         let kept = Kept { zxbcdt, core, out, time };
-        Ok(Box::new(move |u, dy, du, places, room| {
+        Ok(Back::new(move |u, dy, du, places, room| {
             let (in_bias, out_bias) = (places.optional("in_proj.bias"), places.optional("out_proj.bias"));
             let mut unused = vec![];
             let grads = Gradients {

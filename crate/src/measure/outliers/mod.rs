@@ -24,6 +24,7 @@ use crate::stats::{largest, quantile};
 use crate::threads::install;
 use candle_core::{Device, Tensor};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 use stream::{Stream, middle};
@@ -87,22 +88,19 @@ impl Measure for Outliers {
         self.check(model)?;
         let text = self.reads().cut(model)?;
         let clock = Instant::now();
-        let mut streams: Vec<Stream> = Vec::new();
+        let mut streams: BTreeMap<(usize, usize), Stream> = BTreeMap::new();
         let watched = Watched::new(model);
         let progress = Progress::new("outliers", text.scored(), "tokens");
         for Window { scored, start } in &text.windows {
             let seen = inputs(model, &watched, &text.ids[*start..scored.end - 1])?;
-            if streams.is_empty() {
-                streams = seen
-                    .iter()
-                    .map(|(role, layer, x)| Stream::new(role, *layer, x.dims()[1], self))
-                    .collect();
-            }
-            for (stream, (_, _, x)) in streams.iter_mut().zip(&seen) {
-                with_floats([x], |[x]| stream.add(x))?;
+            for Seen { at, role, layer, sparse, x } in seen {
+                let stream = || Stream::new(role, layer, x.dims()[1], self, sparse);
+                let stream = streams.entry(at).or_insert_with(stream);
+                with_floats([&x], |[x]| stream.add(x))?;
             }
             progress.tick(scored.len() as u64)?;
         }
+        let streams: Vec<Stream> = streams.into_values().collect();
         let identity = self.identity(model, &text.corpus)?;
         let row = || {
             Reading::new(Self::NAME, Self::VERSION, &subject(model), &self.reads().conditions())
@@ -153,21 +151,32 @@ impl Listed for Outliers {
     }
 }
 
-/// Role, layer and values [T, channels] of everything looked at, for one window.
-fn inputs(
-    model: &Model,
-    watched: &Watched,
-    ids: &[u32],
-) -> Result<Vec<(&'static str, Option<usize>, Tensor)>> {
+/// An input in one window.
+struct Seen {
+    /// Number of the matrix, and of the part of its recurrence's inputs behind it.
+    at: (usize, usize),
+    role: &'static str,
+    layer: Option<usize>,
+    /// Whether it is of some tokens alone, those that were sent to an expert.
+    sparse: bool,
+    /// [T, channels].
+    x: Tensor,
+}
+
+/// Everything looked at, for one window.
+fn inputs(model: &Model, watched: &Watched, ids: &[u32]) -> Result<Vec<Seen>> {
     let (sites, recurrences, mut all) = (model.config.sites(), model.recurrences(), vec![]);
     let read = model.linears().into_iter().zip(watched.inputs(ids)?).zip(&sites).enumerate();
     for (at, (((_, linear), input), site)) in read {
         let Some(input) = input else { continue };
-        all.push((site.roles[0], site.layer, input.to_device(&Device::Cpu)?.squeeze(0)?.contiguous()?));
+        let (role, layer, sparse) = (site.roles[0], site.layer, site.expert.is_some());
+        let x = input.to_device(&Device::Cpu)?.squeeze(0)?.contiguous()?;
+        all.push(Seen { at: (at, 0), role, layer, sparse, x });
         if let Some(found) = recurrences.iter().find(|found| found.entry == at) {
             let u = given(linear, &input)?; // [1, T, hidden]
-            let parts = install(|| found.recurrence.inputs(&u))?;
-            all.extend(parts.into_iter().map(|(name, part)| (name, Some(found.layer), part)));
+            let parts = install(|| found.recurrence.inputs(&u))?.into_iter().enumerate();
+            let layer = Some(found.layer);
+            all.extend(parts.map(|(i, (role, x))| Seen { at: (at, 1 + i), role, layer, sparse: false, x }));
         }
     }
     Ok(all)

@@ -33,14 +33,21 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Of so many channels, before the first window.
-    pub fn new(role: &'static str, layer: Option<usize>, channels: usize, settings: &Outliers) -> Self {
+    /// Of so many channels, before the first window. Of a `sparse` one neighbours in a window are no neighbours in the text: no lag
+    /// is looked at.
+    pub fn new(
+        role: &'static str,
+        layer: Option<usize>,
+        channels: usize,
+        settings: &Outliers,
+        sparse: bool,
+    ) -> Self {
         Self {
             role,
             layer,
             channels,
             top: ((settings.top_share * channels as f64).ceil() as usize).clamp(1, channels),
-            lags: lags(settings.seq_len),
+            lags: if sparse { vec![] } else { lags(settings.seq_len) },
             sums: [0.0; 4],
             count: 0.0,
             squares: vec![0.0; channels],
@@ -190,7 +197,7 @@ mod tests {
     /// Forty channels of noise, of which two are ten times as large: the same two, or two others at every token.
     fn stream(stays: bool) -> Stream {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let mut stream = Stream::new("x", Some(0), 40, &settings());
+        let mut stream = Stream::new("x", Some(0), 40, &settings(), false);
         for _ in 0..20 {
             let mut window = vec![0.0; 64 * 40];
             for token in window.chunks_mut(40) {
@@ -224,14 +231,14 @@ mod tests {
     #[test]
     fn kurtosis_is_that_of_known_distributions() {
         let mut rng = ChaCha8Rng::seed_from_u64(9);
-        let mut even = Stream::new("x", None, 50, &settings());
+        let mut even = Stream::new("x", None, 50, &settings(), false);
         even.add(&(0..100_000).map(|_| rng.random_range(2.0..3.0_f32)).collect::<Vec<_>>());
         assert!(
             (even.kurtosis() - 1.8).abs() < 0.02,
             "a uniform distribution, off center: {}",
             even.kurtosis()
         );
-        let mut coin = Stream::new("x", None, 2, &settings());
+        let mut coin = Stream::new("x", None, 2, &settings(), false);
         coin.add(&[1.0, -1.0, -1.0, 1.0]);
         assert_eq!(coin.kurtosis(), 1.0);
     }

@@ -57,10 +57,7 @@ fn ends_with(path: &str, name: &str) -> bool {
 
 /// The values that a thing holds, by key; of keys that come twice the last value counts, as in Python.
 fn children(machine: &Machine, value: Value) -> BTreeMap<String, Value> {
-    let key = |value: Value| match value {
-        Value::Int(number) => Some(number.to_string()),
-        _ => machine.text(value).map(|text| text.into_owned()),
-    };
+    let key = |value: Value| machine.key(value);
     let of_items = |items: &[(Value, Value)]| -> BTreeMap<String, Value> {
         let relevant = |value: &Value| matches!(value, Value::Thing(_) | Value::Int(_));
         let items = items.iter().filter(|(_, value)| relevant(value));

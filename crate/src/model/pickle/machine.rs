@@ -62,6 +62,14 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// A value as the key of a dict: text, or the digits of an integer.
+    pub fn key(&self, value: Value) -> Option<String> {
+        match value {
+            Value::Int(number) => Some(number.to_string()),
+            _ => self.text(value).map(Cow::into_owned),
+        }
+    }
+
     fn span(&self, span: Span) -> Cow<'a, str> {
         let start = span.start as usize;
         String::from_utf8_lossy(&self.bytes[start..start + span.len as usize])
@@ -267,8 +275,13 @@ impl<'a> Machine<'a> {
                 let value = self.long(span);
                 self.push(value)?;
             }
-            b'G' => self.next(8).and_then(|_| self.push(Value::Other))?,
-            b'F' => self.line().and_then(|_| self.push(Value::Other))?,
+            // Its eight bytes are those of a number, the highest first.
+            b'G' => self.number(8).and_then(|n| self.push(Value::Float(f64::from_bits(n.swap_bytes()))))?,
+            b'F' => {
+                let line = self.line()?;
+                let value = self.span(line).trim().parse().map_or(Value::Other, Value::Float);
+                self.push(value)?;
+            }
             b'X' | b'T' => self.counted(4).and_then(|text| self.push(Value::Text(text)))?,
             b'U' | 0x8c => self.counted(1).and_then(|text| self.push(Value::Text(text)))?,
             0x8d => self.counted(8).and_then(|text| self.push(Value::Text(text)))?,

@@ -10,11 +10,15 @@
 //! | [`values`] | what they build |
 //! | [`calls`] | what known calls give: dicts, tensors, parameters |
 //! | [`leaves`] | the tensors in what was saved, by path |
+//! | [`beside`] | what lies beside the weights: a configuration, and what is told of their quantization |
+//! | [`settings`] | a configuration as JSON |
 
 mod archive;
+mod beside;
 mod calls;
 mod leaves;
 mod machine;
+mod settings;
 mod values;
 
 use super::safetensors::{LFS_POINTER, lfs_pointer};
@@ -31,6 +35,9 @@ use values::{Thing, Value, View};
 
 /// What stands at the beginning of a file of PyTorch before 1.6: a number, pickled.
 const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9";
+
+/// What PyTorch's quantized layers call their packed matrix and bias.
+const PACKED: &str = "_packed_params";
 
 /// Reads what a file holds, without its weights.
 pub(super) fn list(path: &Path) -> Result<Listing> {
@@ -82,11 +89,18 @@ pub(super) fn list(path: &Path) -> Result<Listing> {
     let room = (8 << 20) + usize::try_from(len).unwrap_or(usize::MAX).saturating_mul(32);
     let (mut machine, top) = Machine::run(&bytes, room).map_err(damaged)?;
     let found = leaves::leaves(&mut machine, top).map_err(damaged)?;
+    if let Some(name) = packed(&found.tensors) {
+        return Err(Error::input(format!("PyTorch dynamic-int8 packed weights ({name})"))
+            .at(path.display())
+            .hint("save the float model"));
+    }
+    let beside = beside::beside(&mut machine, top).map_err(damaged)?;
 
     let prefix = format!("{folder}data/");
     let storages: BTreeMap<&str, &Part> =
         parts.iter().filter_map(|part| Some((part.name.strip_prefix(&prefix)?, part))).collect();
-    let mut listing = Listing { layers: found.layers, ..Listing::default() };
+    let (pickled, claim) = (beside.config, beside.claim);
+    let mut listing = Listing { layers: found.layers, pickled, claim, ..Listing::default() };
     for (name, value) in found.tensors {
         let stored = match machine.thing(value) {
             Some(Thing::Tensor(view)) => match stored(&machine, view, &storages) {
@@ -101,6 +115,18 @@ pub(super) fn list(path: &Path) -> Result<Listing> {
     let sum = |part: Part| Some(Sum { bytes: part.bytes?, crc: part.crc, name: part.name });
     listing.sums = parts.into_iter().filter(|part| part.crc != 0).filter_map(sum).collect();
     Ok(listing)
+}
+
+/// The first matrix that PyTorch's dynamic quantization packed, in the order of the pickle.
+fn packed(tensors: &BTreeMap<String, Value>) -> Option<String> {
+    let packed = tensors.iter().filter_map(|(path, value)| {
+        let words: Vec<&str> = path.split('.').collect();
+        let end = words.iter().position(|word| *word == PACKED)?;
+        // Things have their numbers in the order in which they were built.
+        let Value::Thing(number) = value else { return None };
+        Some((*number, words[..=end].join(".")))
+    });
+    packed.min().map(|(_, name)| name)
 }
 
 enum Refused<'a> {
@@ -215,6 +241,29 @@ mod tests {
         pickled(&path, text.as_bytes());
         let tensors = load(&path).unwrap();
         assert_eq!(tensors["model.w"].to_vec2::<f32>().unwrap(), [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]);
+    }
+
+    #[test]
+    fn matrices_packed_in_int8_are_refused_by_the_first_of_the_pickle() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pt");
+        let refused = |weights: &[u8]| {
+            pickled(&path, &[b"}U\x05model}(", weights, b"us."].concat());
+            list(&path).err().map(|error| error.to_string())
+        };
+        let packed = |name: &str| {
+            let name = format!("{name}._packed_params._packed_params");
+            let text = [b"X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes()].concat();
+            [&text[..], b"ctorch._utils\n_rebuild_qtensor\n)RN\x86"].concat()
+        };
+        let told = format!(
+            "{}: PyTorch dynamic-int8 packed weights (model.ssm.in_proj._packed_params); save the float model",
+            path.display()
+        );
+        assert_eq!(refused(&[packed("ssm.in_proj"), packed("moe.w1")].concat()), Some(told));
+        // A word that only contains this one, and what is no tensor.
+        assert_eq!(refused(b"U\x10my_packed_paramsctorch._utils\n_rebuild_qtensor\n)R"), None);
+        assert_eq!(refused(b"U\x0e_packed_params}U\x05dtypectorch\nqint8\ns"), None);
     }
 
     #[test]

@@ -7,11 +7,12 @@ pub(super) enum Value {
     None,
     Bool(bool),
     Int(i64),
+    Float(f64),
     /// Text, as a stretch of the pickle.
     Text(Span),
     /// A thing of the machine, by number.
     Thing(u32),
-    /// Floats, bytes, integers of more than eight bytes: nothing that leads to a tensor.
+    /// Bytes, integers of more than eight bytes: nothing that leads to a tensor or is a setting.
     Other,
 }
 

@@ -1,5 +1,7 @@
 //! Quantized models against the definition, and against what each method promises.
 
+mod experts;
+
 use super::*;
 use crate::kernel::integer::{IntegerRows, quantize_rows};
 use crate::layer::linear::Weight;
