@@ -3,8 +3,8 @@
 use super::compare::summaries;
 use super::{
     Figure, ablation, ablation_quantized, context, context_loss, copying, decode, divergence, drift,
-    drift_prediction, exponents, learning, memory, outliers, passkey, perplexity, prefill, ranking, rate,
-    sensitivity, size, smoothing, smoothing_bias, spectrum, stability, training_loss,
+    drift_prediction, experts, exponents, learning, memory, outliers, passkey, perplexity, prefill, ranking,
+    rate, sensitivity, size, smoothing, smoothing_bias, spectrum, stability, training_loss,
 };
 use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
@@ -68,6 +68,7 @@ const GALLERY: &[Entry] = &[
     entry("drift_prediction", Rows::Summaries("drift"), "tau_measured", drift_prediction),
     of("outliers", "kurtosis_max", outliers),
     entry("exponents", Rows::Kind("lyapunov", "pass"), "exponent", exponents),
+    entry("experts", Rows::Kind("routing", "expert"), "load", experts),
     of("stability", "together_median", stability),
     of("sensitivity", "kl", sensitivity),
     of("ranking", "tau", ranking),

@@ -52,6 +52,7 @@ pub mod passkey;
 pub mod perplexity;
 mod power;
 mod reference;
+pub mod routing;
 pub mod sensitivity;
 pub mod sinks;
 pub mod smoothing;
@@ -81,6 +82,7 @@ instruments! {
     Outliers(outliers::Outliers),
     Sinks(sinks::Sinks),
     Smoothing(smoothing::Smoothing),
+    Routing(routing::Routing),
     Spectrum(spectrum::Spectrum),
     Lyapunov(lyapunov::Lyapunov),
     Stability(stability::Stability),

@@ -2,6 +2,7 @@
 
 use super::{Model, Positions};
 use crate::error::Result;
+use crate::family::stack::Routed;
 use crate::layer::meeting::Meeting;
 use crate::layer::state::State;
 use crate::threads::install;
@@ -85,6 +86,11 @@ impl Model {
     /// The share of its attention in a block that each token pays to the first; see [`Stack::first_shares`].
     pub(crate) fn first_shares(&self, stream: &Tensor, block: usize) -> Result<Option<Tensor>> {
         Ok(install(|| self.stack.first_shares(stream, block))?)
+    }
+
+    /// What the router of a block makes of each token; see [`Stack::routed`](crate::family::Stack::routed).
+    pub(crate) fn routed(&self, stream: &Tensor, block: usize) -> Result<Option<Routed>> {
+        Ok(install(|| self.stack.routed(stream, block))?)
     }
 
     /// How the tokens of a sequence meet in a block; see [`Stack::meeting`].

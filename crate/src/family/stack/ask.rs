@@ -6,7 +6,7 @@ use crate::kernel::scan::CHUNK;
 use crate::layer::branch::Branch;
 use crate::layer::meeting::Meeting;
 use crate::layer::recurrence::Recurrent;
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
 /// A recurrence of a stack, and where it is.
 #[derive(Clone, Copy)]
@@ -17,6 +17,17 @@ pub struct Recurring<'a> {
     pub entry: usize,
     /// The recurrence.
     pub recurrence: &'a dyn Recurrent,
+}
+
+/// What a router makes of the tokens of a sequence.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// Its logits [T, E].
+    pub logits: Vec<f32>,
+    /// E.
+    pub experts: usize,
+    /// How many of them see a token.
+    pub chosen: usize,
 }
 
 impl Stack {
@@ -43,6 +54,19 @@ impl Stack {
                 self.at_branch(&x.narrow(1, 0, whole)?.contiguous()?, block, |branch, u| branch.meeting(u))
             }
         }
+    }
+
+    /// The residual stream that enters a block, of one sequence → what its router makes of each token there; none where the block
+    /// has no experts.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn routed(&self, x: &Tensor, block: usize) -> Result<Option<Routed>> {
+        self.at_branch(x, block, |branch, u| {
+            let Some(moe) = branch.experts() else { return Ok(None) };
+            let logits = moe.logits(u)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+            Ok(Some(Routed { logits, experts: moe.count(), chosen: moe.chosen() }))
+        })
     }
 
     /// How many times the stream passes a block.
