@@ -11,19 +11,13 @@ recurrence token by token, the losses of a text by window, and those of every st
 its definition by `cargo bench`, which times it. Prints tables in Markdown: tokens/s and milliseconds as best / median, and the ratio of
 the best.
 """
-import argparse
-import json
 import math
-import os
-import platform
 import statistics
 import subprocess
-import tempfile
 import time
-from datetime import date
-from pathlib import Path
 
-from steps import FAR, ROOT, apart, by_lowbit, by_pytorch, one_sequence, run
+from phases import beside, flags
+from steps import ROOT
 
 CHUNK, SUB = 64, 16
 
@@ -155,84 +149,6 @@ def network(torch, config):
     return Gla()
 
 
-def start(folder, config, torch):
-    """A model of seeded random weights, as both read it; returns how many numbers it has."""
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    made = network(torch, config)
-    for name, tensor in made.named_parameters():
-        with torch.no_grad():
-            if tensor.ndim == 2:
-                tensor.normal_(0, 0.02)
-            elif name.endswith("bias"):
-                tensor.normal_(0, 1)  # channels that forget at different rates
-    folder.mkdir()
-    save_file(made.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    return sum(tensor.numel() for tensor in made.parameters())
-
-
-def loaded(torch, config, folder):
-    from safetensors.torch import load_file
-
-    made = network(torch, config)
-    made.load_state_dict(load_file(folder / "model.safetensors"))
-    return made
-
-
-def rows(folder):
-    (records,) = Path(folder).glob("*/metrics.jsonl")
-    return [json.loads(line) for line in records.read_text().splitlines()]
-
-
-def agree(arguments, torch, config, folder, text):
-    """Holds the two to each other, and PyTorch's chunk form to its recurrence; returns the largest distance of losses."""
-    (folder / "text.txt").write_bytes(text)
-    run(arguments, "ppl", folder / "start", "--corpus", folder / "text.txt", "--seq-len", len(text) - 1, "--runs", folder / "ppl")
-    (row,) = rows(folder / "ppl")
-    made, ids = loaded(torch, config, folder / "start"), torch.tensor([list(text[:-1])])
-    with torch.inference_mode():
-        nll = torch.nn.functional.cross_entropy(made.train()(ids)[0][0], torch.tensor(list(text[1:]))).item()
-        last, states = made.eval()(ids)[0], made.zero_states()
-        for i in range(ids.shape[1]):
-            step, states = made(ids[:, i : i + 1], states)
-    far = max(abs(nll - row["nll"]), (last - step).abs().max().item())
-    if far > FAR:
-        raise SystemExit(f"not the same model: PyTorch {nll}, lowbit {row['nll']}; chunks and steps {(last - step).abs().max()} apart")
-    return far
-
-
-def lowbit_cost(arguments, folder, phase):
-    """Tokens/s of lowbit."""
-    with tempfile.TemporaryDirectory() as out:
-        length = arguments.length if phase == "prefill" else 1
-        settings = {"lengths": [length], "phases": [phase], "gen_len": arguments.decoded, "repetitions": 2}
-        Path(out, "cost.yaml").write_text(json.dumps(settings))
-        run(arguments, "cost", folder / "start", "--config", Path(out, "cost.yaml"), "--runs", out)
-        (row,) = rows(out)
-        return [row["tokens_per_s_min"], row["tokens_per_s_max"]]
-
-
-def pytorch_cost(arguments, torch, made, phase):
-    """The same of PyTorch's."""
-    ids, found = torch.randint(256, (1, arguments.length)), []
-    with torch.inference_mode():
-        for _ in range(3):
-            began = time.monotonic()
-            if phase == "prefill":
-                made(ids)
-                tokens = arguments.length
-            else:
-                states, tokens = made.zero_states(), arguments.decoded
-                token = ids[:, :1]
-                for _ in range(tokens):
-                    logits, states = made(token, states)
-                    token = logits[:, -1].argmax(-1, keepdim=True)
-            found.append(tokens / (time.monotonic() - began))
-    return found[1:]  # the first warms up
-
-
 def operator(arguments, torch):
     """The recurrence alone, forward, from no state: milliseconds of 1,024 tokens by keys, as lowbit's `speed` times them."""
     command = ["cargo", "bench", "--quiet", "--bench", "speed", "--", "gla scan 1024"]
@@ -260,48 +176,13 @@ def model_setting(config):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=1024, help="tokens of a prompt and of a sequence of training")
-    parser.add_argument("--decoded", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=5, help="of training in a turn; the first is not counted")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    os.sched_setaffinity(0, range(arguments.threads))
+    arguments = flags(__doc__, hidden=256, layers=6, heads=4, batch=4, length=1024, decoded=128)
     import torch
 
     torch.set_num_threads(arguments.threads)
     config = shape(arguments)
-    speeds = {phase: {"PyTorch": [], "lowbit": []} for phase in ("prefill", "decode", "training")}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        parameters, corpus = start(folder / "start", config, torch), folder / "corpus"
-        text = one_sequence(corpus, arguments.length)
-        far = agree(arguments, torch, config, folder, text)
-        made = loaded(torch, config, folder / "start").eval()
-        for turn in range(arguments.rounds):
-            for phase in ("prefill", "decode"):
-                speeds[phase]["PyTorch"] += pytorch_cost(arguments, torch, made, phase)
-                speeds[phase]["lowbit"] += lowbit_cost(arguments, folder, phase)
-            trained = loaded(torch, config, folder / "start").train()
-            theirs, found = by_pytorch(arguments, torch, trained, lambda inputs: trained(inputs)[0], text)
-            speeds["training"]["PyTorch"] += found[1:]
-            model, out = model_setting(config), folder / str(turn)
-            ours, found = by_lowbit(arguments, model, folder / "start", corpus, out)
-            speeds["training"]["lowbit"] += found[1:]
-            far = max(far, apart(theirs, ours))
-    print(f"Gated linear attention, {parameters / 1e6:.1f}M parameters (hidden {arguments.hidden}, {arguments.layers} layers,")
-    print(f"{arguments.heads} heads), {arguments.length} tokens, {arguments.threads} threads, {date.today()}, {platform.machine()},")
-    print(f"PyTorch {torch.__version__} eager; losses at most {far:.1e} apart\n")
-    print("| | tokens/s of PyTorch | of lowbit | ratio |\n|---|---|---|---|")
-    for phase, found in speeds.items():
-        best = {who: max(values) for who, values in found.items()}
-        shown = [f"{best[who]:.0f} / {statistics.median(found[who]):.0f}" for who in found]
-        print(f"| {phase} | {shown[0]} | {shown[1]} | {best['lowbit'] / best['PyTorch']:.2f} |")
+    name = f"Gated linear attention of {arguments.heads} heads"
+    beside(arguments, torch, name, config, network, model_setting(config))
     print("\nThe chunk form alone, four heads, 1,024 tokens, values twice as wide as keys:\n")
     print("| channels of a key | ms of PyTorch | of lowbit | ratio |\n|---|---|---|---|")
     for key, theirs, ours in operator(arguments, torch):

@@ -1,8 +1,10 @@
 //! The flags of every command. A flag that is given wins over the config file, the file over the defaults.
 
 use clap::{ArgMatches, Args as Flags, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lowbit::family::group::Kind;
 use lowbit::measure::{Instrument, with_defaults};
 use lowbit::model::sampling::Sampling;
+use lowbit::prune::Importance;
 use lowbit::train;
 use serde_json::json;
 use std::path::PathBuf;
@@ -86,6 +88,26 @@ pub enum Command {
         /// The folder to write.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
+    },
+    /// Leave whole experts, channels and heads of a model out, and save the smaller model that is left.
+    Prune {
+        #[command(flatten)]
+        model: Source,
+        /// The folder to write.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Share of the parameters that is left, at most.
+        #[arg(long, value_name = "SHARE", default_value_t = 0.6)]
+        keep: f64,
+        /// By what parts are judged: magnitude, use, gradient or loss.
+        #[arg(long, default_value_t = Importance::Gradient)]
+        by: Importance,
+        /// Kinds of parts that may be left out: expert, channel, inner, head [default: all that the family has].
+        #[arg(long, value_delimiter = ',')]
+        kinds: Vec<Kind>,
+        /// Channels are left in multiples of this.
+        #[arg(long, value_name = "COUNT", default_value_t = 8)]
+        multiple: usize,
     },
     /// Write a model as one compressed file, as small as it gets; tells its exact bytes and the entropy of its codes.
     Pack {

@@ -56,6 +56,7 @@ pub mod memory;
 pub mod model;
 pub mod prelude;
 pub mod progress;
+pub mod prune;
 pub mod quantize;
 pub mod record;
 pub mod report;

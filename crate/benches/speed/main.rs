@@ -7,6 +7,7 @@
 mod ceilings;
 mod check;
 mod chunk;
+mod experts;
 mod mixer;
 mod models;
 mod products;
@@ -30,6 +31,7 @@ fn main() {
     products::all(&mut table);
     mixer::all(&mut table);
     chunk::all(&mut table);
+    experts::all(&mut table);
     models::all(&mut table);
     table.print();
 }

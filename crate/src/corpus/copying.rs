@@ -124,7 +124,7 @@ fn letter(first: char, at: usize) -> char {
 }
 
 /// A number below `n`, drawn from the generator's plain stream: uneven by less than n / 2³².
-fn below(rng: &mut impl Rng, n: usize) -> usize {
+pub(crate) fn below(rng: &mut impl Rng, n: usize) -> usize {
     ((u64::from(rng.next_u32()) * n as u64) >> 32) as usize
 }
 

@@ -10,6 +10,7 @@
 //! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`], [`itera`] | a family each |
 //! | [`stack`] | the decoder that all share |
 //! | [`site`] | the matrices that can be quantized |
+//! | [`group`] | what can be left out whole |
 //! | `names` | a network among the names of a checkpoint |
 //! | `check` | a checkpoint's shapes held to a config |
 //! | `spec` | the tensors that a config calls for |
@@ -18,6 +19,7 @@
 
 mod check;
 pub mod gla;
+pub mod group;
 pub mod itera;
 pub mod llama;
 pub mod lowrankq;
@@ -35,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::layer::quantized::Quantized;
 use candle_core::Tensor;
 pub use check::{check, shapes, some_of};
+use group::Group;
 pub use names::Names;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -101,6 +104,26 @@ pub trait Family: fmt::Debug {
 
     /// Gives the head a matrix of its own.
     fn untie(&mut self);
+
+    /// What can be left out of it whole, for a smaller network of the family; empty where nothing can.
+    fn groups(&self) -> Vec<Group> {
+        vec![]
+    }
+
+    /// Whether the config has one size for all layers, so that of every layer as many groups must be left out.
+    fn is_even(&self) -> bool {
+        true
+    }
+
+    /// The config of what is left without these groups; none where nothing can be left out.
+    fn without(&self, _left_out: &[&Group]) -> Option<Config> {
+        None
+    }
+
+    /// Experts that see a token; 0 where there are none.
+    fn chosen_experts(&self) -> usize {
+        0
+    }
 
     /// Its `config.json` as transformers reads it; see [`Config::hugging_face`].
     ///
@@ -342,6 +365,30 @@ impl Config {
     /// Every matrix that can be quantized, in forward order. A tied head is listed once, as the head.
     pub fn sites(&self) -> Vec<Site> {
         self.recipe().sites()
+    }
+
+    /// What can be left out whole; see [`Group`].
+    pub fn groups(&self) -> Vec<Group> {
+        self.recipe().groups()
+    }
+
+    /// Whether of every layer as many groups must be left out.
+    pub fn is_even(&self) -> bool {
+        self.recipe().is_even()
+    }
+
+    /// Experts that see a token; 0 where there are none.
+    pub fn chosen_experts(&self) -> usize {
+        self.recipe().chosen_experts()
+    }
+
+    /// The config of what is left without these groups.
+    ///
+    /// # Errors
+    /// If nothing can be left out of such a network.
+    pub fn without(&self, left_out: &[&Group]) -> Result<Self> {
+        let none = || Error::input(format!("nothing can be left out of a {} whole", self.family()));
+        self.recipe().without(left_out).ok_or_else(none)
     }
 
     /// Whether a tensor of this name would be part of what a block or the head computes.

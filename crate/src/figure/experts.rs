@@ -48,7 +48,7 @@ mod tests {
             experts(&Frame::from_rows(&rows).unwrap()).unwrap().svg().unwrap()
         };
         let one = drawn(&["f32"]);
-        assert!(one.contains("\nlayer 1\n") && one.contains("\n1.25\n"), "{one}");
+        assert!(one.contains("\nlayer 1\n") && one.contains("\n.75\n"), "{one}");
         assert!(drawn(&["f32", "nf4"]).contains("\nnf4 · layer 0\n"));
     }
 }

@@ -53,6 +53,7 @@ pub mod perplexity;
 mod power;
 mod reference;
 pub mod routing;
+pub mod salted;
 pub mod sensitivity;
 pub mod sinks;
 pub mod smoothing;
@@ -75,6 +76,7 @@ use serde::Serialize;
 
 instruments! {
     Perplexity(perplexity::Perplexity),
+    Salted(salted::Salted),
     Divergence(divergence::Divergence),
     Sqnr(sqnr::Sqnr),
     Distortion(distortion::Distortion),

@@ -115,7 +115,9 @@ impl Measure for Routing {
         for Window { scored, start } in &text.windows {
             let mut stream = model.embed(&model.tokens(&text.ids[*start..scored.end - 1])?)?;
             for block in 0..model.config.layers() {
-                if let Some(routed) = model.routed(&stream, block)? {
+                if let Some(mut routed) = model.routed(&stream, block)? {
+                    // Tokens that a window shares with the one before it count there.
+                    routed.logits.drain(..routed.logits.len() - scored.len() * routed.experts);
                     layers.entry(block).or_default().add(&routed);
                 }
                 stream = model.through(stream, block..block + 1)?;

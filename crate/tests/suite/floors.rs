@@ -45,6 +45,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "model",
         ],
     ),
+    ("prune", &["whole", "error", "progress", "threads", "kernel", "layer", "family", "model", "quantize"]),
     (
         "measure",
         &[

@@ -1,5 +1,7 @@
 //! The shape of an Itera-Lite, and the tensors that it calls for.
 
+use super::super::Config as AnyConfig;
+use super::super::group::Group;
 use super::super::setting::check_sizes;
 use super::super::site::{Residual, Site};
 use super::super::source::kept;
@@ -292,6 +294,22 @@ impl Family for Config {
 
     fn untie(&mut self) {
         self.tie_word_embeddings = false;
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.all_groups()
+    }
+
+    fn is_even(&self) -> bool {
+        false
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::IteraLite(self.without_groups(left_out)))
+    }
+
+    fn chosen_experts(&self) -> usize {
+        if self.moe_layers.is_empty() { 0 } else { self.top_k_experts }
     }
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {

@@ -3,6 +3,7 @@
 //! they are.
 
 mod config;
+mod group;
 mod resolve;
 
 use super::stack::{Entry, Positions, Step};

@@ -1,5 +1,7 @@
 //! The shape of a Llama, and the tensors that it calls for.
 
+use super::super::Config as AnyConfig;
+use super::super::group::Group;
 use super::super::setting::check_sizes;
 use super::super::site::{Fed, Residual, Site};
 use super::super::source::{kept, tokens_unknown};
@@ -221,6 +223,14 @@ impl Family for Config {
 
     fn untie(&mut self) {
         self.tie_word_embeddings = false;
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.all_groups()
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::Llama(self.without_groups(left_out)))
     }
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {

@@ -2,6 +2,7 @@
 //! in the layout of Hugging Face.
 
 mod config;
+mod group;
 mod resolve;
 mod rope;
 mod yarn;

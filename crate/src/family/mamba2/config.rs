@@ -1,5 +1,7 @@
 //! The shape of a Mamba2, and the tensors that it calls for.
 
+use super::super::Config as AnyConfig;
+use super::super::group::Group;
 use super::super::setting::check_sizes;
 use super::super::site::{Residual, Segment, Site};
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
@@ -228,6 +230,14 @@ impl Family for Config {
 
     fn untie(&mut self) {
         self.tie_word_embeddings = false;
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.all_groups()
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::Mamba2(self.without_groups(left_out)))
     }
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {

@@ -1,6 +1,7 @@
 //! Mamba2 (Dao & Gu 2024), in the Hugging Face checkpoint layout; original checkpoints are renamed on the way in.
 
 mod config;
+mod group;
 mod hugging_face;
 mod resolve;
 

@@ -1,5 +1,7 @@
 //! What each command does: settings from file and flags, then one verb of the library.
 
+mod smaller;
+
 use crate::args::{self, Asked, Asking, Command, Measuring, Recording, Source};
 use crate::finished::{failures, tell};
 use crate::out::{linked, piece, say, shown};
@@ -9,11 +11,11 @@ use lowbit::figure;
 use lowbit::frame::Frame;
 use lowbit::layer::linear::Weight;
 use lowbit::measure::Settings;
-use lowbit::model::artifact::{self, Artifact};
 use lowbit::model::quantization::Backend;
 use lowbit::model::sampling::Sampling;
 use lowbit::model::tokenizer::train::train as train_tokenizer;
 use lowbit::model::{Loading, Model, parse_device, parse_dtype, parse_tokenizer};
+use lowbit::prune::Pruning;
 use lowbit::quantize::{Calibration, Quantizing, Scheme};
 use lowbit::record::{Run, runs_folder};
 use lowbit::report::{Report, comparison};
@@ -34,8 +36,12 @@ pub fn run(asked: Asked) -> Result<()> {
     };
     match command {
         Command::Reproduce(flags) => reproduce(&flags),
-        Command::Quantize { model, out } => quantize(&model, &out),
-        Command::Pack { model, out, budget, beside } => pack(&model, &out, budget, beside),
+        Command::Quantize { model, out } => smaller::quantize(&model, &out),
+        Command::Prune { model, out, keep, by, kinds, multiple } => {
+            let how = Pruning { keep, by, kinds, multiple, ..Pruning::default() };
+            smaller::prune(&model, &out, how)
+        }
+        Command::Pack { model, out, budget, beside } => smaller::pack(&model, &out, budget, beside),
         Command::Generate { model, prompt, sampling } => generate(&model, &prompt, &sampling),
         Command::Schemes => say!("{}", schemes()),
         Command::Train(flags) => train(&flags),
@@ -98,60 +104,6 @@ fn quantizing(source: &Source) -> Quantizing {
     calibration.length = source.calibration_length.unwrap_or(calibration.length);
     let backend = if source.simulate { Backend::Fake } else { Backend::Packed };
     Quantizing { calibration, backend, rows: source.row_gradients.clone() }
-}
-
-fn quantize(source: &Source, out: &Path) -> Result<()> {
-    if source.scheme.is_none() {
-        return Err(Error::input("no scheme is named").hint("add one, such as --scheme w4a8-g64-gptq"));
-    }
-    let nothing = || "nothing was saved: the same command begins again".to_string();
-    let model = load_for(source, Some(out)).map_err(|error| goes_on(error, nothing))?;
-    model.save(out)?;
-    if let Some(report) = &model.quantization {
-        say!("{report}")?;
-    }
-    say!("{:.2} MB in {}", model.bytes() as f64 / 1e6, out.display())
-}
-
-fn pack(source: &Source, out: &Path, budget: Option<u64>, beside: u64) -> Result<()> {
-    if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(artifact::ENDING)) {
-        return Err(Error::input("a packed model is loaded by the ending of its name")
-            .at(out.display())
-            .hint(format!("name it {}", out.with_extension(artifact::ENDING).display())));
-    }
-    let packed = match (budget, &source.scheme) {
-        (None, _) => load(source)?.artifact()?,
-        (Some(_), None) => {
-            return Err(
-                Error::input("no scheme is named").hint("add one to begin with, such as --scheme w6a16-sf16")
-            );
-        }
-        (Some(budget), Some(scheme)) => {
-            let within = budget.checked_sub(beside).ok_or_else(|| {
-                Error::input(format!("{beside} bytes beside the file are more than the budget of {budget}"))
-            })?;
-            let plain = load(&Source { scheme: None, ..source.clone() })?;
-            let found = plain.fitted(&scheme.parse()?, within, &quantizing(source))?;
-            say!("{found}")?;
-            if let Some(report) = &found.model.quantization {
-                say!("taken: {}", report.scheme)?;
-            }
-            found.artifact
-        }
-    };
-    packed.write(out)?;
-    let Artifact { bytes, raw, plain, ranged, codes, entropy } = &packed;
-    let bytes = bytes.len() as u64;
-    say!("{}: {bytes} bytes, {raw} before compression", out.display())?;
-    if *codes > 0 {
-        say!("{codes} codes, {:.0} bytes by their entropy", entropy)?;
-        let ranged = ranged.map_or_else(String::new, |bytes| format!(", {bytes} with its codes range-coded"));
-        say!("the whole file {plain} bytes by zstd alone{ranged}: the smaller is kept")?;
-    }
-    match beside {
-        0 => Ok(()),
-        beside => say!("{} bytes with the {beside} beside it", bytes + beside),
-    }
 }
 
 fn generate(source: &Source, prompt: &str, how: &Sampling) -> Result<()> {
