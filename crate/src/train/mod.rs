@@ -7,12 +7,14 @@
 //! | [`optimizer`] | AdamW and Muon, means of the weights |
 //! | [`schedule`] | the learning rate over a run |
 //! | [`qat`] | rounding while it trains |
+//! | [`distill`] | learning from another model's predictions |
 //! | `run` | the steps of a run |
 //! | `rows` | gradients of rows, kept for what is sensitive |
 //! | `log` | its log |
 //! | `validation` | held-out text and recall, scored on the way |
 
 pub mod data;
+pub mod distill;
 mod log;
 pub mod loss;
 pub mod optimizer;
@@ -67,6 +69,9 @@ pub struct Training {
     /// Rounding of weights and activations while it trains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qat: Option<qat::Qat>,
+    /// A model to learn from beside the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<distill::Distillation>,
     /// Steps between those of which the gradients of rows are kept; 0: none are. They end in `rows.safetensors`.
     #[serde(skip_serializing_if = "is_zero")]
     pub row_gradients: u64,
@@ -99,6 +104,7 @@ impl Default for Training {
             average: None,
             overtone: false,
             qat: None,
+            distillation: None,
             row_gradients: 0,
             products: None,
             validate_every: 250,

@@ -1,5 +1,6 @@
 //! The steps of a training run.
 
+use super::distill::Teacher;
 use super::log::Log;
 use super::optimizer::average::Mean;
 use super::optimizer::{Optimizer, Settings};
@@ -42,7 +43,7 @@ impl Training {
             Settings { adamw: self.optimizer.clone(), muon: self.muon.clone(), groups: self.groups.clone() };
         let mut optimizer = Optimizer::new(settings, &self.model, &weights)?;
         let mut mean = self.average.map(|kind| Mean::new(kind, &weights)).transpose()?;
-        let (straight, mut rows) = (self.straight()?, RowGradients::new(self));
+        let (straight, teacher, mut rows) = (self.straight()?, self.teacher()?, RowGradients::new(self));
         // Bad input has ended here: a folder claimed by wrong settings would refuse the right ones.
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
         self.claim(folder)?;
@@ -68,7 +69,8 @@ impl Training {
             let (step, clock) = (optimizer.steps, Instant::now());
             let rate = self.schedule.rate(step, self.steps);
             let network = self.network_at(step, &optimizer.tensors(), straight.as_ref())?;
-            let (Losses { text, own }, grads) = self.gradients(&network, &data.batch(step)?, &mut work)?;
+            let (Losses { text, own }, grads) =
+                self.gradients(&network, teacher.as_ref(), &data.batch(step)?, &mut work)?;
             rows.add(step, grads);
             let norm = optimizer.update(grads, rate)?;
             let done = optimizer.steps;
@@ -179,12 +181,13 @@ impl Training {
         Ok(weights)
     }
 
-    /// The losses of a batch and the gradients of their sum: that of the text, and the mean over its sequences of the network's
-    /// own. Every sequence is walked forwards and backwards on its own, many at the
-    /// same time; they are added up in their order, whatever the number of threads.
+    /// The losses of a batch and the gradients of their sum: that of the text, beside a teacher's where there is one, and the mean
+    /// over its sequences of the network's own. Every sequence is walked forwards and backwards on its own, many at the same time;
+    /// they are added up in their order, whatever the number of threads.
     pub(super) fn gradients<'a>(
         &self,
         network: &Stack,
+        teacher: Option<&Teacher>,
         batch: &data::Batch,
         work: &'a mut Work,
     ) -> Result<(Losses, &'a Gradients)> {
@@ -205,7 +208,12 @@ impl Training {
         let losses = sequences.map(|(((inputs, targets), weights), sums)| {
             let free = || rooms.lock().unwrap_or_else(PoisonError::into_inner);
             let mut room = free().pop().unwrap_or_default();
-            let loss = |logits: &[f32], grad: &mut [f32]| loss::cross_entropy(logits, targets, weights, grad);
+            let known =
+                teacher.map(|teacher| Ok::<_, Error>((teacher, teacher.logits(inputs)?))).transpose()?;
+            let loss = |logits: &[f32], grad: &mut [f32]| match &known {
+                Some((teacher, known)) => teacher.loss(logits, known, targets, weights, grad),
+                None => loss::cross_entropy(logits, targets, weights, grad),
+            };
             let loss = network.gradients(inputs, loss, own, sums, &mut room).map_err(Error::from);
             free().push(room);
             loss

@@ -23,7 +23,7 @@ fn a_sequence_in_which_nothing_counts_changes_nothing() {
         let ids = |first: usize| (first..first + weights.len()).map(|i| (i * 7 % 251) as u32).collect();
         let batch = data::Batch { inputs: ids(0), targets: ids(1), weights: weights.to_vec() };
         let mut work = Work::default();
-        let (loss, grads) = training.gradients(&network, &batch, &mut work)?;
+        let (loss, grads) = training.gradients(&network, None, &batch, &mut work)?;
         Ok::<_, Error>((loss, grads.clone()))
     };
     let (one, two) = ([1.0; 12], [[1.0; 12], [0.0; 12]].concat());

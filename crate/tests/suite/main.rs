@@ -23,6 +23,7 @@ mod nonfinite;
 mod packed;
 mod parity;
 mod pickled;
+mod pruning;
 mod quantized;
 mod readers;
 mod readings;
