@@ -28,7 +28,7 @@ def shape(arguments):
         "top_k_experts": 2,
         "moe_layers": list(range(1, arguments.layers, 2)),
         "load_balance_loss_weight": 0.0,
-        "max_seq_length": arguments.length,
+        "max_seq_length": arguments.length + 1,
         "layer_norm_eps": 1e-5,
         "tie_word_embeddings": True,
     }
@@ -59,8 +59,9 @@ def network(torch, config):
             for first in range(0, x.shape[1], CHUNK):
                 own = slice(first, first + CHUNK)
                 total = logs[:, own].cumsum(1)
-                apart = (total.unsqueeze(2) - total.unsqueeze(1)).exp()  # [B, Q, Q, N]
-                apart = apart * torch.ones(apart.shape[1:3]).tril().unsqueeze(-1)
+                apart = total.unsqueeze(2) - total.unsqueeze(1)  # [B, Q, Q, N]
+                later = torch.ones(apart.shape[1:3], dtype=torch.bool).triu(1).unsqueeze(-1)
+                apart = apart.masked_fill(later, -torch.inf).exp()
                 states.append(torch.einsum("btsn,bsn->btn", apart, written[:, own]) + total.exp() * h.unsqueeze(1))
                 h = states[-1][:, -1]
             return torch.cat(states, 1) @ self.C.T + self.D * x, h

@@ -54,7 +54,7 @@ const WIDTHS: [&str; 5] =
 
 impl Study {
     /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&str; 12] = [
+    pub const NAMES: [&str; 13] = [
         "glance",
         "phase1",
         "first-look",
@@ -67,6 +67,7 @@ impl Study {
         "mixed",
         "cost",
         "lowrank-q",
+        "phase7",
     ];
 
     /// The studies that answer the questions of a phase, in the order in which they can be run; a study of that name
@@ -75,7 +76,7 @@ impl Study {
         match name {
             "phase1" => Self::NAMES
                 .into_iter()
-                .filter(|part| !["glance", "cost", "lowrank-q"].contains(part))
+                .filter(|part| !["glance", "cost", "lowrank-q", "phase7"].contains(part))
                 .collect(),
             name => vec![name],
         }
@@ -104,6 +105,10 @@ impl Study {
             "lowrank-q" => {
                 "How many bytes does the low-rank-Q transformer take, what does it predict with them, how many directions do its \
                  queries use, and do its blocks contract?"
+            }
+            "phase7" => {
+                "What does NF4 with double quantization make of a small hybrid with experts, by the right protocol and by that of \
+                 Itera-Lite's benchmark, and is it slower?"
             }
             "cost" => "How fast, and in how much memory, does the model run in each scheme?",
             _ => return None,
@@ -136,6 +141,7 @@ impl Study {
             "mixed" => Self::mixed(root),
             "cost" => Ok(Self::cost()),
             "lowrank-q" => Ok(Self::lowrank_q()),
+            "phase7" => Ok(Self::phase7()),
             _ => Err(Error::input(format!("unknown study {name:?}"))
                 .hint(format!("known are: {}", Self::NAMES.join(", ")))),
         }
@@ -266,6 +272,30 @@ impl Study {
             .measure(Spectrum::default())
             .measure(Lyapunov::default())
             .measure(Adaptation { seq_len: 512, lr: 1.0, max_tokens: Some(32_768), ..Adaptation::default() })
+    }
+
+    /// Phase 7 of Itera-Lite, task 1 and the mixture of task 3, on the default hybrid: its matrices in NF4 with double quantization, as
+    /// its authors took them (router and head too) and as is usual (without them), beside integers, and embeddings in 8 bits with the
+    /// state space in f16. Quality by the right protocol and by theirs, exact bytes, time.
+    pub fn phase7() -> Self {
+        let text = Perplexity { seq_len: 256, stride: 128, ..Perplexity::default() };
+        Self::new("phase7")
+            .models(["data/models/scop"])
+            .schemes([
+                "f32",
+                "nf4dq+router=nf4dq+head=nf4dq",
+                "nf4dq",
+                "w8a8",
+                "w4a8-g32",
+                "nf4dq-f16+embedding=w8+ssm=keep",
+            ])
+            .measure(text)
+            .measure(Divergence { seq_len: 256, stride: 128, ..Divergence::default() })
+            .measure(Salted::default())
+            .measure(Routing { seq_len: 256, ..Routing::default() })
+            .measure(Passkey { trials: 50, ..Passkey::lengths([160, 256]) })
+            .measure(Artifact::default())
+            .measure(Cost { repetitions: 5, ..Cost::lengths([128]) })
     }
 
     /// The same study on few tokens, prompts and lengths: a check that everything works.
