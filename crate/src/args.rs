@@ -309,6 +309,9 @@ pub struct Train {
     /// Settings in YAML; flags win over it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// A model to start from: its weights, and its sizes in the place of the settings' own.
+    #[arg(long, value_name = "MODEL")]
+    pub start: Option<String>,
     /// Threads of the kernels [default: all processors].
     #[arg(long)]
     pub threads: Option<usize>,

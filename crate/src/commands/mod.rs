@@ -280,6 +280,9 @@ fn check(run: &Path) -> Result<()> {
 fn train(flags: &args::Train) -> Result<()> {
     threads(flags.threads)?;
     let mut training: Training = settings(flags.config.as_deref())?;
+    if let Some(start) = &flags.start {
+        (training.model, training.start) = (Model::load(start)?.config, Some(start.clone()));
+    }
     training.corpus = flags.corpus.clone().unwrap_or(training.corpus);
     training.steps = flags.steps.unwrap_or(training.steps);
     training.seed = flags.seed.unwrap_or(training.seed);

@@ -3,6 +3,7 @@
 use super::Model;
 use super::tokenizer::Tokenizer;
 use crate::family::some_of;
+use std::collections::BTreeMap;
 use std::fmt;
 
 impl Model {
@@ -16,6 +17,7 @@ impl Model {
         };
         let lines = [
             ("layers", Some(format!("{} × {} wide", self.config.layers(), self.config.hidden_size()))),
+            ("experts", self.experts_told()),
             ("parameters", Some(size)),
             ("stored as", self.stored_as.as_ref().map(|told| self.with_a_word_on_blocks(told))),
             ("vocabulary", Some(format!("{} ({text})", self.config.vocab_size()))),
@@ -36,6 +38,21 @@ impl Model {
 }
 
 impl Model {
+    /// How many experts there are, where, and how many see a token; none where there are none.
+    fn experts_told(&self) -> Option<String> {
+        let mut layers: BTreeMap<usize, usize> = BTreeMap::new();
+        for site in self.config.sites() {
+            let (Some(layer), Some(expert)) = (site.layer, site.expert) else { continue };
+            let count = layers.entry(layer).or_default();
+            *count = (*count).max(expert + 1);
+        }
+        let counts = || layers.values().copied();
+        let (least, most) = (counts().min()?, counts().max()?);
+        let each = if least == most { most.to_string() } else { format!("{least} to {most}") };
+        let chosen = self.config.chosen_experts();
+        Some(format!("{each} in {} of the layers, {chosen} of them for each token", layers.len()))
+    }
+
     /// What the weights were stored in, and what became of blocks that can stay packed.
     fn with_a_word_on_blocks(&self, told: &str) -> String {
         let can_stay = self.read_in().values().any(|own| own.coding.is_some());

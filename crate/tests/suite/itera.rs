@@ -75,6 +75,13 @@ fn every_layout_loads_with_its_config() {
             _ => &["top_k_experts = 2", "load_balance_loss_weight = 0.01", "layer_norm_eps = 0.00001"],
         };
         assert_eq!(model.assumed[..assumed.len()], *assumed, "{name}");
+        let told = match name {
+            "top1" => "4 in 1 of the layers, 1 of them for each token",
+            "mix3" => "3 in 2 of the layers, 2 of them for each token",
+            "oldnames" => "4 in 1 of the layers, 2 of them for each token",
+            _ => "2 in 1 of the layers, 1 of them for each token",
+        };
+        assert!(model.card().contains(&("experts".to_string(), told.to_string())), "{:?}", model.card());
         // How often experts were used, and, of a trainer, the state of its optimizer.
         assert!(model.unused.iter().any(|name| name.ends_with("router.expert_counts")), "{:?}", model.unused);
         // Every matrix that is a module of its own upstream is a site; positions are another.
