@@ -54,6 +54,7 @@ mod tags;
 mod throughput;
 mod training;
 mod vega;
+mod waterfall;
 
 pub use ablation::{ablation, ablation_quantized, learning};
 pub use axis::{Axis, Scale, Unit};
@@ -79,6 +80,7 @@ pub use spectrum::spectrum;
 pub use stability::stability;
 pub use throughput::{decode, prefill};
 pub use training::training_loss;
+pub use waterfall::{pruning, waterfall};
 
 use crate::frame::Frame;
 
