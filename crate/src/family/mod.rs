@@ -7,27 +7,34 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`], [`itera`] | a family each |
+//! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`], [`itera`], [`granitemoehybrid`] | a family each |
+//! | [`hybrid`] | what families of Mamba2 and attention have in common |
+//! | `mixer` | Mamba2's mixer in a block of any family |
 //! | [`stack`] | the decoder that all share |
 //! | [`site`] | the matrices that can be quantized |
 //! | `names` | a network among the names of a checkpoint |
 //! | `check` | a checkpoint's shapes held to a config |
 //! | `spec` | the tensors that a config calls for |
 //! | `setting` | settings in a `config.json`, by all their spellings |
+//! | `stacked` | tensors that hold the matrices of all experts, cut and joined |
 //! | `source` | what of a model's own `config.json` still holds when it is saved |
 
 mod check;
 pub mod gla;
+pub mod granitemoehybrid;
+pub mod hybrid;
 pub mod itera;
 pub mod llama;
 pub mod lowrankq;
 pub mod mamba2;
+mod mixer;
 mod names;
 mod setting;
 pub mod site;
 mod source;
 mod spec;
 pub mod stack;
+mod stacked;
 #[cfg(test)]
 mod toy;
 
@@ -41,6 +48,8 @@ use serde_json::Value;
 pub use site::Site;
 pub use spec::{Init, TensorSpec};
 pub use stack::{Parts, Stack};
+pub use stacked::Stacked;
+pub(crate) use stacked::{cut, cut_shapes, join, parts_of};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -160,6 +169,8 @@ pub struct About {
     pub states_tied: fn(&Value) -> Option<bool>,
     /// Whether its published files hold the configuration beside the weights in one pickle.
     pub pickled_config: bool,
+    /// Its tensors that hold the matrices of all experts of a layer.
+    pub stacked: &'static [Stacked],
     /// Published or customary shapes by name.
     pub shapes: &'static [NamedShape],
 }
@@ -216,6 +227,8 @@ families! {
     LowrankQ = lowrankq,
     /// State spaces with experts, as in Itera-Lite.
     IteraLite = itera,
+    /// Granite 4: Mamba2 or attention, and experts.
+    Granitemoehybrid = granitemoehybrid,
 }
 
 impl Config {
@@ -230,7 +243,8 @@ impl Config {
     pub fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
         let named = Self::stated_family(stated)?;
         // Original checkpoints name no type, and some another's; the tensors tell.
-        let told = FAMILIES.iter().find(|about| (about.recognizes)(shapes)).copied();
+        let fits = |about: &&&About| (about.recognizes)(shapes);
+        let told = named.iter().find(fits).or_else(|| FAMILIES.iter().find(fits)).copied();
         let Some(about) = told.or(named) else {
             return Err(Error::input("no known model family has tensors of these names").hint(known()));
         };

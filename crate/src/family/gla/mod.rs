@@ -27,6 +27,7 @@ pub const ABOUT: About = About {
     },
     states_tied: Config::states_tied,
     pickled_config: false,
+    stacked: &[],
     shapes: &[
         ("gla-tiny", || super::Config::Gla(Config::tiny())),
         ("gla-1m", || super::Config::Gla(Config::default())),
@@ -73,6 +74,7 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
             gate_proj: linear("mlp.gate_proj", false)?,
             up_proj: linear("mlp.up_proj", false)?,
             down_proj: linear("mlp.down_proj", false)?,
+            gate_factor: None,
         };
         Ok(vec![
             parts.boxed(at("attn_norm"), eps, at("attn"), mixer)?,

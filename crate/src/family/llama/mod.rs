@@ -29,6 +29,7 @@ pub const ABOUT: About = About {
     },
     states_tied: Config::states_tied,
     pickled_config: false,
+    stacked: &[],
     shapes: &[
         ("llama-tiny", || super::Config::Llama(Config::default())),
         ("smollm2-135m", || super::Config::Llama(Config::smollm2_135m())),
@@ -52,6 +53,7 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
             gate_proj: linear("gate_proj")?,
             up_proj: linear("up_proj")?,
             down_proj: linear("down_proj")?,
+            gate_factor: None,
         };
         let attention = Attention::new(sizes, [q?, k?, v?, o?], rotary.clone());
         Ok(vec![

@@ -1,4 +1,7 @@
-use crate::family::{Config, Init, TensorSpec, Tensors, gla, itera, llama, lowrankq, mamba2};
+use crate::family::hybrid::{Heads, Mamba};
+use crate::family::{
+    Config, Init, TensorSpec, Tensors, gla, granitemoehybrid, itera, llama, lowrankq, mamba2,
+};
 use crate::layer::room::Room;
 use candle_core::{D, Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -114,7 +117,40 @@ fn gradients_are_those_of_the_definition() {
         layer_sizes: vec![sizes(30, &[9]), sizes(17, &[8, 12])],
         ..experts.clone()
     };
+    let mixer = Mamba {
+        mamba_n_heads: 6,
+        mamba_d_head: 5,
+        mamba_n_groups: 2,
+        mamba_d_state: 7,
+        mamba_d_conv: 3,
+        time_step_limit: (0.3, 0.9),
+        ..Default::default()
+    };
+    let heads = Heads { num_attention_heads: 3, num_key_value_heads: 1, head_dim: 10, attention_bias: true };
+    let granite = granitemoehybrid::Config {
+        hidden_size: 24,
+        vocab_size: 50,
+        mamba: mixer.clone(),
+        heads: heads.clone(),
+        num_local_experts: 3,
+        intermediate_size: 9,
+        shared_intermediate_size: 13,
+        embedding_multiplier: 1.7,
+        residual_multiplier: 0.6,
+        attention_multiplier: 0.2,
+        logits_scaling: 0.4,
+        ..Default::default()
+    };
+    let dense = granitemoehybrid::Config {
+        mamba: Mamba { mamba_proj_bias: true, mamba_out_bias: true, mamba_conv_bias: false, ..mixer },
+        num_local_experts: 0,
+        rope: None,
+        tie_word_embeddings: false,
+        ..granite.clone()
+    };
     for (config, time) in [
+        (Config::Granitemoehybrid(granite), 70),
+        (Config::Granitemoehybrid(dense), 33),
         (Config::IteraLite(experts), 70),
         (Config::IteraLite(uneven), 33),
         (Config::LowrankQ(shared), 70),
@@ -156,12 +192,14 @@ fn gradients_are_those_of_the_definition() {
         assert!((value - expected).abs() < 1e-3 * expected.abs().max(1.0), "{value} {expected}");
         assert_eq!(grads.len(), vars.len());
         for (name, var) in vars {
-            let expected = defined.get(&var).unwrap().flatten_all().unwrap();
+            // What no gradient reaches stays as it is.
+            let zero = || var.zeros_like().unwrap();
+            let expected = defined.get(&var).cloned().unwrap_or_else(zero).flatten_all().unwrap();
             let found = Tensor::new(grads[&name].as_slice(), &Device::Cpu).unwrap();
             let size: f32 = expected.abs().unwrap().max(D::Minus1).unwrap().to_scalar().unwrap();
             let far = (found - expected).unwrap().abs().unwrap().max(0).unwrap();
             let far = far.to_scalar::<f32>().unwrap();
-            assert!(far < 1e-3 * size, "{name} of {time} tokens: {far} of {size}");
+            assert!(far <= 1e-3 * size, "{name} of {time} tokens: {far} of {size}");
         }
     }
 }
