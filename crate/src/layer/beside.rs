@@ -224,7 +224,7 @@ impl Branch for SideBySide {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attention::tests::{hold_gradients, noise};
+    use super::super::attention::tests::{cases, hold_gradients, noise};
     use super::*;
     use crate::layer::feed_forward::{Curve, FeedForward};
     use crate::layer::linear::Weight;
@@ -258,6 +258,27 @@ mod tests {
         }
         let names: Vec<&str> = layer.linears().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["up", "down", "shared.up", "shared.down"]);
+    }
+
+    #[test]
+    fn what_a_part_says_is_of_what_it_reads() {
+        let (attention, hidden, time) =
+            cases().into_iter().next().map(|(layer, _, time)| (layer, 16, time)).unwrap();
+        let u = noise(&[1, time, hidden], 3, 1.0);
+        let alone = |u: &Tensor| attention.first_shares(u).unwrap().unwrap();
+        let (expected, other) = (alone(&(&u * 0.3).unwrap()), alone(&u));
+        let beside = SideBySide::new(vec![
+            Part::new("feed", Box::new(layer(hidden))),
+            Part::new("attn", attention.copied()).times(0.3, 2.0),
+        ]);
+        let found = beside.first_shares(&u).unwrap().unwrap();
+        let far = |a: &Tensor, b: &Tensor| {
+            (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        assert!(far(&found, &expected) < 1e-6 && far(&found, &other) > 1e-3);
+        let (state, alone) = (beside.zero_state(2, u.device()).unwrap(), beside.attention().unwrap());
+        assert!(state.cache.is_some() && state.recurrent.is_none());
+        assert_eq!(beside.state_bytes(2, 9), alone.state_bytes(2, 9));
     }
 
     #[test]

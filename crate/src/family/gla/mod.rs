@@ -8,7 +8,6 @@ use super::{About, Family, Parts, Stack};
 use crate::layer::attention::{Attention, Rotary};
 use crate::layer::branch::Branch;
 use crate::layer::gla::{Gla, Parts as Mixer};
-use crate::layer::mlp::Mlp;
 use candle_core::Result;
 pub use config::{Config, Hybrid};
 use std::sync::Arc;
@@ -70,12 +69,7 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
                 Box::new(Gla::new(config.mixer(), mixer))
             }
         };
-        let mlp = Mlp {
-            gate_proj: linear("mlp.gate_proj", false)?,
-            up_proj: linear("mlp.up_proj", false)?,
-            down_proj: linear("mlp.down_proj", false)?,
-            gate_factor: None,
-        };
+        let mlp = parts.gated(&at("mlp"), false, None)?;
         Ok(vec![
             parts.boxed(at("attn_norm"), eps, at("attn"), mixer)?,
             parts.step(at("mlp_norm"), eps, at("mlp"), mlp)?,

@@ -261,6 +261,10 @@ impl Family for Config {
         for group in ["mamba", "heads", "rope"] {
             own.remove(group);
         }
+        if self.num_local_experts == 0 {
+            // What it would be with experts is what its source says.
+            own.remove("intermediate_size");
+        }
         all.extend(own);
         all.extend(self.mamba.written(SHORT));
         all.extend(self.heads.written());

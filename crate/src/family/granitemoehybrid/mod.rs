@@ -4,6 +4,7 @@
 mod config;
 mod resolve;
 
+use super::hybrid;
 use super::stack::{Entry, Step};
 use super::{About, Family, Parts, Stack, Stacked};
 use crate::layer::beside::{Part, SideBySide};
@@ -25,7 +26,7 @@ pub const ABOUT: About = About {
         let (config, assumed) = Config::resolve(stated, shapes)?;
         Ok((super::Config::Granitemoehybrid(config), assumed))
     },
-    states_tied: Config::states_tied,
+    states_tied: hybrid::states_tied,
     pickled_config: false,
     stacked: &[
         Stacked {

@@ -1,12 +1,12 @@
 //! What a checkpoint tells of its config: in `config.json`, and by the names and shapes of its tensors.
 
-use super::super::hybrid::{Heads, Mamba, Reading, SHORT, same_list};
+use super::super::hybrid::{self, Heads, Mamba, Reading, SHORT, same_list};
 use super::super::llama::Rope;
-use super::super::setting::{NO_HEAD, before_layers, dims, find, flag, known, layers, same_layers, size};
-use super::super::{Family, Shapes, Stated};
+use super::super::setting::{before_layers, dims, find, flag, known, layers, size};
+use super::super::{Shapes, Stated};
 use super::config::{Config, Layer};
 use crate::error::{Error, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// What stands before the body: `model.` or nothing, with whatever a program put in front.
 pub(super) fn before_body(name: &str) -> Option<&str> {
@@ -18,8 +18,6 @@ pub(super) fn name_in_body(name: &str) -> Option<String> {
     let of_body = ["layers.", "embed_tokens.", "norm."].iter().any(|start| name.starts_with(start));
     (of_body && !name.ends_with("rotary_emb.inv_freq")).then(|| format!("model.{name}"))
 }
-
-const TIED: &[&str] = &["/tie_word_embeddings"];
 
 /// Settings that change the architecture, with the values, in JSON, of the one that is here.
 const KNOWN: [(&str, &[&str]); 7] = [
@@ -39,33 +37,19 @@ impl Config {
         has("shared_mlp.input_linear.weight") && (has("mamba.A_log") || has("self_attn.q_proj.weight"))
     }
 
-    /// Whether head and embedding are said to be one matrix.
-    pub(super) fn states_tied(json: &Value) -> Option<bool> {
-        find(json, TIED)?.as_bool()
-    }
-
     /// The config of a checkpoint; see [`crate::family::Config::resolve`].
     pub(super) fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
-        let Some(Stated { file, json }) = stated else {
-            return Err(Error::input(
-                "the multipliers of a granitemoehybrid are in no tensor's shape, and there is no config.json",
-            )
-            .hint("put the model's config.json beside its weights"));
-        };
-        let mut config = Self::infer(shapes)?;
-        let mut from = Reading::new(json);
-        config.read(&mut from, shapes).map_err(|error| error.at(file))?;
-        let mut layers = config.layer_types.len();
-        size(json, &["/num_hidden_layers"], &mut layers).map_err(|error| error.at(file))?;
-        same_layers(layers, config.layer_types.len(), file)?;
-        if find(json, TIED).is_none() {
-            config.tie_word_embeddings = !shapes.contains_key("lm_head.weight");
-            if config.tie_word_embeddings {
-                from.assumed.push(NO_HEAD.to_string());
-            }
-        }
-        config.check().map_err(|error| error.at(file))?;
-        Ok((config, from.assumed))
+        hybrid::resolved(
+            "granitemoehybrid",
+            stated,
+            shapes,
+            |from| {
+                let mut config = Self::infer(shapes)?;
+                config.read(from, shapes)?;
+                Ok(config)
+            },
+            |config| &mut config.tie_word_embeddings,
+        )
     }
 
     /// Everything that shapes tell.
@@ -160,6 +144,6 @@ impl Config {
         ] {
             from.factor(key, to)?;
         }
-        flag(json, TIED, &mut self.tie_word_embeddings)
+        flag(json, hybrid::TIED, &mut self.tie_word_embeddings)
     }
 }

@@ -11,7 +11,8 @@ mod feed;
 mod heads;
 mod mamba;
 
-use super::setting::{find, number, size};
+use super::setting::{NO_HEAD, before_layers, find, layers, number, same_layers, size};
+use super::{Ends, Family, Shapes, Stated};
 use crate::error::{Error, Result};
 pub(super) use feed::{Feed, Matrix};
 pub use heads::Heads;
@@ -98,4 +99,81 @@ pub(super) fn same_list(json: &Value, place: &str, stated: Option<Value>, found:
         }
         _ => Ok(()),
     }
+}
+
+/// Whether head and embedding are one matrix.
+pub(super) const TIED: &[&str] = &["/tie_word_embeddings"];
+
+/// Whether head and embedding are said to be one matrix.
+pub(super) fn states_tied(json: &Value) -> Option<bool> {
+    find(json, TIED)?.as_bool()
+}
+
+/// The ends of a network whose layers have a norm `pre_ff_layernorm`.
+pub(super) const ENDS: Ends = Ends {
+    embedding: "model.embed_tokens",
+    blocks: "model.layers.",
+    norm: Some("model.final_layernorm"),
+    head: "lm_head",
+};
+
+/// What stands before the body of such a network: `model.` or nothing, with whatever a program put in front.
+pub(super) fn before_body(name: &str) -> Option<&str> {
+    before_layers(name, ".pre_ff_layernorm.weight")
+}
+
+/// The Hugging Face name of one of its tensors, from what follows the place of the body in a checkpoint's.
+pub(super) fn name_in_body(name: &str) -> Option<String> {
+    let of_body =
+        ["layers.", "embed_tokens.", "final_layernorm."].iter().any(|start| name.starts_with(start));
+    // Some files carry the frequencies, which are computed.
+    (of_body && !name.ends_with("rotary_emb.inv_freq")).then(|| format!("model.{name}"))
+}
+
+/// Whether tensors are those of such a network.
+pub(super) fn is_gated(shapes: &Shapes) -> bool {
+    ["pre_ff_layernorm.weight", "feed_forward.gate_proj.weight", "feed_forward.down_proj.weight"]
+        .iter()
+        .all(|name| shapes.contains_key(&format!("model.layers.0.{name}")))
+}
+
+/// Whether its first layer has both mixers.
+pub(super) fn has_both(shapes: &Shapes) -> bool {
+    ["mamba.A_log", "self_attn.q_proj.weight"]
+        .iter()
+        .all(|name| shapes.contains_key(&format!("model.layers.0.{name}")))
+}
+
+/// The config of a checkpoint as `read` finds it, checked, with what is assumed; `tied` of it says whether its head is the embedding.
+///
+/// # Errors
+/// There is no `config.json`, or it contradicts the shapes or itself.
+pub(super) fn resolved<C: Family>(
+    family: &str,
+    stated: Option<&Stated>,
+    shapes: &Shapes,
+    read: impl FnOnce(&mut Reading<'_>) -> Result<C>,
+    tied: impl FnOnce(&mut C) -> &mut bool,
+) -> Result<(C, Vec<String>)> {
+    let Some(Stated { file, json }) = stated else {
+        let what = format!(
+            "the heads and multipliers of a {family} are in no tensor's shape, and there is no config.json"
+        );
+        return Err(Error::input(what).hint("put the model's config.json beside its weights"));
+    };
+    let mut from = Reading::new(json);
+    let mut config = read(&mut from).map_err(|error| error.at(file))?;
+    let found = layers(shapes.keys(), config.ends().blocks)?;
+    let mut said = config.sizes().layers;
+    size(json, &["/num_hidden_layers"], &mut said).map_err(|error| error.at(file))?;
+    same_layers(said, found, file)?;
+    if find(json, TIED).is_none() {
+        let alone = !shapes.contains_key("lm_head.weight");
+        *tied(&mut config) = alone;
+        if alone {
+            from.assumed.push(NO_HEAD.to_string());
+        }
+    }
+    config.check().map_err(|error| error.at(file))?;
+    Ok((config, from.assumed))
 }

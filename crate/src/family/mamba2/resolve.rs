@@ -47,10 +47,12 @@ const KNOWN: [(&str, &[&str]); 8] = [
 ];
 
 impl Config {
-    /// Whether tensors of these names are a Mamba2.
+    /// Whether tensors of these names are a Mamba2: every layer has its mixer.
     pub fn recognizes(shapes: &Shapes) -> bool {
+        let others = ["mixer.q_proj.weight", "mixer.up_proj.weight", "mixer.gate.weight"];
         shapes.contains_key("backbone.layers.0.mixer.A_log")
             && shapes.contains_key("backbone.layers.0.mixer.dt_bias")
+            && !shapes.keys().any(|name| others.iter().any(|other| name.ends_with(other)))
     }
 
     /// Whether head and embedding are said to be one matrix.

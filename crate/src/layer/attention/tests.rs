@@ -26,7 +26,7 @@ fn layer(sizes: Sizes, hidden: usize, bias: bool) -> Attention {
     Attention::new(sizes, all, Arc::new(Rotary::new(frequencies, longest)))
 }
 
-fn cases() -> [(Attention, usize, usize); 7] {
+pub(in crate::layer) fn cases() -> [(Attention, usize, usize); 7] {
     let sizes = |heads, shared, dim| Sizes { heads, shared, dim, longest: 300 };
     let heads = |heads, dim| Heads {
         norm: Norm::plain(dim, 1e-7, &Device::Cpu).unwrap(),
@@ -172,7 +172,9 @@ pub(in crate::layer) fn hold_gradients(branch: &dyn Branch, hidden: usize, time:
     for (name, expected) in expected {
         let size = expected.iter().fold(0.0_f32, |top, x| top.max(x.abs()));
         let far = found[&name].iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(size > 0.0 && far < 1e-4 * size.max(1.0), "{name} of {time} tokens: {far} of {size}");
+        // No gradient reaches what moves the choice of experts alone.
+        assert!(size > 0.0 || name == "correction", "{name}");
+        assert!(far < 1e-4 * size.max(1.0), "{name} of {time} tokens: {far} of {size}");
     }
 }
 

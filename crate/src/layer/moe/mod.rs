@@ -243,7 +243,7 @@ mod tests {
         }
         for (groups, normed) in [(1, true), (2, true), (2, false)] {
             let correction = noise(&[4], 8, 0.3);
-            let by = Scores { correction, name: "bias", groups, of_groups: 1, normed, factor: 1.7 };
+            let by = Scores { correction, name: "correction", groups, of_groups: 1, normed, factor: 1.7 };
             let moe = layer(9, 4, 2, 0.0).by_scores(by);
             let u = noise(&[2, 70, 9], 5, 1.0);
             let (found, expected) = (moe.forward(&u, None).unwrap(), moe.definition(&u).unwrap());
