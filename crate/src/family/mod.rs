@@ -7,34 +7,47 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`], [`itera`] | a family each |
+//! | [`mamba2`], [`llama`], [`gla`], [`lowrankq`], [`itera`], [`granitemoehybrid`], [`bamba`], [`falcon_h1`], [`nemotron_h`] | a family each |
+//! | [`hybrid`] | what families of Mamba2 and attention have in common |
+//! | `mixer` | Mamba2's mixer in a block of any family |
 //! | [`stack`] | the decoder that all share |
 //! | [`site`] | the matrices that can be quantized |
 //! | [`group`] | what can be left out whole |
+//! | `about` | what tells a family from others |
 //! | `names` | a network among the names of a checkpoint |
 //! | `check` | a checkpoint's shapes held to a config |
 //! | `spec` | the tensors that a config calls for |
 //! | `setting` | settings in a `config.json`, by all their spellings |
+//! | `stacked` | tensors that hold the matrices of all experts, cut and joined |
 //! | `source` | what of a model's own `config.json` still holds when it is saved |
 
+mod about;
+pub mod bamba;
 mod check;
+pub mod falcon_h1;
 pub mod gla;
+pub mod granitemoehybrid;
 pub mod group;
+pub mod hybrid;
 pub mod itera;
 pub mod llama;
 pub mod lowrankq;
 pub mod mamba2;
+mod mixer;
 mod names;
+pub mod nemotron_h;
 mod setting;
 pub mod site;
 mod source;
 mod spec;
 pub mod stack;
+mod stacked;
 #[cfg(test)]
 mod toy;
 
 use crate::error::{Error, Result};
 use crate::layer::quantized::Quantized;
+pub use about::{About, NamedShape, Resolve};
 use candle_core::Tensor;
 pub use check::{check, shapes, some_of};
 use group::Group;
@@ -44,6 +57,8 @@ use serde_json::Value;
 pub use site::Site;
 pub use spec::{Init, TensorSpec};
 pub use stack::{Parts, Stack};
+pub use stacked::Stacked;
+pub(crate) use stacked::{cut, cut_shapes, join, parts_of};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -161,38 +176,6 @@ pub struct Sizes {
     pub hidden: usize,
 }
 
-/// What tells a family from others, and how its config is found.
-#[derive(Clone, Copy, Debug)]
-pub struct About {
-    /// Its name, as records hold it.
-    pub name: &'static str,
-    /// Further values of `model_type` that checkpoints of it state.
-    pub aliases: &'static [&'static str],
-    /// The word for the body of the network that begins the names of its tensors, the dot included.
-    pub body: &'static str,
-    /// What stands before the body in the name of a tensor that every one of its layers has.
-    pub before_body: fn(&str) -> Option<&str>,
-    /// The family's own name of a tensor, from what follows the place of the body in a checkpoint's; none if it is not one of
-    /// the body's.
-    pub name_in_body: fn(&str) -> Option<String>,
-    /// Whether tensors of these names and shapes are such a network.
-    pub recognizes: fn(&Shapes) -> bool,
-    /// The config of a checkpoint; see [`Config::resolve`].
-    pub resolve: Resolve,
-    /// Whether what is stated says that head and embedding are one matrix.
-    pub states_tied: fn(&Value) -> Option<bool>,
-    /// Whether its published files hold the configuration beside the weights in one pickle.
-    pub pickled_config: bool,
-    /// Published or customary shapes by name.
-    pub shapes: &'static [NamedShape],
-}
-
-/// What is stated and what shapes tell → a config, and what had to be assumed.
-pub type Resolve = fn(Option<&Stated>, &Shapes) -> Result<(Config, Vec<String>)>;
-
-/// The name of a shape, and what makes its config.
-pub type NamedShape = (&'static str, fn() -> Config);
-
 macro_rules! families {
     ($($(#[$doc:meta])* $variant:ident = $module:ident),* $(,)?) => {
         /// The config of a model of any family.
@@ -239,6 +222,14 @@ families! {
     LowrankQ = lowrankq,
     /// State spaces with experts, as in Itera-Lite.
     IteraLite = itera,
+    /// Granite 4: Mamba2 or attention, and experts.
+    Granitemoehybrid = granitemoehybrid,
+    /// Bamba: Mamba2 or attention.
+    Bamba = bamba,
+    /// Falcon-H1: Mamba2 and attention side by side.
+    FalconH1 = falcon_h1,
+    /// Nemotron-H: Mamba2, attention, feed-forward layers or experts.
+    NemotronH = nemotron_h,
 }
 
 impl Config {
@@ -253,7 +244,8 @@ impl Config {
     pub fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
         let named = Self::stated_family(stated)?;
         // Original checkpoints name no type, and some another's; the tensors tell.
-        let told = FAMILIES.iter().find(|about| (about.recognizes)(shapes)).copied();
+        let fits = |about: &&&About| (about.recognizes)(shapes);
+        let told = named.iter().find(fits).or_else(|| FAMILIES.iter().find(fits)).copied();
         let Some(about) = told.or(named) else {
             return Err(Error::input("no known model family has tensors of these names").hint(known()));
         };

@@ -53,12 +53,14 @@ pub struct Fed {
     pub head: usize,
     /// Heads, one after the other, that share the rows of one.
     pub shared: usize,
+    /// The first row that any channel grows with.
+    pub first: usize,
 }
 
 impl Fed {
     /// The row that a channel of the input grows with.
     pub fn row(&self, channel: usize) -> usize {
-        channel / (self.head * self.shared) * self.head + channel % self.head
+        self.first + channel / (self.head * self.shared) * self.head + channel % self.head
     }
 }
 
@@ -127,7 +129,8 @@ impl Site {
 
 #[test]
 fn heads_that_share_values_share_rows() {
-    let fed = Fed { path: "v".into(), head: 3, shared: 2 };
+    let fed = Fed { path: "v".into(), head: 3, shared: 2, first: 0 };
     let rows: Vec<usize> = (0..12).map(|channel| fed.row(channel)).collect();
     assert_eq!(rows, [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]);
+    assert_eq!(Fed { first: 4, ..fed }.row(6), 7);
 }

@@ -30,3 +30,22 @@ pub enum Init {
     /// x with softplus(x) log-uniform between the two bounds: Mamba's dt_bias.
     InverseSoftplus(f32, f32),
 }
+
+/// The matrix `path`.weight [rows, columns], and `path`.bias of zeros if there is one.
+pub(super) fn linear(path: &str, (rows, cols): (usize, usize), init: Init, bias: bool) -> Vec<TensorSpec> {
+    let spec = |part: &str, shape: Vec<usize>, init, matrix| TensorSpec {
+        name: format!("{path}.{part}"),
+        shape,
+        init,
+        matrix,
+    };
+    let weight = spec("weight", vec![rows, cols], init, true);
+    let bias = bias.then(|| spec("bias", vec![rows], Init::Constant(0.0), false));
+    std::iter::once(weight).chain(bias).collect()
+}
+
+/// The weight `path`.weight of an RMSNorm.
+pub(super) fn norm(path: &str, channels: usize) -> TensorSpec {
+    let name = format!("{path}.weight");
+    TensorSpec { name, shape: vec![channels], init: Init::Constant(1.0), matrix: false }
+}

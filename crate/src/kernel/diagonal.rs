@@ -1,4 +1,4 @@
-//! Products with diagonal matrices: rows of a stream, each channel by a weight of its own; and their gradients.
+//! Products with diagonal matrices: rows of a stream, each channel by a weight of its own, or all by one; and their gradients.
 
 use super::simd::{Lanes, dispatch};
 
@@ -39,6 +39,28 @@ fn weight_grad_body<V: Lanes>(x: &[f32], dy: &[f32], dw: &mut [f32]) {
     for (x, dy) in x.chunks(dw.len()).zip(dy.chunks(dw.len())) {
         dw.iter_mut().zip(x).zip(dy).for_each(|((dw, x), dy)| *dw += x * dy);
     }
+}
+
+dispatch! {
+    /// x ← factor · x.
+    pub fn multiply(factor: f32, x: &mut [f32]) = multiply_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn multiply_body<V: Lanes>(factor: f32, x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
+dispatch! {
+    /// y ← y + factor · x.
+    pub fn add_times(factor: f32, x: &[f32], y: &mut [f32]) = add_times_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
+#[inline(always)]
+fn add_times_body<V: Lanes>(factor: f32, x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
 }
 
 #[cfg(test)]

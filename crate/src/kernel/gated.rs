@@ -20,6 +20,32 @@ pub fn silu_product_grad(a: &mut [f32], b: &mut [f32], dy: &[f32]) {
     parts.for_each(|((a, b), dy)| backward(a, b, dy));
 }
 
+/// The same of rows [a | b] of twice `width` values: `y` of `width` values a row, overwritten.
+pub fn silu_halves(ab: &[f32], width: usize, y: &mut [f32]) {
+    let rows = (TASK / width).max(1);
+    let each = |(ab, y): (&[f32], &mut [f32])| {
+        for (ab, y) in ab.chunks(2 * width).zip(y.chunks_mut(width)) {
+            y.copy_from_slice(&ab[..width]);
+            forward(y, &ab[width..]);
+        }
+    };
+    if y.len() <= rows * width {
+        return each((ab, y));
+    }
+    ab.par_chunks(2 * width * rows).zip(y.par_chunks_mut(width * rows)).for_each(each);
+}
+
+/// Of [`silu_halves`] and the gradient `dy`: rows [a | b] ← [da | db].
+pub fn silu_halves_grad(ab: &mut [f32], width: usize, dy: &[f32]) {
+    let rows = (TASK / width).max(1);
+    ab.par_chunks_mut(2 * width * rows).zip(dy.par_chunks(width * rows)).for_each(|(ab, dy)| {
+        for (ab, dy) in ab.chunks_mut(2 * width).zip(dy.chunks(width)) {
+            let (a, b) = ab.split_at_mut(width);
+            backward(a, b, dy);
+        }
+    });
+}
+
 dispatch! { fn forward(a: &mut [f32], b: &[f32]) = forward_body; }
 
 #[inline(always)]
@@ -55,6 +81,26 @@ fn backward_body<V: Lanes>(a: &mut [f32], b: &mut [f32], dy: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn halves_of_rows_are_the_two_apart() {
+        for (width, rows) in [(1, 1), (7, 5), (33, 1001)] {
+            let ab: Vec<f32> = (0..2 * width * rows).map(|i| (i as f32 * 0.37).sin() * 2.0).collect();
+            let dy: Vec<f32> = (0..width * rows).map(|i| (i as f32 * 0.11).cos()).collect();
+            let half = |first: usize| -> Vec<f32> {
+                ab.chunks(2 * width).flat_map(|row| row[first..first + width].to_vec()).collect()
+            };
+            let (mut a, mut b, mut y, mut dab) = (half(0), half(width), vec![f32::NAN; dy.len()], ab.clone());
+            let mut apart = a.clone();
+            silu_product(&mut apart, &b);
+            silu_halves(&ab, width, &mut y);
+            assert!(apart.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-6));
+            silu_product_grad(&mut a, &mut b, &dy);
+            silu_halves_grad(&mut dab, width, &dy);
+            let rows = a.chunks(width).zip(b.chunks(width)).flat_map(|(a, b)| [a, b].concat());
+            assert!(rows.zip(dab).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
+    }
 
     #[test]
     fn the_gradient_is_the_slope() {

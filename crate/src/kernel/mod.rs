@@ -21,7 +21,7 @@
 //! | [`decay`] | the decays of the second kind, from gates |
 //! | [`scan_grad`] | its gradient |
 //! | [`round`] | values rounded to integers and back |
-//! | [`norm`] | RMSNorm, plain and gated |
+//! | [`norm`] | RMSNorm, plain and gated; `norm_gated`: the gate after it, or alone |
 //! | [`layer_norm`] | LayerNorm |
 //! | [`hadamard`] | a randomized orthonormal rotation of channels |
 //! | [`softcap`] | c · tanh(x / c) |
@@ -59,6 +59,7 @@ pub mod levels;
 pub(crate) mod line;
 pub mod linear;
 pub mod norm;
+pub mod norm_gated;
 pub mod packed;
 pub(crate) mod pages;
 pub mod rotary;

@@ -124,7 +124,7 @@ fn add_body<V: Lanes>(x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }
 
-dispatch! { fn norm_rows(x: &[f32], w: &[f32], eps: f32, group: usize, y: &mut [f32]) = norm_rows_body; }
+dispatch! { pub(super) fn norm_rows(x: &[f32], w: &[f32], eps: f32, group: usize, y: &mut [f32]) = norm_rows_body; }
 
 #[inline(always)]
 fn norm_rows_body<V: Lanes>(x: &[f32], w: &[f32], eps: f32, group: usize, y: &mut [f32]) {
@@ -151,7 +151,7 @@ fn norm_in_place_body<V: Lanes>(w: &[f32], eps: f32, group: usize, y: &mut [f32]
 
 dispatch! {
     /// With r = 1/√(mean x² + ε), x̂ = r x and g = dy · w: dw += dy · x̂, dx = r (g − x̂ · mean(g · x̂)).
-    fn norm_rows_grad(x: &[f32], w: &[f32], eps: f32, group: usize, dy: &[f32], dx: &mut [f32], dw: &mut [f32]) = norm_rows_grad_body;
+    pub(super) fn norm_rows_grad(x: &[f32], w: &[f32], eps: f32, group: usize, dy: &[f32], dx: &mut [f32], dw: &mut [f32]) = norm_rows_grad_body;
 }
 
 #[inline(always)]

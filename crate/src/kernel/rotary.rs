@@ -1,4 +1,5 @@
-//! Rotary positions (Su et al. 2021): the pair (c, c + D/2) of a head is turned by position × frequency_c.
+//! Rotary positions (Su et al. 2021): the pair (c, c + r/2) of the first r channels of a head is turned by position × frequency_c;
+//! r is D unless only a part of each head is turned.
 
 use std::sync::OnceLock;
 
@@ -9,32 +10,45 @@ const BLOCK: usize = 256;
 #[derive(Debug)]
 pub struct Rotary {
     frequencies: Vec<f32>,
+    /// Values of a head D, of which the first r are turned.
+    head: usize,
     /// On cosines and sines.
     factor: f32,
-    /// For each position of a block D/2 cosines, then D/2 sines.
+    /// For each position of a block r/2 cosines, then r/2 sines.
     blocks: Vec<OnceLock<Vec<f32>>>,
 }
 
 impl Rotary {
-    /// Of the frequencies [D/2] in radians a position, for positions below `longest`.
+    /// Of the frequencies [r/2] in radians a position, for positions below `longest`; of heads of r values.
     pub fn new(frequencies: Vec<f32>, longest: usize) -> Self {
         let blocks = (0..longest.div_ceil(BLOCK)).map(|_| OnceLock::new()).collect();
-        Self { frequencies, factor: 1.0, blocks }
+        Self { head: 2 * frequencies.len(), frequencies, factor: 1.0, blocks }
+    }
+
+    /// For heads of `dim` values, of which the first r are turned.
+    ///
+    /// # Panics
+    /// If r is more than that.
+    #[must_use]
+    pub fn within(self, dim: usize) -> Self {
+        assert!(self.dim() <= dim, "{} of {dim} values cannot be turned", self.dim());
+        Self { head: dim, ..self }
     }
 
     /// With cosines and sines, and so what is turned, multiplied by `factor`.
     #[must_use]
     pub fn times(self, factor: f64) -> Self {
         let longest = self.blocks.len() * BLOCK;
-        Self { factor: factor as f32, ..Self::new(self.frequencies, longest) }
+        let head = self.head;
+        Self { factor: factor as f32, head, ..Self::new(self.frequencies, longest) }
     }
 
-    /// D.
+    /// r.
     pub fn dim(&self) -> usize {
         2 * self.frequencies.len()
     }
 
-    /// The cosines, then the sines `[D]` of a position.
+    /// The cosines, then the sines `[r]` of a position.
     ///
     /// # Panics
     /// If the position is none of those that it was made for.
@@ -67,8 +81,8 @@ impl Rotary {
         let row = heads.len() / (batch * time);
         for (i, token) in heads.chunks_exact_mut(row).enumerate() {
             let (cosines, sines) = self.of(first + i % time).split_at(half);
-            for head in token.chunks_exact_mut(dim) {
-                let (low, high) = head.split_at_mut(half);
+            for head in token.chunks_exact_mut(self.head) {
+                let (low, high) = head[..dim].split_at_mut(half);
                 for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
                     let sin = if back { -sin } else { *sin };
                     (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
@@ -81,6 +95,21 @@ impl Rotary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_head_that_is_turned_in_part_the_rest_stays() {
+        let whole = Rotary::new(vec![1.0, 0.25], 600);
+        let part = Rotary::new(vec![1.0, 0.25], 600).times(1.5).within(7);
+        let heads: Vec<f32> = (0..3 * 2 * 7).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut turned = heads.clone();
+        part.turn((1, 3), 20, &mut turned, false);
+        for (i, (from, to)) in heads.chunks(7).zip(turned.chunks(7)).enumerate() {
+            let mut first = from[..4].to_vec();
+            whole.turn((1, 1), 20 + i / 2, &mut first, false);
+            assert!(to[..4].iter().zip(first).all(|(a, b)| (a - 1.5 * b).abs() < 1e-6));
+            assert_eq!(to[4..], from[4..]);
+        }
+    }
 
     #[test]
     fn a_pair_is_turned_by_its_angle_and_back() {

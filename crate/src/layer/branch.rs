@@ -79,9 +79,22 @@ pub trait Branch: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Itself, if it is attention: for those who ask which tokens look at which.
+    /// Itself, or the part of it that is attention: for those who ask for its projections.
     fn attention(&self) -> Option<&Attention> {
         None
+    }
+
+    /// u [B, T, hidden] → [B, H, T]: the share of its attention that each token pays to the first; none without attention.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or there are more tokens than the model reads.
+    fn first_shares(&self, _u: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// What the names of its parameters begin with, where other branches of the same path have names too; else nothing.
+    fn starts(&self) -> Vec<&str> {
+        vec![""]
     }
 
     /// Itself, if it has experts: for those who ask which tokens they see.
@@ -163,9 +176,24 @@ impl<'a> Places<'a> {
         let names: Vec<&'a str> = self.all.keys().copied().filter(|name| name.starts_with(start)).collect();
         let all = names.into_iter().filter_map(|name| Some((&name[start.len()..], self.all.remove(name)?)));
         Self {
-            path: format!("{}.{}", self.path, start.trim_end_matches('.')),
+            path: [self.path.as_str(), start.trim_end_matches('.')].join(if start.is_empty() {
+                ""
+            } else {
+                "."
+            }),
             all: all.collect(),
             own: self.own,
+        }
+    }
+
+    /// Refuses places that are left when all gradients are written.
+    ///
+    /// # Errors
+    /// If there is one.
+    pub fn all_taken(&self) -> Result<()> {
+        match self.all.keys().next() {
+            Some(name) => bail!("the gradient of {}.{name} was not written", self.path),
+            None => Ok(()),
         }
     }
 

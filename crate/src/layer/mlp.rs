@@ -1,9 +1,10 @@
-//! The gated feed-forward layer (Shazeer 2020): down(SiLU(gate(u)) ⊙ up(u)).
+//! The gated feed-forward layer (Shazeer 2020): down(SiLU(f · gate(u)) ⊙ up(u)), f as a rule 1.
 
 use super::branch::{Back, Branch, by_kernels};
 use super::linear::Linear;
 use super::room::Room;
 use super::state::LayerState;
+use crate::kernel::diagonal::multiply;
 use crate::kernel::gated::{silu_product, silu_product_grad};
 use crate::kernel::norm::add;
 use candle_core::{Result, Tensor};
@@ -17,13 +18,26 @@ pub struct Mlp {
     pub up_proj: Linear,
     /// [hidden, inner].
     pub down_proj: Linear,
+    /// A factor on what gate_proj gives.
+    pub gate_factor: Option<f32>,
 }
 
 impl Mlp {
     /// In tensor operations: with gradients, on any device.
     pub fn definition(&self, u: &Tensor) -> Result<Tensor> {
-        let gated = (self.gate_proj.forward(u)?.silu()? * self.up_proj.forward(u)?)?; // [B, T, inner]
+        let gate = match self.gate_factor {
+            Some(factor) => (self.gate_proj.forward(u)? * f64::from(factor))?,
+            None => self.gate_proj.forward(u)?,
+        };
+        let gated = (gate.silu()? * self.up_proj.forward(u)?)?; // [B, T, inner]
         self.down_proj.forward(&gated)
+    }
+
+    /// What gate_proj gave, or its gradient, by the factor, in place.
+    fn weigh(&self, gate: &mut [f32]) {
+        if let Some(factor) = self.gate_factor {
+            multiply(factor, gate);
+        }
     }
 }
 
@@ -45,6 +59,7 @@ impl Branch for Mlp {
         let inner = self.gate_proj.weight.shape()?.0;
         let [mut gate, mut up] = [(); 2].map(|()| room.take(batch * time * inner));
         self.gate_proj.apply(u, &mut gate, room)?;
+        self.weigh(&mut gate);
         self.up_proj.apply(u, &mut up, room)?;
         silu_product(&mut gate, &up);
         room.give(up);
@@ -54,12 +69,12 @@ impl Branch for Mlp {
     }
 
     fn linears(&self) -> Vec<(&str, &Linear)> {
-        let Self { gate_proj, up_proj, down_proj } = self;
+        let Self { gate_proj, up_proj, down_proj, .. } = self;
         vec![("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)]
     }
 
     fn linears_mut(&mut self) -> Vec<(&str, &mut Linear)> {
-        let Self { gate_proj, up_proj, down_proj } = self;
+        let Self { gate_proj, up_proj, down_proj, .. } = self;
         vec![("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)]
     }
 
@@ -67,6 +82,7 @@ impl Branch for Mlp {
         let inner = self.gate_proj.weight.shape()?.0;
         let [mut gate, mut up, mut product] = [(); 3].map(|()| room.take(time * inner));
         self.gate_proj.trace(u, &mut gate)?;
+        self.weigh(&mut gate);
         self.up_proj.trace(u, &mut up)?;
         product.copy_from_slice(&gate);
         silu_product(&mut product, &up);
@@ -75,6 +91,7 @@ impl Branch for Mlp {
             let mut dproduct = room.take(time * inner);
             self.down_proj.pull("down_proj", (&product, dy), &mut dproduct, places)?;
             silu_product_grad(&mut gate, &mut up, &dproduct);
+            self.weigh(&mut gate);
             self.gate_proj.pull("gate_proj", (u, &gate), du, places)?;
             let mut by_up = room.take(du.len());
             self.up_proj.pull("up_proj", (u, &up), &mut by_up, places)?;
@@ -106,6 +123,7 @@ mod tests {
             gate_proj: linear(inner, hidden, 1),
             up_proj: linear(inner, hidden, 2),
             down_proj: linear(hidden, inner, 3),
+            gate_factor: bias.then_some(0.7),
         }
     }
 

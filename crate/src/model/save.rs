@@ -9,6 +9,7 @@ use super::safetensors::save_safetensors;
 use super::tokenizer::Tokenizer;
 use super::{Model, loading};
 use crate::error::{Error, Result};
+use crate::family;
 use crate::json;
 use crate::warning::warn;
 use serde_json::{Value, json};
@@ -100,7 +101,10 @@ impl Model {
     pub fn save(&self, folder: &Path) -> Result<()> {
         let files = self.files_beside()?;
         self.check_folder(folder)?;
-        let tensors = self.packed_tensors()?;
+        let tensors = match self.quantization {
+            Some(_) => self.packed_tensors()?,
+            None => family::join(self.packed_tensors()?)?,
+        };
         let destination = Destination::new(folder, &files)?;
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
         for (name, bytes) in &files {

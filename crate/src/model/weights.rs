@@ -49,7 +49,7 @@ impl Weights {
             let mut layers = layers.filter(|layer| layer.is_encoded());
             layers.any(|layer| own.strip_prefix(&*layer.weight).is_some_and(|rest| rest.starts_with('.')))
         };
-        let mut shapes = shapes(found, &names, coded);
+        let mut shapes = family::cut_shapes(shapes(found, &names, coded));
         for layer in quantization.iter().flat_map(|report| &report.layers).filter(|layer| layer.is_encoded())
         {
             shapes.insert(layer.weight.clone(), vec![layer.shape.0, layer.shape.1]);
@@ -83,13 +83,18 @@ impl Weights {
 
         let own: BTreeMap<&str, &str> =
             names.network.iter().map(|(own, name)| (name.as_str(), own.as_str())).collect();
+        let dims: BTreeMap<&str, &[usize]> = found.tensors().map(|(name, shape, _)| (name, shape)).collect();
+        let is_called = |name: &str, own: &str| match family::parts_of(own, dims[name]) {
+            Some(parts) => parts.iter().any(|part| called.contains(part)),
+            None => called.contains(own),
+        };
         let (tensors, hash) = found.read(|name| match own.get(name) {
             Some(own) if coded(own) => Some(Wanted::Part),
-            Some(own) if called.contains(*own) || head.as_deref() == Some(own) => Some(Wanted::Weights),
+            Some(own) if is_called(name, own) || head.as_deref() == Some(own) => Some(Wanted::Weights),
             _ => None,
         })?;
-        let mut tensors: Tensors =
-            tensors.into_iter().map(|(name, tensor)| (own[&*name].to_string(), tensor)).collect();
+        let tensors = tensors.into_iter().map(|(name, tensor)| (own[&*name].to_string(), tensor));
+        let mut tensors = family::cut(tensors.collect())?;
         let matrices = match &quantization {
             Some(report) => saved::read_matrices(report, &mut tensors).map_err(at)?,
             None => Matrices::new(),

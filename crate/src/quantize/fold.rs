@@ -64,7 +64,7 @@ impl<'a> Source<'a> {
     /// Channels that can only be rescaled together all get the largest value of them.
     pub fn join(self, values: &mut [f32]) {
         let Self::Rows(fed) = self else { return };
-        let mut tops = vec![0.0f32; values.len()];
+        let mut tops = vec![0.0f32; fed.first + values.len()];
         values.iter().enumerate().for_each(|(c, value)| tops[fed.row(c)] = tops[fed.row(c)].max(*value));
         values.iter_mut().enumerate().for_each(|(c, value)| *value = tops[fed.row(c)]);
     }

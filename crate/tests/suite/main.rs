@@ -11,6 +11,7 @@ mod fixture;
 mod floors;
 mod gguf;
 mod gla;
+mod hybrids;
 mod identity;
 mod itera;
 mod keys;

@@ -198,7 +198,8 @@ impl Config {
         let site =
             |residual| Site { layer: Some(layer), ..Site::new(at(path), (rows, cols), role, residual) };
         let read = |norm: &str| Site { norm: Some(at(norm)), ..site(Residual::Reads) };
-        let fed = |path: &str, head: usize, shared: usize| Some(Fed { path: at(path), head, shared });
+        let fed =
+            |path: &str, head: usize, shared: usize| Some(Fed { path: at(path), head, shared, first: 0 });
         let segment = |name| vec![Segment { name, rows }];
         match (role, self.attention()) {
             ("gate_proj" | "up_proj", _) => read("mlp_norm.weight"),

@@ -8,7 +8,6 @@ use super::{About, Family, Parts, Stack};
 use crate::layer::attention::{Attention, Rotary};
 use crate::layer::branch::Branch;
 use crate::layer::gla::{Gla, Parts as Mixer};
-use crate::layer::mlp::Mlp;
 use candle_core::Result;
 pub use config::{Config, Hybrid};
 use std::sync::Arc;
@@ -27,6 +26,7 @@ pub const ABOUT: About = About {
     },
     states_tied: Config::states_tied,
     pickled_config: false,
+    stacked: &[],
     shapes: &[
         ("gla-tiny", || super::Config::Gla(Config::tiny())),
         ("gla-1m", || super::Config::Gla(Config::default())),
@@ -69,11 +69,7 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
                 Box::new(Gla::new(config.mixer(), mixer))
             }
         };
-        let mlp = Mlp {
-            gate_proj: linear("mlp.gate_proj", false)?,
-            up_proj: linear("mlp.up_proj", false)?,
-            down_proj: linear("mlp.down_proj", false)?,
-        };
+        let mlp = parts.gated(&at("mlp"), false, None)?;
         Ok(vec![
             parts.boxed(at("attn_norm"), eps, at("attn"), mixer)?,
             parts.step(at("mlp_norm"), eps, at("mlp"), mlp)?,

@@ -29,6 +29,7 @@ pub const ABOUT: About = About {
     },
     states_tied: Config::states_tied,
     pickled_config: true,
+    stacked: &[],
     shapes: &[("itera-lite-tiny", || super::Config::IteraLite(Config::default()))],
 };
 

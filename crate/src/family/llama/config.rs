@@ -180,7 +180,7 @@ impl Family for Config {
                 let role = path.rsplit('.').next().unwrap_or(path);
                 let read = |norm: &str| (Some(at(norm)), None, Residual::Reads);
                 let fed = |path: &str, head: usize, shared: usize| {
-                    (None, Some(Fed { path: at(path), head, shared }), Residual::Writes)
+                    (None, Some(Fed { path: at(path), head, shared, first: 0 }), Residual::Writes)
                 };
                 let (norm, fed, residual) = match role {
                     "o_proj" => fed("self_attn.v_proj", self.head_dim, shared),

@@ -9,7 +9,6 @@ mod yarn;
 
 use super::{About, Family, Parts, Stack};
 use crate::layer::attention::{Attention, Rotary};
-use crate::layer::mlp::Mlp;
 use candle_core::Result;
 pub use config::Config;
 pub use rope::{Rope, Scaling};
@@ -30,6 +29,7 @@ pub const ABOUT: About = About {
     },
     states_tied: Config::states_tied,
     pickled_config: false,
+    stacked: &[],
     shapes: &[
         ("llama-tiny", || super::Config::Llama(Config::default())),
         ("smollm2-135m", || super::Config::Llama(Config::smollm2_135m())),
@@ -48,12 +48,7 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
         let attention = [("q_proj", bias), ("k_proj", bias), ("v_proj", bias), ("o_proj", out_bias)];
         let [q, k, v, o] =
             attention.map(|(name, bias)| parts.linear(&at(&format!("self_attn.{name}")), bias));
-        let linear = |name: &str| parts.linear(&at(&format!("mlp.{name}")), config.mlp_bias);
-        let mlp = Mlp {
-            gate_proj: linear("gate_proj")?,
-            up_proj: linear("up_proj")?,
-            down_proj: linear("down_proj")?,
-        };
+        let mlp = parts.gated(&at("mlp"), config.mlp_bias, None)?;
         let attention = Attention::new(sizes, [q?, k?, v?, o?], rotary.clone());
         Ok(vec![
             parts.step(at("input_layernorm"), eps, at("self_attn"), attention)?,

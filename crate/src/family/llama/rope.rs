@@ -92,7 +92,7 @@ impl Rope {
     ///
     /// # Errors
     /// A type that is not here, or a number that is none.
-    pub(super) fn stated(json: &Value, longest: usize) -> Result<(Self, Option<String>)> {
+    pub(in crate::family) fn stated(json: &Value, longest: usize) -> Result<(Self, Option<String>)> {
         // The old key replaces the new one as a whole: what it leaves out stands at the top.
         let old = find(json, &["/rope_scaling"]);
         let inside = old.or_else(|| find(json, &["/rope_parameters"]));
@@ -187,7 +187,7 @@ impl Rope {
     }
 
     /// As transformers reads it: by the keys of version 5, and by those of version 4.
-    pub(super) fn written(&self) -> Map<String, Value> {
+    pub(in crate::family) fn written(&self) -> Map<String, Value> {
         let mut scaling = match &self.scaling {
             Scaling::Default | Scaling::Factors { .. } => json!({"rope_type": "default"}),
             Scaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),

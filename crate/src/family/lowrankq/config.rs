@@ -248,7 +248,7 @@ impl Family for Config {
         for i in 0..self.num_layers {
             for (path, role, rows, cols) in self.matrices(i) {
                 let fed = |path: &str, head: usize, shared: usize| {
-                    Some(Fed { path: format!("blocks.{i}.{path}"), head, shared })
+                    Some(Fed { path: format!("blocks.{i}.{path}"), head, shared, first: 0 })
                 };
                 let fed = match role {
                     "c_q_up" => fed("attn.c_q_down", cols, 1),

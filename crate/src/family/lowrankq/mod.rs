@@ -10,7 +10,7 @@
 mod config;
 mod resolve;
 
-use super::stack::{Block, Entry, Mixing, Pairs, Skip, Step};
+use super::stack::{Block, Entry, Mixing, Pairs, Scale, Skip, Step};
 use super::{About, Family, Parts, Stack};
 use crate::layer::attention::{Attention, Heads, Names, Rotary};
 use crate::layer::feed_forward::{Curve, FeedForward};
@@ -33,6 +33,7 @@ pub const ABOUT: About = About {
     },
     states_tied: Config::states_tied,
     pickled_config: false,
+    stacked: &[],
     shapes: &[("lowrank-q-tiny", || super::Config::LowrankQ(Config::default()))],
 };
 
@@ -50,7 +51,8 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
         let at = |name: &str| format!("blocks.{i}.{name}");
         let linear = |name: &str| parts.linear(&at(name), false);
         let step = |path: &str, scale: &str, branch| -> Result<Step> {
-            let (norm, scale) = (plain(config.model_dim)?, Some(parts.parameter(at(scale))?));
+            let (norm, scale) =
+                (plain(config.model_dim)?, Some(Scale::Channels(parts.parameter(at(scale))?)));
             Ok(Step { path: at(path), norm_path: None, norm, branch, scale })
         };
         let [k, v, o] = ["attn.c_k", "attn.c_v", "attn.proj"].map(linear);
@@ -94,7 +96,7 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
         }
     };
     let gate = config.smear_gate.then(|| parts.parameter("smear.gate".to_string())).transpose()?;
-    let entry = Entry { norm: Some(plain(config.model_dim)?), pairs, gate, positions: None };
+    let entry = Entry { norm: Some(plain(config.model_dim)?), pairs, gate, ..Entry::default() };
     let stack = Stack::new(parts, config.ends(), config.tie_embeddings, blocks, plain(config.model_dim)?)?
         .entered_by(entry);
     Ok(match config.logit_softcap {

@@ -13,7 +13,7 @@ impl Config {
     }
 
     fn groups_of(&self, layer: usize) -> Vec<Group> {
-        let s = self.mixer();
+        let s = self.mixer().sizes;
         let at = |name: &str| format!("backbone.layers.{layer}.mixer.{name}");
         let (inner, channels) = (s.inner(), s.channels());
         (0..s.heads)

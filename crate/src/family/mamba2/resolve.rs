@@ -1,10 +1,11 @@
 //! What a checkpoint tells of its config: in `config.json`, in any spelling, and by the names and shapes of its tensors.
 
+use super::super::mixer::stated_limit;
 use super::super::setting::{
     NO_HEAD, before_layers, dims, find, flag, known, layers, number, same_layers, size,
 };
 use super::super::{Family, Shapes, Stated};
-use super::config::{Config, time_step_limit};
+use super::config::Config;
 use crate::error::{Error, Result};
 use serde_json::Value;
 
@@ -46,10 +47,12 @@ const KNOWN: [(&str, &[&str]); 8] = [
 ];
 
 impl Config {
-    /// Whether tensors of these names are a Mamba2.
+    /// Whether tensors of these names are a Mamba2: every layer has its mixer.
     pub fn recognizes(shapes: &Shapes) -> bool {
+        let others = ["mixer.q_proj.weight", "mixer.up_proj.weight", "mixer.gate.weight"];
         shapes.contains_key("backbone.layers.0.mixer.A_log")
             && shapes.contains_key("backbone.layers.0.mixer.dt_bias")
+            && !shapes.keys().any(|name| others.iter().any(|other| name.ends_with(other)))
     }
 
     /// Whether head and embedding are said to be one matrix.
@@ -154,9 +157,7 @@ impl Config {
         }
         number(json, EPSILON, &mut self.layer_norm_epsilon)?;
         if let Some(value) = find(json, TIME_STEP_LIMIT) {
-            self.time_step_limit = time_step_limit(value).ok_or_else(|| {
-                Error::input(format!("time_step_limit must be a pair of numbers, found {value}"))
-            })?;
+            self.time_step_limit = stated_limit(value)?;
         }
         Ok(())
     }

@@ -37,9 +37,7 @@ impl Stack {
     /// # Errors
     /// If shapes do not fit.
     pub fn first_shares(&self, x: &Tensor, block: usize) -> Result<Option<Tensor>> {
-        self.at_branch(x, block, |branch, u| {
-            branch.attention().map(|attention| attention.first_shares(u)).transpose()
-        })
+        self.at_branch(x, block, |branch, u| branch.first_shares(u))
     }
 
     /// The residual stream that enters a block, of one sequence → how the tokens of its whole chunks meet there; none where they

@@ -78,7 +78,7 @@ impl Stack {
                 step.norm.apply(&stream, &mut u)?;
                 let back = step.branch.trace(&u, &mut after, time, room)?;
                 own_losses += back.own;
-                let given = step.scale.is_some().then(|| {
+                let given = step.weights().map(|_| {
                     let mut given = room.take(time * hidden);
                     given.copy_from_slice(&after);
                     given
@@ -96,12 +96,9 @@ impl Stack {
         let [mut logits, mut dlogits] = [(); 2].map(|()| room.take(time * vocab));
         self.norm.apply(&stream, &mut last)?;
         self.head.trace(&last, &mut logits)?;
-        self.soften(&mut logits);
+        self.exit.apply(&mut logits);
         let value = loss(&logits, &mut dlogits);
-        if let Some(cap) = self.softcap {
-            // d/dx of c · tanh(x / c), by what it gave.
-            dlogits.iter_mut().zip(&*logits).for_each(|(d, y)| *d *= 1.0 - (y / cap).powi(2));
-        }
+        self.exit.back(&logits, &mut dlogits);
 
         let [embedding, own_head] =
             [self.ends.embedding, self.ends.head].map(|path| format!("{path}.weight"));
@@ -122,20 +119,20 @@ impl Stack {
             }
             for Kept { step, stream, u, given, back } in steps.into_iter().rev() {
                 let mut dgiven = &*dstream;
-                if let (Some(weights), Some(given)) = (&step.scale, given) {
+                if let (Some(weights), Some(given)) = (step.weights(), given) {
                     let dweights = place(grads, &weights.name)?;
                     dweights.fill(0.0);
                     weight_grad(&given, &dstream, dweights);
+                    room.give(given);
+                }
+                if step.scale.is_some() {
                     dy.copy_from_slice(&dstream);
                     step.weigh(&mut dy)?;
                     dgiven = &dy;
-                    room.give(given);
                 }
                 let mut places = places(grads, step, own);
                 (back.pull)(&u, dgiven, &mut du, &mut places, room)?;
-                if let Some(name) = places.all.keys().next() {
-                    bail!("the gradient of {}.{name} was not written", step.path)
-                }
+                places.all_taken()?;
                 let path = step.norm_path.as_deref();
                 norm_back(&step.norm, path, (&stream, &du), &mut dx, grads, &mut unused)?;
                 add(&dx, &mut dstream);
@@ -198,12 +195,15 @@ fn unplaced(name: &str) -> Error {
     Error::Msg(format!("no place for the gradient of {name}"))
 }
 
-/// The places of the parameters of a branch: those whose names begin with its path and a dot, but for the norm's before it.
-fn places<'a>(grads: &'a mut Gradients, Step { path, norm_path, .. }: &Step, own: f32) -> Places<'a> {
-    let start = format!("{path}.");
+/// The places of the parameters of a branch: those whose names begin with its path, a dot and what the branch says, but for the
+/// norm's before it.
+fn places<'a>(grads: &'a mut Gradients, step: &Step, own: f32) -> Places<'a> {
+    let Step { path, norm_path, branch, .. } = step;
+    let (start, starts) = (format!("{path}."), branch.starts());
     let norms = norm_path.as_ref().map(|norm| ["weight", "bias"].map(|part| format!("{norm}.{part}")));
     let all = grads.range_mut(start.clone()..).take_while(|(name, _)| name.starts_with(&start));
     let all = all.filter(|(name, _)| norms.as_ref().is_none_or(|norms| !norms.contains(name)));
     let all = all.map(|(name, values)| (&name[start.len()..], values.as_mut_slice()));
+    let all = all.filter(|(name, _)| starts.iter().any(|start| name.starts_with(start)));
     Places { path: path.to_string(), all: all.collect(), own }
 }

@@ -2,7 +2,7 @@
 
 use super::back::place;
 use crate::family::Gradients;
-use crate::kernel::diagonal::{add_scaled, scale, weight_grad};
+use crate::kernel::diagonal::{add_scaled, multiply, scale, weight_grad};
 use crate::layer::branch::Branch;
 use crate::layer::norm::Norm;
 use crate::layer::op::with_floats;
@@ -61,7 +61,7 @@ impl Block {
     pub(super) fn own(&self, grads: &Gradients) -> Vec<(String, Vec<f32>)> {
         let starts: Vec<String> = self.steps.iter().map(|step| format!("{}.", step.path)).collect();
         let norms = self.steps.iter().filter_map(|step| Some(format!("{}.weight", step.norm_path.as_ref()?)));
-        let smalls = self.steps.iter().filter_map(|step| step.scale.as_ref());
+        let smalls = self.steps.iter().filter_map(Step::weights);
         let smalls = smalls.chain(self.mixing.as_ref().map(|mixing| &mixing.shares));
         let names: Vec<String> = norms.chain(smalls.map(|small| small.name.clone())).collect();
         let own = |name: &String| names.contains(name) || starts.iter().any(|start| name.starts_with(start));
@@ -86,8 +86,27 @@ pub struct Step {
     pub norm: Norm,
     /// The branch.
     pub branch: Box<dyn Branch>,
-    /// A weight for each channel of what it gives, `[hidden]`.
-    pub scale: Option<Parameter>,
+    /// What it gives is multiplied by this.
+    pub scale: Option<Scale>,
+}
+
+/// What the output of a branch is multiplied by.
+#[derive(Clone, Debug)]
+pub enum Scale {
+    /// A weight for each channel, `[hidden]`.
+    Channels(Parameter),
+    /// A constant.
+    Factor(f32),
+}
+
+impl Scale {
+    /// The weights that training moves.
+    fn parameter(&self) -> Option<&Parameter> {
+        match self {
+            Self::Channels(weights) => Some(weights),
+            Self::Factor(_) => None,
+        }
+    }
 }
 
 /// A small parameter of the stack itself.
@@ -187,9 +206,25 @@ impl Step {
     /// What its branch gave, weighed: rows `y`, in their place.
     pub(super) fn weigh(&self, y: &mut [f32]) -> Result<()> {
         match &self.scale {
-            Some(weights) => with_floats([&weights.values], |[weights]| scale(weights, y)),
+            Some(Scale::Channels(weights)) => with_floats([&weights.values], |[weights]| scale(weights, y)),
+            Some(Scale::Factor(factor)) => {
+                multiply(*factor, y);
+                Ok(())
+            }
             None => Ok(()),
         }
+    }
+
+    /// The weights of the channels of what its branch gives, which training moves; none where there are none.
+    pub(super) fn weights(&self) -> Option<&Parameter> {
+        self.scale.as_ref().and_then(Scale::parameter)
+    }
+
+    /// The same step with what its branch gives multiplied by a constant.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        let scale = (factor != 1.0).then_some(Scale::Factor(factor as f32));
+        Self { scale, ..self }
     }
 
     /// x [.., hidden] → x + scale ⊙ branch(norm(x)) by `read` of the branch, in tensor operations.
@@ -200,7 +235,8 @@ impl Step {
     ) -> Result<Tensor> {
         let given = read(&*self.branch, &self.norm.forward(x)?)?;
         match &self.scale {
-            Some(weights) => given.broadcast_mul(&weights.values)? + x,
+            Some(Scale::Channels(weights)) => given.broadcast_mul(&weights.values)? + x,
+            Some(Scale::Factor(factor)) => (given * f64::from(*factor))? + x,
             None => given + x,
         }
     }

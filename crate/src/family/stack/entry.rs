@@ -1,10 +1,10 @@
-//! What happens to the embedding before the first block, where anything does: a hash of token pairs is added, a norm, a gate that
+//! What happens to the embedding before the first block, where anything does: a constant factor, a hash of token pairs is added, a norm, a gate that
 //! mixes each token with the one before it, and vectors of positions.
 
 use super::back::place;
 use super::block::Parameter;
 use crate::family::Gradients;
-use crate::kernel::diagonal::{add_scaled, weight_grad};
+use crate::kernel::diagonal::{add_scaled, add_times, multiply, weight_grad};
 use crate::kernel::norm::{add, dot};
 use crate::layer::linear::Linear;
 use crate::layer::norm::Norm;
@@ -13,10 +13,12 @@ use crate::layer::room::{Buffer, Room};
 use candle_core::{D, Result, Tensor};
 use candle_nn::ops::sigmoid;
 
-/// e = norm(embedding(id) + scale · proj(table(h))), then x_t = (1 − σ(g)) ⊙ e_t + σ(g) ⊙ e_{t−1} + p_t, where h is the hash of a
+/// e = norm(f · embedding(id) + scale · proj(table(h))), then x_t = (1 − σ(g)) ⊙ e_t + σ(g) ⊙ e_{t−1} + p_t, where h is the hash of a
 /// token and the one before it, e_{−1} = 0, and p are vectors of positions.
 #[derive(Clone, Debug, Default)]
 pub struct Entry {
+    /// A constant factor f on the embedding.
+    pub factor: Option<f32>,
     /// Without weights.
     pub norm: Option<Norm>,
     /// Vectors for pairs of tokens.
@@ -140,6 +142,9 @@ impl Entry {
             let all = ids.len();
             let ids = Tensor::from_vec(ids, all, tokens.device())?;
             let mut e = embedding.weight.lookup(&ids)?; // [all, hidden]
+            if let Some(factor) = self.factor {
+                e = (e * f64::from(factor))?;
+            }
             if let Some(Pairs { table, proj, scale, .. }) = &self.pairs {
                 let rows = table.weight.lookup(&Tensor::from_vec(buckets, all, tokens.device())?)?;
                 let rows = match proj {
@@ -181,6 +186,7 @@ impl Entry {
         let (all, earlier) = self.with_before(ids, before.ids);
         let [mut sums, mut e] = [(); 2].map(|()| room.take(all.len() * hidden));
         embedding.weight.rows(&all, &mut sums)?;
+        self.multiplied(&mut sums);
         if let Some(Pairs { table, proj, scale, .. }) = &self.pairs {
             let mut rows = room.take(all.len() * table.weight.shape()?.1);
             table.weight.rows(&self.buckets(&all, earlier)?, &mut rows)?;
@@ -206,6 +212,13 @@ impl Entry {
         room.give(sums);
         room.give(e);
         Ok(())
+    }
+
+    /// x ← f · x.
+    fn multiplied(&self, x: &mut [f32]) {
+        if let Some(factor) = self.factor {
+            multiply(factor, x);
+        }
     }
 
     /// y ← norm(x).
@@ -239,6 +252,7 @@ impl Entry {
     ) -> Result<Traced> {
         let [mut sums, mut normed] = [(); 2].map(|()| room.take(x.len()));
         embedding.weight.rows(ids, &mut sums)?;
+        self.multiplied(&mut sums);
         let buckets = self.buckets(ids, None)?;
         let mut pairs = None;
         if let Some(Pairs { table, proj, scale, .. }) = &self.pairs {
@@ -326,6 +340,7 @@ impl Entry {
                 room.give(buffer);
             }
         }
+        self.multiplied(dx);
         for buffer in [sums, normed, de] {
             room.give(buffer);
         }
@@ -343,11 +358,6 @@ fn mix(share: &[f32], e: &[f32], x: &mut [f32]) {
     for (x, e) in x.chunks_mut(share.len()).zip(e.chunks(share.len())) {
         x.iter_mut().zip(e).zip(share).for_each(|((x, e), share)| *x = (1.0 - share) * e);
     }
-}
-
-/// y ← y + factor · x.
-fn add_times(factor: f32, x: &[f32], y: &mut [f32]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
 }
 
 #[cfg(test)]

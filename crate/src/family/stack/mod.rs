@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `entry` | what happens to the embedding before the first block |
+//! | `exit` | what is done to the logits after the head |
 //! | `block` | what is mixed into the stream before a block's branches, and how they join it |
 //! | `parts` | tensors and matrices, as a recipe asks for them |
 //! | `walk` | the blocks by the kernels on a CPU |
@@ -14,6 +15,7 @@ mod ask;
 mod back;
 mod block;
 mod entry;
+mod exit;
 mod parts;
 mod relay;
 #[cfg(test)]
@@ -21,20 +23,19 @@ mod tests;
 mod walk;
 
 use super::Ends;
-use crate::kernel::softcap::softcap;
 use crate::layer::attention::Width;
 use crate::layer::linear::Linear;
 use crate::layer::norm::Norm;
-use crate::layer::op::with_floats;
 use crate::layer::recurrence::Recurrence;
 use crate::layer::room::{Buffer, Room};
 use crate::layer::rotation::Rotation;
 use crate::layer::state::{LayerState, Spare, State};
 pub use ask::{Recurring, Routed};
 use block::Pass;
-pub use block::{Block, Mixing, Parameter, Skip, Step};
+pub use block::{Block, Mixing, Parameter, Scale, Skip, Step};
 use candle_core::{D, Device, Result, Tensor, bail};
 pub use entry::{Entry, Pairs, Positions, bucket};
+use exit::{Exit, Factor};
 pub use parts::Parts;
 use std::ops::Range;
 
@@ -52,8 +53,7 @@ pub struct Stack {
     blocks: Vec<Block>,
     norm: Norm,
     head: Linear,
-    /// Logits are c · tanh(x / c).
-    softcap: Option<f32>,
+    exit: Exit,
     /// By which the weights of the blocks hold the residual stream rotated.
     rotation: Option<Rotation>,
     /// Streams that are kept beside the residual stream.
@@ -87,8 +87,8 @@ impl Stack {
         let mixed = blocks.iter().any(|block| block.mixing.is_some());
         let kept = blocks.iter().filter_map(|block| block.keeps).max();
         let copies = kept.map_or(usize::from(mixed), |last| last + 1);
-        let (entry, softcap, rotation, spare) = (None, None, None, Spare::default());
-        Ok(Self { ends, embedding, entry, blocks, norm, head, softcap, rotation, copies, spare })
+        let (entry, exit, rotation, spare) = (None, Exit::default(), None, Spare::default());
+        Ok(Self { ends, embedding, entry, blocks, norm, head, exit, rotation, copies, spare })
     }
 
     /// With something done to the embedding before the first block.
@@ -100,7 +100,19 @@ impl Stack {
     /// With logits that are c · tanh(x / c).
     #[must_use]
     pub fn capped(self, c: f64) -> Self {
-        Self { softcap: Some(c as f32), ..self }
+        Self { exit: Exit { softcap: Some(c as f32), ..self.exit }, ..self }
+    }
+
+    /// With logits multiplied by a constant.
+    #[must_use]
+    pub fn with_logits_times(self, factor: f64) -> Self {
+        Self { exit: Exit { factor: Some(Factor::Times(factor as f32)), ..self.exit }, ..self }
+    }
+
+    /// With logits divided by a constant.
+    #[must_use]
+    pub fn with_logits_over(self, factor: f64) -> Self {
+        Self { exit: Exit { factor: Some(Factor::Over(factor as f32)), ..self.exit }, ..self }
     }
 
     /// Declares that the weights hold the residual stream rotated: what enters it is rotated, what leaves it rotated
@@ -244,25 +256,7 @@ impl Stack {
     /// # Errors
     /// If shapes do not fit.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = self.head.forward(hidden)?;
-        match self.softcap {
-            Some(c) if logits.track_op() || !logits.device().is_cpu() => {
-                (logits / f64::from(c))?.tanh()? * f64::from(c)
-            }
-            Some(_) => {
-                let mut values = with_floats([&logits.contiguous()?], |[values]| values.to_vec())?;
-                self.soften(&mut values);
-                Tensor::from_vec(values, logits.shape(), logits.device())
-            }
-            None => Ok(logits),
-        }
-    }
-
-    /// x ← c · tanh(x / c), where logits are capped.
-    fn soften(&self, logits: &mut [f32]) {
-        if let Some(c) = self.softcap {
-            softcap(c, logits);
-        }
+        self.exit.forward(self.head.forward(hidden)?)
     }
 
     /// The output matrix.

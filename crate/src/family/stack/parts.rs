@@ -4,6 +4,7 @@ use super::{Parameter, Step};
 use crate::family::{Matrices, Tensors};
 use crate::layer::branch::Branch;
 use crate::layer::linear::{Linear, Weight};
+use crate::layer::mlp::Mlp;
 use crate::layer::norm::Norm;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -77,6 +78,16 @@ impl<'a> Parts<'a> {
     pub fn layer_norm(&self, path: &str, eps: f64) -> Result<Norm> {
         let [weight, bias] = ["weight", "bias"].map(|part| self.small(&format!("{path}.{part}")));
         Ok(Norm::layer(weight?, bias?, eps))
+    }
+
+    /// The gated feed-forward layer at `path`, with a factor on its gate if one is given.
+    ///
+    /// # Errors
+    /// If a matrix or a bias is not there.
+    pub fn gated(&self, path: &str, bias: bool, gate_factor: Option<f32>) -> Result<Mlp> {
+        let [gate_proj, up_proj, down_proj] =
+            ["gate_proj", "up_proj", "down_proj"].map(|name| self.linear(&format!("{path}.{name}"), bias));
+        Ok(Mlp { gate_proj: gate_proj?, up_proj: up_proj?, down_proj: down_proj?, gate_factor })
     }
 
     /// A branch behind the norm `norm_path`.

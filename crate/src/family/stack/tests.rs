@@ -1,4 +1,9 @@
-use crate::family::{Config, Init, TensorSpec, Tensors, gla, itera, llama, lowrankq, mamba2};
+use crate::family::hybrid::{Heads, Mamba};
+use crate::family::nemotron_h::{self, Layer};
+use crate::family::{
+    Config, Init, TensorSpec, Tensors, bamba, falcon_h1, gla, granitemoehybrid, itera, llama, lowrankq,
+    mamba2,
+};
 use crate::layer::room::Room;
 use candle_core::{D, Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -114,7 +119,95 @@ fn gradients_are_those_of_the_definition() {
         layer_sizes: vec![sizes(30, &[9]), sizes(17, &[8, 12])],
         ..experts.clone()
     };
+    let mixer = Mamba {
+        mamba_n_heads: 6,
+        mamba_d_head: 5,
+        mamba_n_groups: 2,
+        mamba_d_state: 7,
+        mamba_d_conv: 3,
+        time_step_limit: (0.3, 0.9),
+        ..Default::default()
+    };
+    let heads = Heads { num_attention_heads: 3, num_key_value_heads: 1, head_dim: 10, attention_bias: true };
+    let granite = granitemoehybrid::Config {
+        hidden_size: 24,
+        vocab_size: 50,
+        mamba: mixer.clone(),
+        heads: heads.clone(),
+        num_local_experts: 3,
+        intermediate_size: 9,
+        shared_intermediate_size: 13,
+        embedding_multiplier: 1.7,
+        residual_multiplier: 0.6,
+        attention_multiplier: 0.2,
+        logits_scaling: 0.4,
+        ..Default::default()
+    };
+    let dense = granitemoehybrid::Config {
+        mamba: Mamba { mamba_proj_bias: true, mamba_out_bias: true, mamba_conv_bias: false, ..mixer.clone() },
+        num_local_experts: 0,
+        // Without positions no loss depends on a bias of keys.
+        heads: Heads { attention_bias: false, ..heads.clone() },
+        rope: None,
+        tie_word_embeddings: false,
+        ..granite.clone()
+    };
+    let half = bamba::Config {
+        hidden_size: 24,
+        vocab_size: 50,
+        num_hidden_layers: 2,
+        attn_layer_indices: vec![0],
+        mamba: mixer.clone(),
+        heads: heads.clone(),
+        partial_rotary_factor: 0.45,
+        intermediate_size: 13,
+        mlp_bias: true,
+        ..Default::default()
+    };
+    let both = falcon_h1::Config {
+        hidden_size: 24,
+        vocab_size: 50,
+        num_hidden_layers: 2,
+        mamba: Mamba { mamba_out_bias: true, ..mixer.clone() },
+        heads: heads.clone(),
+        intermediate_size: 13,
+        mlp_bias: true,
+        embedding_multiplier: 1.7,
+        lm_head_multiplier: 0.6,
+        key_multiplier: 0.7,
+        attention_in_multiplier: 1.3,
+        attention_out_multiplier: 0.8,
+        ssm_in_multiplier: 1.2,
+        ssm_out_multiplier: 0.9,
+        ssm_multipliers: [0.9, 1.2, 0.8, 1.1, 0.7],
+        mlp_multipliers: [0.85, 0.7],
+        ..Default::default()
+    };
+    let gate_alone = falcon_h1::Config { mamba_rms_norm: false, tie_word_embeddings: false, ..both.clone() };
+    let mixed = nemotron_h::Config {
+        hidden_size: 24,
+        vocab_size: 50,
+        hybrid_override_pattern: vec![Layer::Mamba, Layer::Moe, Layer::Attention, Layer::Mlp],
+        mamba: mixer.clone(),
+        heads: Heads { attention_bias: false, ..heads.clone() },
+        intermediate_size: 13,
+        experts: nemotron_h::Experts {
+            n_routed_experts: 6,
+            n_group: 2,
+            routed_scaling_factor: 1.7,
+            moe_intermediate_size: 7,
+            moe_shared_expert_intermediate_size: 9,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
     for (config, time) in [
+        (Config::FalconH1(both), 70),
+        (Config::FalconH1(gate_alone), 33),
+        (Config::NemotronH(mixed), 70),
+        (Config::Bamba(half), 70),
+        (Config::Granitemoehybrid(granite), 70),
+        (Config::Granitemoehybrid(dense), 33),
         (Config::IteraLite(experts), 70),
         (Config::IteraLite(uneven), 33),
         (Config::LowrankQ(shared), 70),
@@ -156,12 +249,14 @@ fn gradients_are_those_of_the_definition() {
         assert!((value - expected).abs() < 1e-3 * expected.abs().max(1.0), "{value} {expected}");
         assert_eq!(grads.len(), vars.len());
         for (name, var) in vars {
-            let expected = defined.get(&var).unwrap().flatten_all().unwrap();
+            // What no gradient reaches stays as it is.
+            let zero = || var.zeros_like().unwrap();
+            let expected = defined.get(&var).cloned().unwrap_or_else(zero).flatten_all().unwrap();
             let found = Tensor::new(grads[&name].as_slice(), &Device::Cpu).unwrap();
             let size: f32 = expected.abs().unwrap().max(D::Minus1).unwrap().to_scalar().unwrap();
             let far = (found - expected).unwrap().abs().unwrap().max(0).unwrap();
             let far = far.to_scalar::<f32>().unwrap();
-            assert!(far < 1e-3 * size, "{name} of {time} tokens: {far} of {size}");
+            assert!(far <= 1e-3 * size, "{name} of {time} tokens: {far} of {size}");
         }
     }
 }

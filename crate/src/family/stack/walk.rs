@@ -60,7 +60,7 @@ impl Stack {
                 }
                 self.norm.apply(last, &mut closed)?;
                 self.head.apply(&closed, logits, room)?;
-                self.soften(logits);
+                self.exit.apply(logits);
                 room.give(closed);
             }
             room.give(stream);

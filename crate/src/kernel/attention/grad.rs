@@ -29,7 +29,7 @@ pub struct Traced<'a> {
 /// # Panics
 /// If it is not one sequence, or anything is of another size.
 pub fn attend_grad(shape: Shape, traced: Traced<'_>, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
-    let Shape { batch, time, heads, shared, dim } = shape;
+    let Shape { batch, time, heads, shared, dim, .. } = shape;
     assert!(batch == 1 && dq.len() == time * heads * dim && dk.len() == time * shared * dim);
     assert!(dv.len() == dk.len() && traced.q.len() == dq.len() && traced.logs.len() == time * heads);
     let [dq, dk, dv] = [dq, dk, dv].map(Scatter::new);
@@ -58,7 +58,7 @@ struct Work {
     v: Vec<f32>,
     dk: Vec<f32>,
     dv: Vec<f32>,
-    /// [T · group, D] each; queries are scaled by 1/√D.
+    /// [T · group, D] each; queries are scaled.
     q: Vec<f32>,
     dy: Vec<f32>,
     dq: Vec<f32>,
@@ -74,9 +74,8 @@ struct Work {
 
 impl Work {
     fn run(&mut self, shape: Shape, of: Traced<'_>, head: usize) {
-        let Shape { time, heads, shared, dim, .. } = shape;
+        let Shape { time, heads, shared, dim, scale, .. } = shape;
         let group = heads / shared;
-        let scale = (dim as f32).sqrt().recip();
         let gather = |to: &mut Vec<f32>, from: &[f32], width: usize, first: usize, count: usize| {
             to.clear();
             from.chunks_exact(width).for_each(|row| to.extend_from_slice(&row[first..][..count]));

@@ -1,4 +1,4 @@
-//! Causal attention over a cache of keys and values, y = softmax(q Kᵀ / √D) V, in tiles (Dao et al. 2022): a tile of
+//! Causal attention over a cache of keys and values, y = softmax(s · q Kᵀ) V, s as a rule 1/√D, in tiles (Dao et al. 2022): a tile of
 //! queries meets the keys tile by tile, with the largest score and the sum of each row so far (Milakov & Gimelshein
 //! 2018). There is never a matrix [T, T].
 //!
@@ -48,6 +48,8 @@ pub struct Shape {
     pub shared: usize,
     /// Values D of a head.
     pub dim: usize,
+    /// The factor s on scores.
+    pub scale: f32,
 }
 
 /// Attention of the last T tokens in `cache`: `q` [B, T, H, D], by its place overwritten with y. `logs` [B, T, H], if given,
@@ -56,7 +58,7 @@ pub struct Shape {
 /// # Panics
 /// If `q` or `logs` are of another size, or the cache holds fewer tokens or other heads.
 pub fn attend(shape: Shape, q: &mut [f32], cache: &Cache, logs: Option<&mut [f32]>) {
-    let Shape { batch, time, heads, shared, dim } = shape;
+    let Shape { batch, time, heads, shared, dim, .. } = shape;
     assert!(q.len() == batch * time * heads * dim && cache.fits(batch * shared, dim) && cache.len() >= time);
     assert!(logs.as_ref().is_none_or(|logs| logs.len() * dim == q.len()));
     let tiles = tiles(shape, cache);
@@ -179,7 +181,7 @@ impl Work {
         size(&mut self.scores, rows * KEYS, 0.0);
         size(&mut self.tops, rows, f32::NEG_INFINITY);
         size(&mut self.sums, rows, 0.0);
-        let scale = (dim as f32).sqrt().recip();
+        let scale = tile.shape.scale;
         for (r, to) in self.q.chunks_exact_mut(dim).enumerate() {
             to.iter_mut().zip(query(tile.place(r))).for_each(|(to, from)| *to = *from * scale);
         }

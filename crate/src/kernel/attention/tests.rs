@@ -23,7 +23,7 @@ fn defined_by<'a>(s: Shape, q: &[f32], keys: impl Fn(usize) -> &'a [f32], v: &[f
         let k = keys(seen - 1);
         let dot = |j: usize| {
             let products = q.iter().zip(&k[at(j)..]).map(|(q, k)| f64::from(*q) * f64::from(*k));
-            products.sum::<f64>() / (s.dim as f64).sqrt()
+            products.sum::<f64>() * f64::from(s.scale)
         };
         let scores: Vec<f64> = (0..seen).map(dot).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -37,16 +37,19 @@ fn defined_by<'a>(s: Shape, q: &[f32], keys: impl Fn(usize) -> &'a [f32], v: &[f
     y
 }
 
-/// Shapes with one head, groups, odd sizes, few and many rows, and times around the borders of tiles.
+fn shape(batch: usize, time: usize, heads: usize, shared: usize, dim: usize) -> Shape {
+    Shape { batch, time, heads, shared, dim, scale: (dim as f32).sqrt().recip() }
+}
+
+/// Shapes with one head, groups, odd sizes, few and many rows, a scale of its own, and times around the borders of tiles.
 fn cases() -> Vec<Shape> {
-    let shape = |batch, time, heads, shared, dim| Shape { batch, time, heads, shared, dim };
     vec![
         shape(1, 1, 1, 1, 8),
         shape(2, 5, 4, 2, 12),
         shape(1, 64, 3, 1, 20),
         shape(1, 65, 9, 3, 64),
         shape(2, 131, 6, 6, 7),
-        shape(1, 200, 8, 2, 33),
+        Shape { scale: 0.4, ..shape(1, 200, 8, 2, 33) },
         shape(2, 517, 6, 2, 9),
     ]
 }
@@ -66,7 +69,7 @@ fn part(all: &[f32], time: usize, width: usize, tokens: Range<usize>) -> Vec<f32
 #[test]
 fn tiles_are_the_definition_in_any_split() {
     for s in cases() {
-        let Shape { batch, time, heads, shared, dim } = s;
+        let Shape { batch, time, heads, shared, dim, .. } = s;
         let [q, k, v] = [(heads, 1), (shared, 2), (shared, 3)]
             .map(|(heads, seed)| wave(batch * time * heads * dim, seed).iter().map(|x| 3.0 * x).collect());
         let (q, k, v): (Vec<f32>, Vec<f32>, Vec<f32>) = (q, k, v);
@@ -120,7 +123,7 @@ fn a_cache_in_few_bits_is_what_its_width_says() {
 
 #[test]
 fn threads_change_nothing() {
-    let s = Shape { batch: 1, time: 150, heads: 6, shared: 2, dim: 16 };
+    let s = shape(1, 150, 6, 2, 16);
     let run = |threads| {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
             let mut cache = Cache::new(2, 16, Width::Int(8));
@@ -138,7 +141,7 @@ fn threads_change_nothing() {
 
 #[test]
 fn spans_give_the_logarithms_too() {
-    let s = Shape { batch: 1, time: 600, heads: 4, shared: 2, dim: 8 };
+    let s = shape(1, 600, 4, 2, 8);
     let [q, k, v] = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| wave(600 * width, seed));
     let mut cache = Cache::new(2, 8, Width::F32);
     cache.push((1, 600), &k, &v);
@@ -181,7 +184,7 @@ fn by_channel(s: Shape, k: &[f32], bits: u8, settled: usize) -> Vec<f32> {
 #[test]
 fn keys_by_channel_are_their_definition_in_any_split() {
     for (s, bits) in [(cases()[3], 4), (cases()[4], 8), (cases()[6], 4)] {
-        let Shape { batch, time, heads, shared, dim } = s;
+        let Shape { batch, time, heads, shared, dim, .. } = s;
         let [q, k, pushed] = [(heads, 1), (shared, 2), (shared, 3)].map(|(heads, seed)| {
             let mut all = wave(batch * time * heads * dim, seed);
             all.iter_mut().skip(2).step_by(dim).for_each(|x| *x += 9.0);
@@ -256,7 +259,7 @@ fn what_is_not_finite_is_told_in_every_width() {
             let mut cache = Cache::new(1, 4, width);
             cache.push((1, 64), &k, &k);
             let mut y = wave(4, 2);
-            attend(Shape { batch: 1, time: 1, heads: 1, shared: 1, dim: 4 }, &mut y, &cache, None);
+            attend(shape(1, 1, 1, 1, 4), &mut y, &cache, None);
             assert!(y.iter().any(|y| !y.is_finite()), "{width:?} {odd}: {y:?}");
         }
     }

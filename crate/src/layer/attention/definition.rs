@@ -32,11 +32,8 @@ impl Attention {
         self.o_proj.forward(&y.transpose(1, 2)?.reshape((batch, time, heads * dim))?)
     }
 
-    /// u [B, T, hidden] → [B, H, T]: the share of its attention that each token pays to the first.
-    ///
-    /// # Errors
-    /// If shapes do not fit, or there are more tokens than the model reads.
-    pub fn first_shares(&self, u: &Tensor) -> Result<Tensor> {
+    /// See [`Branch::first_shares`](super::Branch::first_shares).
+    pub(super) fn shares_of_first(&self, u: &Tensor) -> Result<Tensor> {
         let time = u.dim(1)?;
         self.admit(0, time)?;
         let (q, k) = self.queries_and_keys(u, 0)?;
@@ -54,7 +51,7 @@ impl Attention {
         let (Sizes { heads, shared, dim, .. }, time) = (self.sizes, u.dim(1)?);
         self.admit(0, time)?;
         let (q, k) = self.queries_and_keys(u, 0)?;
-        let q = (q * (dim as f64).sqrt().recip())?;
+        let q = (q * self.scale())?;
         let [q, k] = [q, k].map(|x| rows(&x.squeeze(0)?.transpose(0, 1)?));
         Ok(Meeting { time, heads, groups: shared, key: dim, q: q?, k: k?, made: Made::Softmax })
     }
@@ -65,7 +62,11 @@ impl Attention {
         let (batch, time, _) = u.dims3()?;
         let split = |rows: Tensor, heads: usize| rows.reshape((batch, time, heads, dim))?.transpose(1, 2);
         let q = self.query_linears().iter().try_fold(u.clone(), |x, linear| linear.forward(&x))?;
-        let [mut q, mut k] = [split(q, heads)?, split(self.k_proj.forward(u)?, shared)?];
+        let k = match self.key_factor {
+            Some(factor) => (self.k_proj.forward(u)? * f64::from(factor))?,
+            None => self.k_proj.forward(u)?,
+        };
+        let [mut q, mut k] = [split(q, heads)?, split(k, shared)?];
         if let Some(Heads { norm, .. }) = &self.heads {
             [q, k] = [norm.definition(&q)?, norm.definition(&k)?];
         }
@@ -79,21 +80,30 @@ impl Attention {
     /// q [B, H, T, D] from position `first` on, k [B, H, first + T, D] → [B, H, T, first + T]: the shares of the attention
     /// of each token that those up to it get.
     fn shares(&self, q: &Tensor, k: &Tensor, first: usize) -> Result<Tensor> {
-        let scale = (self.sizes.dim as f64).sqrt().recip();
-        let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?;
+        let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * self.scale())?;
         softmax(&scores.broadcast_add(&causal(q.dim(2)?, first, q.device())?)?, D::Minus1)
     }
 
-    /// Heads [B, H, T, D] turned by their positions, from `first` on.
+    /// The factor on scores.
+    fn scale(&self) -> f64 {
+        self.scale.map_or((self.sizes.dim as f64).sqrt().recip(), f64::from)
+    }
+
+    /// Heads [B, H, T, D] turned by their positions, from `first` on: the first r values of each.
     fn turned(&self, x: &Tensor, first: usize) -> Result<Tensor> {
-        let (half, time) = (self.sizes.dim / 2, x.dim(2)?);
-        let angles: Vec<f32> = (first..first + time).flat_map(|t| self.rotary.of(t).to_vec()).collect();
-        let angles = Tensor::from_vec(angles, (time, 2 * half), x.device())?; // [T, D]
+        let Some(rotary) = &self.rotary else { return Ok(x.clone()) };
+        let (half, time) = (rotary.dim() / 2, x.dim(2)?);
+        let angles: Vec<f32> = (first..first + time).flat_map(|t| rotary.of(t).to_vec()).collect();
+        let angles = Tensor::from_vec(angles, (time, 2 * half), x.device())?; // [T, r]
         let (cos, sin) = (angles.narrow(1, 0, half)?, angles.narrow(1, half, half)?);
         let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
         let low = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let high = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Tensor::cat(&[low, high], D::Minus1)
+        let rest = self.sizes.dim - 2 * half;
+        match rest {
+            0 => Tensor::cat(&[low, high], D::Minus1),
+            rest => Tensor::cat(&[low, high, x.narrow(D::Minus1, 2 * half, rest)?], D::Minus1),
+        }
     }
 
     /// [B, KV, T, D] → [B, H, T, D]: each key head for all query heads that read it.

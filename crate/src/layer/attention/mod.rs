@@ -1,8 +1,8 @@
-//! Causal attention with rotary positions: q, k, v → softmax(q Kᵀ / √D) V → o. Query heads may share key heads (Ainslie et
+//! Causal attention, as a rule with rotary positions: q, k, v → softmax(q Kᵀ / √D) V → o. Query heads may share key heads (Ainslie et
 //! al. 2023).
 //!
 //! `definition.rs` computes it in differentiable tensor operations on any device; on a CPU the kernels do, over a cache that
-//! may have fewer bits. `trace.rs` is the way back.
+//! may have fewer bits. `trace.rs` is the way back, `cache.rs` the keys and values of the tokens before.
 //!
 //! | letter | meaning |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | H, KV | query heads, key heads |
 //! | D | values per head |
 
+mod cache;
 mod definition;
 #[cfg(test)]
 pub(in crate::layer) mod tests;
@@ -24,7 +25,9 @@ use super::room::Room;
 use super::state::LayerState;
 pub use crate::kernel::attention::Width;
 use crate::kernel::attention::{self as kernel, Shape, attend};
+use crate::kernel::diagonal::multiply;
 pub use crate::kernel::rotary::Rotary;
+pub use cache::Cache;
 use candle_core::{Device, Result, Tensor, bail};
 use std::sync::Arc;
 
@@ -40,7 +43,11 @@ pub struct Attention {
     /// [hidden, H·D].
     pub o_proj: Linear,
     sizes: Sizes,
-    rotary: Arc<Rotary>,
+    rotary: Option<Arc<Rotary>>,
+    /// The factor on scores; 1/√D if none.
+    scale: Option<f32>,
+    /// A factor on keys, before positions.
+    key_factor: Option<f32>,
     heads: Option<Heads>,
     names: &'static Names,
     width: Width,
@@ -104,94 +111,41 @@ pub struct Sizes {
     pub longest: usize,
 }
 
-/// The keys and values of the tokens read so far.
-#[derive(Clone, Debug)]
-pub enum Cache {
-    /// As the kernels read them.
-    Kernel(Box<kernel::Cache>),
-    /// As tensor operations do: keys after rotation and values, each [B, KV, T, D]; none before the first token.
-    Tensors(Option<[Tensor; 2]>),
-}
-
-impl Cache {
-    /// Tokens in it.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Kernel(cache) => cache.len(),
-            Self::Tensors(None) => 0,
-            Self::Tensors(Some([k, _])) => k.dims()[2],
-        }
-    }
-
-    /// Whether nothing was read yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes of what is in it.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Kernel(cache) => cache.bytes(),
-            Self::Tensors(tensors) => {
-                let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
-                tensors.iter().flatten().map(bytes).sum()
-            }
-        }
-    }
-
-    /// Whether it can go back to where `len` tokens were read.
-    pub(crate) fn reaches(&self, len: usize) -> bool {
-        match self {
-            Self::Kernel(cache) => cache.reaches(len),
-            Self::Tensors(_) => len <= self.len(),
-        }
-    }
-
-    /// Forgets all tokens; what was allocated stays where the kernels read.
-    pub(crate) fn clear(&mut self) {
-        match self {
-            Self::Kernel(cache) => cache.truncate(0),
-            Self::Tensors(tensors) => *tensors = None,
-        }
-    }
-
-    /// Forgets the tokens from the `len`-th on.
-    ///
-    /// # Errors
-    /// If there are fewer, or what is left was rounded with them.
-    pub(crate) fn truncate(&mut self, len: usize) -> Result<()> {
-        if !self.reaches(len) {
-            bail!("a cache of {} tokens cannot go back to {len}", self.len())
-        }
-        match self {
-            Self::Kernel(cache) => cache.truncate(len),
-            Self::Tensors(None) => {}
-            Self::Tensors(Some(tensors)) => {
-                for tensor in tensors {
-                    *tensor = tensor.narrow(2, 0, len)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Attention {
-    /// Joins projections; `rotary` is of D values and at least as many positions as a sequence has.
-    pub fn new(sizes: Sizes, [q_proj, k_proj, v_proj, o_proj]: [Linear; 4], rotary: Arc<Rotary>) -> Self {
-        let (q, width) = (Query::Full(q_proj), Width::F32);
-        Self { q, k_proj, v_proj, o_proj, sizes, rotary, heads: None, names: &PROJ, width }
+    /// Joins projections; `rotary` is of heads of D values and at least as many positions as a sequence has, or none: no positions.
+    pub fn new(
+        sizes: Sizes,
+        [q_proj, k_proj, v_proj, o_proj]: [Linear; 4],
+        rotary: impl Into<Option<Arc<Rotary>>>,
+    ) -> Self {
+        Self::of(sizes, Query::Full(q_proj), [k_proj, v_proj, o_proj], rotary.into())
+    }
+
+    fn of(
+        sizes: Sizes,
+        q: Query,
+        [k_proj, v_proj, o_proj]: [Linear; 3],
+        rotary: Option<Arc<Rotary>>,
+    ) -> Self {
+        let (scale, key_factor, heads, names, width) = (None, None, None, &PROJ, Width::F32);
+        Self { q, k_proj, v_proj, o_proj, sizes, rotary, scale, key_factor, heads, names, width }
     }
 
     /// The same with queries of low rank, by two matrices.
-    pub fn low_rank(
-        sizes: Sizes,
-        queries: [Linear; 2],
-        [k_proj, v_proj, o_proj]: [Linear; 3],
-        rotary: Arc<Rotary>,
-    ) -> Self {
-        let (q, width) = (Query::LowRank(queries), Width::F32);
-        Self { q, k_proj, v_proj, o_proj, sizes, rotary, heads: None, names: &PROJ, width }
+    pub fn low_rank(sizes: Sizes, queries: [Linear; 2], others: [Linear; 3], rotary: Arc<Rotary>) -> Self {
+        Self::of(sizes, Query::LowRank(queries), others, Some(rotary))
+    }
+
+    /// The same with scores multiplied by this instead of 1/√D.
+    #[must_use]
+    pub fn scaled(self, scale: f64) -> Self {
+        Self { scale: Some(scale as f32), ..self }
+    }
+
+    /// The same with keys multiplied by this before positions.
+    #[must_use]
+    pub fn with_keys_times(self, factor: f64) -> Self {
+        Self { key_factor: Some(factor as f32), ..self }
     }
 
     /// The same with something done to each head.
@@ -253,7 +207,9 @@ impl Attention {
             norm.apply(&raw, x)?;
             room.give(raw);
         }
-        self.rotary.turn(size, first, x, false);
+        if let Some(rotary) = &self.rotary {
+            rotary.turn(size, first, x, false);
+        }
         Ok(())
     }
 
@@ -265,6 +221,20 @@ impl Attention {
                 token.chunks_mut(dim).zip(gain).for_each(|(q, gain)| q.iter_mut().for_each(|q| *q *= gain));
             }
         })
+    }
+
+    /// Keys as the projection gives them, by their factor, in place.
+    fn weigh_keys(&self, k: &mut [f32]) {
+        if let Some(factor) = self.key_factor {
+            multiply(factor, k);
+        }
+    }
+
+    /// The queries of so many tokens, for the kernels.
+    fn shape(&self, (batch, time): (usize, usize)) -> Shape {
+        let Sizes { heads, shared, dim, .. } = self.sizes;
+        let scale = self.scale.unwrap_or_else(|| (dim as f32).sqrt().recip());
+        Shape { batch, time, heads, shared, dim, scale }
     }
 
     fn tracked(&self, u: &Tensor) -> bool {
@@ -321,6 +291,7 @@ impl Branch for Attention {
         let [mut k, mut v] = [(); 2].map(|()| room.take(tokens * shared * dim));
         self.queries(u, &mut q, room)?;
         self.k_proj.apply(u, &mut k, room)?;
+        self.weigh_keys(&mut k);
         self.v_proj.apply(u, &mut v, room)?;
         self.place_heads(size, cache.len(), &mut q, room)?;
         self.place_heads(size, cache.len(), &mut k, room)?;
@@ -328,7 +299,7 @@ impl Branch for Attention {
         cache.push(size, &k, &v);
         room.give(k);
         room.give(v);
-        attend(Shape { batch, time, heads, shared, dim }, &mut q, cache, None);
+        attend(self.shape(size), &mut q, cache, None);
         cache.settle();
         self.o_proj.apply(&q, u, room)?;
         room.give(q);
@@ -380,6 +351,10 @@ impl Branch for Attention {
 
     fn attention(&self) -> Option<&Attention> {
         Some(self)
+    }
+
+    fn first_shares(&self, u: &Tensor) -> Result<Option<Tensor>> {
+        self.shares_of_first(u).map(Some)
     }
 
     fn meeting(&self, u: &Tensor) -> Result<Option<Meeting>> {

@@ -1,7 +1,7 @@
 //! The fused way back through attention.
 
 use super::{Attention, Heads, Query, Room, Sizes, kernel};
-use crate::kernel::attention::{Shape, Traced, Width, attend, attend_grad};
+use crate::kernel::attention::{Traced, Width, attend, attend_grad};
 use crate::kernel::norm::{add, dot};
 use crate::layer::branch::Back;
 use crate::layer::room::Buffer;
@@ -20,7 +20,7 @@ pub(super) fn trace<'a>(
     }
     layer.admit(0, time)?;
     let Sizes { heads, shared, dim, .. } = layer.sizes;
-    let shape = Shape { batch: 1, time, heads, shared, dim };
+    let shape = layer.shape((1, time));
     let (mut q, mut out) = (room.take(time * heads * dim), room.take(time * heads * dim));
     let [mut k, mut v] = [(); 2].map(|()| room.take(time * shared * dim));
     let mut logs = room.take(time * heads);
@@ -37,6 +37,7 @@ pub(super) fn trace<'a>(
         }
     };
     layer.k_proj.trace(u, &mut k)?;
+    layer.weigh_keys(&mut k);
     layer.v_proj.trace(u, &mut v)?;
     let raw_q = placed(layer, time, &mut q, room)?;
     let raw_k = placed(layer, time, &mut k, room)?;
@@ -65,6 +66,7 @@ pub(super) fn trace<'a>(
         }
         unplaced(layer, time, raw_q.as_deref(), &mut dq, room)?;
         unplaced(layer, time, raw_k.as_deref(), &mut dk, room)?;
+        layer.weigh_keys(&mut dk);
         match (&layer.q, &between) {
             (Query::LowRank([first, second]), Some(between)) => {
                 let mut dbetween = room.take(between.len());
@@ -107,7 +109,9 @@ fn unplaced(
     dx: &mut [f32],
     room: &mut Room,
 ) -> Result<()> {
-    layer.rotary.turn((1, time), 0, dx, true);
+    if let Some(rotary) = &layer.rotary {
+        rotary.turn((1, time), 0, dx, true);
+    }
     if let (Some(Heads { norm, .. }), Some(raw)) = (&layer.heads, raw) {
         let (dy, mut unused) = (copy(dx, room), vec![0.0; norm.channels()]);
         norm.backward(raw, &dy, dx, (&mut unused, &mut []))?;

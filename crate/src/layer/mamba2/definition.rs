@@ -1,6 +1,6 @@
 //! The mixer's core in tensor operations: the definition, differentiable on any device.
 
-use super::{Core, LayerState, Parts, Sizes};
+use super::{Core, End, LayerState, Parts, Sizes};
 use crate::kernel::scan::CHUNK;
 use crate::layer::recurrence::definition::softplus;
 use candle_core::{D, DType, Result, Tensor};
@@ -54,9 +54,16 @@ impl Core {
         let y = Tensor::cat(&chunks, 2)?.transpose(1, 2)?; // [B, T, H, P]
         let y = (y + x.broadcast_mul(&p.d?.unsqueeze(1)?)?)?.reshape((batch, time, inner))?;
 
-        let gated = (y * z.silu()?)?.reshape((batch, time, s.groups, inner / s.groups))?;
         let norm = p.norm?.reshape((s.groups, inner / s.groups))?;
-        let y = rms_norm_slow(&gated, &norm, s.eps)?.reshape((batch, time, inner))?;
+        let normed = |y: Tensor| {
+            let groups = y.reshape((batch, time, s.groups, inner / s.groups))?;
+            rms_norm_slow(&groups, &norm, s.eps)?.reshape((batch, time, inner))
+        };
+        let y = match s.end {
+            End::GateThenNorm => normed((y * z.silu()?)?)?,
+            End::NormThenGate => (normed(y)? * z.silu()?)?,
+            End::Gate => (y * z.silu()?)?,
+        };
         Ok((y, LayerState { conv: Some(conv), recurrent: Some(h), ..LayerState::default() }))
     }
 }

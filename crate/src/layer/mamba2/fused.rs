@@ -2,8 +2,8 @@
 //! chunks are exact (straight-through).
 
 use super::super::op::{Values, with_floats};
-use super::{Core, LayerState, Parts, Sizes};
-use crate::kernel::{conv, conv_grad, norm, scan, scan_grad, softplus};
+use super::{Core, End, LayerState, Parts, Sizes};
+use crate::kernel::{conv, conv_grad, norm, norm_gated, scan, scan_grad, softplus};
 use crate::layer::recurrence::Recurrence;
 use crate::layer::room::{Buffer, Room};
 use candle_core::{Result, bail};
@@ -40,6 +40,11 @@ impl Core {
 }
 
 impl Sizes {
+    /// The norm that a gate follows, if there is one.
+    fn norm_before_gate<'a>(&self, p: &Parts<&'a [f32]>) -> Option<norm_gated::Norm<'a>> {
+        (self.end == End::NormThenGate).then_some((p.norm, self.inner() / self.groups, self.eps))
+    }
+
     pub(super) fn conv(&self, batch: usize, time: usize) -> conv::Shape {
         conv::Shape { batch, time, channels: self.channels(), width: self.conv_width, row: self.rows() }
     }
@@ -118,9 +123,13 @@ fn scan(
     }
 }
 
-/// The gated norm of y, given with the distance of its rows, to `out` [B, T, I].
+/// Gate and norm of y, given with the distance of its rows, to `out` [B, T, I].
 fn gated_norm(s: Sizes, y: (&[f32], usize), zxbcdt: &[f32], p: &Parts<&[f32]>, out: &mut [f32]) {
-    norm::gated_rms_norm(y, (zxbcdt, s.rows()), p.norm, s.inner() / s.groups, s.eps, out);
+    let z = (zxbcdt, s.rows());
+    match s.end {
+        End::GateThenNorm => norm::gated_rms_norm(y, z, p.norm, s.inner() / s.groups, s.eps, out),
+        _ => norm_gated::norm_gated(y, z, s.norm_before_gate(p), s.inner(), out),
+    }
 }
 
 /// What the way back needs of the way there.
@@ -204,7 +213,15 @@ fn gradients(
 ) {
     let (rows, inner, channels, heads) = (s.rows(), s.inner(), s.channels(), s.heads);
     let group = inner / s.groups;
-    norm::gated_rms_norm_grad(y, zxbcdt, rows, p.norm, group, s.eps, dout, dy, dzxbcdt, dp.norm);
+    match s.end {
+        End::GateThenNorm => {
+            norm::gated_rms_norm_grad(y, zxbcdt, rows, p.norm, group, s.eps, dout, dy, dzxbcdt, dp.norm);
+        }
+        _ => {
+            let norm = s.norm_before_gate(p);
+            norm_gated::norm_gated_grad(y, (zxbcdt, rows), norm, inner, dout, dy, dzxbcdt, dp.norm);
+        }
+    }
 
     let rates = rates(p.a_log);
     let grads = scan_grad::Gradients { xbc: &mut *dxbc, dt: &mut *ddt, a: &mut *dp.a_log, d: dp.d };

@@ -1,4 +1,5 @@
-//! Mamba2's mixer (Dao & Gu 2024): in_proj → causal conv + SiLU → recurrence → gated norm → out_proj.
+//! Mamba2's mixer (Dao & Gu 2024): in_proj → causal conv + SiLU → recurrence → gated norm → out_proj. Between in_proj and the
+//! convolution there may be constant factors, and at the end the gate may come after the norm, or alone.
 //!
 //! Between the projections there are two forms of one computation: `definition.rs`, in differentiable tensor
 //! operations on any device, and `fused.rs`, the kernels on a CPU, forward and back. `precision.rs` rounds
@@ -26,7 +27,9 @@ use super::op::with_floats;
 use super::recurrence::{Recurrence, Recurrent};
 use super::room::{Buffer, Room};
 use super::state::LayerState;
+use crate::kernel::diagonal::scale;
 use candle_core::{DType, Device, Result, Tensor, bail};
+use std::sync::Arc;
 
 /// One mixer.
 #[derive(Clone, Debug)]
@@ -36,12 +39,39 @@ pub struct Mamba2 {
     /// [hidden, I].
     pub out_proj: Linear,
     core: Core,
+    /// Factors on what in_proj gives, [R].
+    factors: Option<Arc<[f32]>>,
 }
 
 impl Mamba2 {
     /// Joins projections and parameters.
     pub fn new(sizes: Sizes, in_proj: Linear, parts: &Parts, out_proj: Linear) -> Result<Self> {
-        Ok(Self { in_proj, out_proj, core: Core::new(sizes, parts)? })
+        Ok(Self { in_proj, out_proj, core: Core::new(sizes, parts)?, factors: None })
+    }
+
+    /// With what in_proj gives multiplied by constants: those of z, x, B, C and dt.
+    #[must_use]
+    pub fn with_factors(self, factors: [f64; 5]) -> Self {
+        let s = self.core.sizes;
+        let rows = [s.inner(), s.inner(), s.groups * s.state, s.groups * s.state, s.heads];
+        let all = rows.into_iter().zip(factors).flat_map(|(rows, by)| std::iter::repeat_n(by as f32, rows));
+        Self { factors: Some(all.collect()), ..self }
+    }
+
+    /// What goes into the core: u [B, T, hidden] → z|x|B|C|dt [B, T, R].
+    fn projected(&self, u: &Tensor) -> Result<Tensor> {
+        let rows = self.in_proj.forward(u)?;
+        match &self.factors {
+            Some(factors) => rows.broadcast_mul(&Tensor::from_slice(factors, factors.len(), u.device())?),
+            None => Ok(rows),
+        }
+    }
+
+    /// Rows that in_proj gave, or their gradients, by the constant factors, in place.
+    fn weigh(&self, rows: &mut [f32]) {
+        if let Some(factors) = &self.factors {
+            scale(factors, rows);
+        }
     }
 
     /// Products of the scan are as exact as those with the weights.
@@ -63,6 +93,7 @@ impl Mamba2 {
         let [mut dout, mut dzxbcdt] = [&out, &zxbcdt].map(|like| room.take(like.len()));
         self.out_proj.backward(&out, dy, &mut dout, grads.out_proj, grads.out_bias)?;
         self.core.backward(&zxbcdt, core, (1, time), &dout, &mut dzxbcdt, grads.parts, room)?;
+        self.weigh(&mut dzxbcdt);
         self.in_proj.backward(u, &dzxbcdt, du, grads.in_proj, grads.in_bias)?;
         for buffer in [zxbcdt, out, dout, dzxbcdt] {
             room.give(buffer);
@@ -73,7 +104,7 @@ impl Mamba2 {
 
 impl Branch for Mamba2 {
     fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
-        let zxbcdt = self.in_proj.forward(u)?; // [B, T, R]
+        let zxbcdt = self.projected(u)?; // [B, T, R]
         let y = self.core.forward(&zxbcdt, state, self.fine())?; // [B, T, I]
         self.out_proj.forward(&y)
     }
@@ -88,6 +119,7 @@ impl Branch for Mamba2 {
         let sizes = self.core.sizes;
         let mut zxbcdt = room.take(batch * time * sizes.rows());
         self.in_proj.apply(u, &mut zxbcdt, room)?;
+        self.weigh(&mut zxbcdt);
         let y = self.core.apply(&mut zxbcdt, (batch, time), state, self.fine(), room)?;
         self.out_proj.apply(&y, u, room)?;
         room.give(zxbcdt);
@@ -128,13 +160,14 @@ impl Branch for Mamba2 {
         let sizes = self.core.sizes;
         let mut zxbcdt = room.take(time * sizes.rows());
         self.in_proj.trace(u, &mut zxbcdt)?;
+        self.weigh(&mut zxbcdt);
         let mut out = room.take(time * sizes.inner());
         let core = self.core.trace(&zxbcdt, (1, time), &mut out, room)?;
         self.out_proj.trace(&out, y)?;
         let kept = Kept { zxbcdt, core, out, time };
         Ok(Back::new(move |u, dy, du, places, room| {
             let (in_bias, out_bias) = (places.optional("in_proj.bias"), places.optional("out_proj.bias"));
-            let mut unused = vec![];
+            let (mut unused, mut no_norm) = (vec![], vec![]);
             let grads = Gradients {
                 in_proj: places.take("in_proj.weight")?,
                 in_bias,
@@ -146,7 +179,10 @@ impl Branch for Mamba2 {
                     dt_bias: places.take("dt_bias")?,
                     a_log: places.take("A_log")?,
                     d: places.take("D")?,
-                    norm: places.take("norm.weight")?,
+                    norm: match self.core.sizes.end {
+                        End::Gate => &mut no_norm,
+                        _ => places.take("norm.weight")?,
+                    },
                 },
             };
             self.backward(u, kept, dy, du, grads, room)
@@ -207,7 +243,7 @@ impl Core {
             }
             Some(state) => {
                 let (y, next) = self.definition(zxbcdt, state)?;
-                *state = next;
+                (state.conv, state.recurrent) = (next.conv, next.recurrent);
                 Ok(y)
             }
             None => {
@@ -248,6 +284,20 @@ pub struct Sizes {
     pub eps: f32,
     /// Δ is clamped to this range.
     pub dt_limit: (f32, f32),
+    /// What is done to y before out_proj.
+    pub end: End,
+}
+
+/// The end of a mixer: the gate z, and an RMSNorm over each group of channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// RMSNorm(y ⊙ SiLU(z)): Mamba2's own.
+    #[default]
+    GateThenNorm,
+    /// RMSNorm(y) ⊙ SiLU(z).
+    NormThenGate,
+    /// y ⊙ SiLU(z), without a norm.
+    Gate,
 }
 
 impl Sizes {
@@ -285,7 +335,7 @@ pub struct Parts<T = Tensor> {
     pub a_log: T,
     /// `[H]`.
     pub d: T,
-    /// `[I]`.
+    /// `[I]`; of no meaning where there is no norm.
     pub norm: T,
 }
 

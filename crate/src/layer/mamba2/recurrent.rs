@@ -46,7 +46,7 @@ impl Mamba2 {
             xbc.extend_from_slice(&b[t * shared..][..shared]);
             xbc.extend_from_slice(&c[t * shared..][..shared]);
         }
-        let projected = self.in_proj.forward(u)?;
+        let projected = self.projected(u)?;
         let (dt, rates) = with_floats([&projected.contiguous()?], |[rows]| self.steps(rows, s.rows()))??;
         let made = Made::Heads { shape: s.scan(1, time, inner), xbc, dt, rates };
         Ok(Meeting { time, heads: s.groups, groups: s.groups, key: s.state, q: c, k: b, made })
@@ -60,14 +60,14 @@ impl Recurrent for Mamba2 {
     }
 
     fn decays(&self, u: &Tensor) -> Result<Tensor> {
-        let rows = self.in_proj.forward(u)?.to_device(&Device::Cpu)?; // [1, T, R]
+        let rows = self.projected(u)?.to_device(&Device::Cpu)?; // [1, T, R]
         with_floats([&rows], |[rows]| self.forgetting(rows, self.core.sizes.rows()))?
     }
 
     /// x [T, I], B [T, G·N] and C [T, G·N]: after convolution and SiLU.
     fn inputs(&self, u: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
         let s = self.core.sizes;
-        let rows = self.in_proj.forward(u)?; // [1, T, R]
+        let rows = self.projected(u)?; // [1, T, R]
         let (_, time, _) = rows.dims3()?;
         let mut out = vec![0.0; time * s.channels()];
         let mut past = vec![0.0; s.channels() * s.conv_width];

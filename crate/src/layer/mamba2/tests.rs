@@ -15,7 +15,8 @@ pub(super) fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
 }
 
 fn sizes(heads: usize, head_dim: usize, groups: usize, state: usize, conv_width: usize) -> Sizes {
-    Sizes { heads, head_dim, groups, state, conv_width, eps: 1e-5, dt_limit: (0.0, f32::INFINITY) }
+    let (eps, dt_limit, end) = (1e-5, (0.0, f32::INFINITY), End::default());
+    Sizes { heads, head_dim, groups, state, conv_width, eps, dt_limit, end }
 }
 
 pub(super) fn parts(s: Sizes) -> Parts {
@@ -33,7 +34,7 @@ pub(super) fn far(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-/// Shapes with groups, odd widths, and times around the chunk's borders.
+/// Shapes with groups, odd widths, other ends, and times around the chunk's borders.
 pub(super) fn cases() -> Vec<(Sizes, usize, usize)> {
     let limited = Sizes { dt_limit: (0.3, 0.9), ..sizes(2, 5, 1, 3, 3) };
     vec![
@@ -43,6 +44,8 @@ pub(super) fn cases() -> Vec<(Sizes, usize, usize)> {
         (sizes(3, 33, 1, 64, 5), 1, 9),
         (sizes(1, 64, 1, 64, 1), 1, 200),
         (limited, 2, 77),
+        (Sizes { end: End::NormThenGate, ..sizes(4, 7, 2, 5, 4) }, 2, 70),
+        (Sizes { end: End::Gate, ..sizes(3, 5, 1, 6, 4) }, 1, 131),
     ]
 }
 

@@ -6,11 +6,12 @@ mod trace;
 
 use super::branch::{Back, Branch, by_kernels};
 use super::linear::Linear;
+use super::op::with_floats;
 use super::room::Room;
 use super::state::LayerState;
 use candle_core::{D, Device, Result, Tensor};
-use candle_nn::ops::softmax;
-pub use choice::{Pick, Picks, balance, choose, probabilities};
+use candle_nn::ops::{sigmoid, softmax};
+pub use choice::{Pick, Picks, Rule, Scores, balance, choose, choose_by_scores, probabilities};
 
 /// One such layer.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct Moe {
     experts: Vec<Box<dyn Branch>>,
     /// k.
     chosen: usize,
+    rule: Rule,
     /// The weight λ of the loss of unequal use in training.
     balance: f64,
     /// What the names of each expert's linears begin with.
@@ -30,7 +32,7 @@ pub struct Moe {
 
 impl Moe {
     /// A router of this name, and experts, which keep nothing from token to token, named `place`.0, `place`.1, …; `chosen` of them see
-    /// a token.
+    /// a token, those of the largest logits.
     pub fn new(
         (name, router): (&str, Linear),
         (place, experts): (&str, Vec<Box<dyn Branch>>),
@@ -42,7 +44,23 @@ impl Moe {
             expert.linears().into_iter().map(move |(name, _)| format!("{place}{name}"))
         });
         let names = std::iter::once(name.to_string()).chain(of_experts).collect();
-        Self { router, experts, chosen, balance, places, names }
+        Self { router, experts, chosen, rule: Rule::Softmax, balance, places, names }
+    }
+
+    /// The same with a choice by scores.
+    #[must_use]
+    pub fn by_scores(self, scores: Scores) -> Self {
+        Self { rule: Rule::Sigmoid(scores), ..self }
+    }
+
+    /// The choice by logits [T, E] of the router.
+    fn picks(&self, logits: &[f32]) -> Result<Picks> {
+        match &self.rule {
+            Rule::Softmax => Ok(choose(logits, self.count(), self.chosen)),
+            Rule::Sigmoid(by) => with_floats([&by.correction], |[correction]| {
+                choose_by_scores(logits, correction, self.chosen, by)
+            }),
+        }
     }
 
     /// How many experts there are.
@@ -67,12 +85,23 @@ impl Moe {
     pub fn definition(&self, u: &Tensor) -> Result<Tensor> {
         let (logits, count) = (self.router.forward(u)?, self.count()); // [B, T, E]
         let flat = logits.detach().to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-        let mut mask = vec![-1e30_f32; flat.len()];
-        for pick in choose(&flat, count, self.chosen) {
-            mask[pick.row as usize * count + pick.expert as usize] = 0.0;
+        let mut chosen = vec![0.0f32; flat.len()];
+        for pick in self.picks(&flat)? {
+            chosen[pick.row as usize * count + pick.expert as usize] = 1.0;
         }
-        let mask = Tensor::from_vec(mask, logits.shape(), u.device())?;
-        let weights = softmax(&(logits + mask)?, D::Minus1)?; // 0 where not chosen
+        let chosen = Tensor::from_vec(chosen, logits.shape(), u.device())?;
+        // 0 where not chosen.
+        let weights = match &self.rule {
+            Rule::Softmax => softmax(&(logits + chosen.affine(1e30, -1e30)?)?, D::Minus1)?,
+            Rule::Sigmoid(by) => {
+                let scores = (sigmoid(&logits)? * chosen)?;
+                let scores = match by.normed {
+                    true => scores.broadcast_div(&(scores.sum_keepdim(D::Minus1)? + 1e-20)?)?,
+                    false => scores,
+                };
+                (scores * f64::from(by.factor))?
+            }
+        };
         let mut all = u.zeros_like()?;
         for (e, expert) in self.experts.iter().enumerate() {
             all = (all + expert.forward(u, None)?.broadcast_mul(&weights.narrow(D::Minus1, e, 1)?)?)?;
@@ -104,7 +133,7 @@ impl Branch for Moe {
         let hidden = u.len() / rows.max(1);
         let mut logits = room.take(rows * count);
         self.router.apply(u, &mut logits, room)?;
-        let picks = choose(&logits, count, self.chosen);
+        let picks = self.picks(&logits)?;
         let mut given = room.take(u.len());
         given.fill(0.0);
         for group in picks.chunk_by(|a, b| a.expert == b.expert) {
@@ -132,6 +161,13 @@ impl Branch for Moe {
         let experts = experts.iter_mut().flat_map(|expert| expert.linears_mut());
         let linears = std::iter::once(router).chain(experts.map(|(_, linear)| linear));
         names.iter().map(String::as_str).zip(linears).collect()
+    }
+
+    fn smalls_mut(&mut self) -> Vec<(&str, &mut Tensor)> {
+        match &mut self.rule {
+            Rule::Softmax => vec![],
+            Rule::Sigmoid(by) => vec![(by.name, &mut by.correction)],
+        }
     }
 
     fn experts(&self) -> Option<&Moe> {
@@ -204,6 +240,16 @@ mod tests {
             if chosen > 1 && time > experts {
                 hold_gradients(&moe, hidden, time);
             }
+        }
+        for (groups, normed) in [(1, true), (2, true), (2, false)] {
+            let correction = noise(&[4], 8, 0.3);
+            let by = Scores { correction, name: "correction", groups, of_groups: 1, normed, factor: 1.7 };
+            let moe = layer(9, 4, 2, 0.0).by_scores(by);
+            let u = noise(&[2, 70, 9], 5, 1.0);
+            let (found, expected) = (moe.forward(&u, None).unwrap(), moe.definition(&u).unwrap());
+            let far = (&found - expected).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(far.to_scalar::<f32>().unwrap() < 1e-5);
+            hold_gradients(&moe, 9, 70);
         }
     }
 

@@ -1,7 +1,8 @@
 //! The way back through a mixture of experts: to what was read through the chosen experts and through the weights of the choice,
 //! which is itself taken as it is.
 
-use super::{Moe, Pick, balance, choose, gather, probabilities, scatter};
+use super::choice::sigmoid;
+use super::{Moe, Pick, Rule, balance, gather, probabilities, scatter};
 use crate::kernel::norm::{add, dot};
 use crate::layer::branch::Back;
 use crate::layer::room::{Buffer, Room};
@@ -29,7 +30,7 @@ pub(super) fn trace<'a>(
     let (count, hidden) = (moe.count(), u.len() / time.max(1));
     let mut logits = room.take(time * count);
     moe.router.trace(u, &mut logits)?;
-    let picks = choose(&logits, count, moe.chosen);
+    let picks = moe.picks(&logits)?;
     y.fill(0.0);
     let (mut seen, mut first) = (vec![], 0);
     for group in picks.chunk_by(|a, b| a.expert == b.expert) {
@@ -48,7 +49,6 @@ pub(super) fn trace<'a>(
         .for_each(|row| mean.iter_mut().zip(row).for_each(|(mean, p)| *mean += f64::from(*p)));
     mean.iter_mut().for_each(|mean| *mean /= time as f64);
     let (own, slopes) = balance(&mean, moe.balance);
-    room.give(logits);
     let pull = move |u: &[f32],
                      dy: &[f32],
                      du: &mut [f32],
@@ -87,17 +87,37 @@ pub(super) fn trace<'a>(
                 *d = (share * f64::from(*p) * (slope - middle)) as f32;
             }
         }
-        let mut middles = vec![0.0; time];
-        for (pick, worth) in picks.iter().zip(&worth) {
-            middles[pick.row as usize] += pick.weight * worth;
-        }
-        for (pick, worth) in picks.iter().zip(&worth) {
-            let row = pick.row as usize;
-            dlogits[row * count + pick.expert as usize] += pick.weight * (worth - middles[row]);
+        match &moe.rule {
+            Rule::Softmax => {
+                let mut middles = vec![0.0; time];
+                for (pick, worth) in picks.iter().zip(&worth) {
+                    middles[pick.row as usize] += pick.weight * worth;
+                }
+                for (pick, worth) in picks.iter().zip(&worth) {
+                    let row = pick.row as usize;
+                    dlogits[row * count + pick.expert as usize] += pick.weight * (worth - middles[row]);
+                }
+            }
+            Rule::Sigmoid(by) => {
+                let mut of_rows = vec![(vec![], vec![], vec![]); time];
+                for (pick, worth) in picks.iter().zip(&worth) {
+                    let (row, expert) = (pick.row as usize, pick.expert as usize);
+                    let (places, scores, worths) = &mut of_rows[row];
+                    places.push(row * count + expert);
+                    scores.push(sigmoid(logits[row * count + expert]));
+                    worths.push(*worth);
+                }
+                for (places, scores, mut worths) in of_rows {
+                    by.back(&scores, &mut worths);
+                    places.into_iter().zip(worths).for_each(|(at, d)| dlogits[at] += d);
+                }
+                places.take(by.name)?.fill(0.0); // no gradient passes the choice
+            }
         }
         moe.router.pull(&moe.names[0], (u, &dlogits), du, places)?;
         add(&from_experts, du);
         room.give(dlogits);
+        room.give(logits);
         room.give(from_experts);
         Ok(())
     };
