@@ -145,3 +145,39 @@ impl<'a> Source<'a> {
 fn tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {
     tensors.get(name).ok_or_else(|| Error::internal(format!("missing tensor {name}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::Config;
+    use candle_core::Device;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn what_is_rescaled_leaves_the_function_of_a_hybrid_as_it_is() {
+        for shape in ["granite-hybrid-tiny", "bamba-tiny", "falcon-h1-tiny", "nemotron-h-tiny"] {
+            let config = Config::named(shape).unwrap();
+            let (mut tensors, sites) = (crate::model::init::initialize(&config, 3).unwrap(), config.sites());
+            let ids: Vec<u32> = (0..9).map(|i| i * 29 % 256).collect();
+            let ids = Tensor::from_vec(ids, (1, 9), &Device::Cpu).unwrap();
+            let logits = |tensors: &Tensors| {
+                let stack = config.stack(tensors, &Default::default()).unwrap();
+                stack.logits(&stack.hidden(&ids, None).unwrap()).unwrap()
+            };
+            let before = logits(&tensors);
+            let sources: BTreeSet<Source<'_>> = sites.iter().filter_map(Source::of).collect();
+            for source in &sources {
+                let cols = sites.iter().find(|site| Source::of(site) == Some(*source)).unwrap().cols;
+                let mut by: Vec<f32> = (0..cols).map(|c| 0.5 + (c * 7 % 11) as f32 / 8.0).collect();
+                source.join(&mut by);
+                source.divide(&mut tensors, &sites, &by).unwrap();
+            }
+            let fed = sources.iter().filter(|source| matches!(source, Source::Rows(_))).count();
+            assert!(fed > 0, "{shape}");
+            let far = (logits(&tensors) - &before).unwrap().abs().unwrap().max_all().unwrap();
+            let size = before.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let far = far.to_scalar::<f32>().unwrap();
+            assert!(far < 1e-4 * size, "{shape}: {far} of {size}");
+        }
+    }
+}

@@ -193,7 +193,6 @@ fn schemes_keep_the_function_and_come_back_from_a_file() {
             ("w8a16", rounded),
             ("w8a16-rot", rounded),
             ("w8a16-kv8", rounded),
-            ("w8a8-perchannel", rounded),
             ("nf4-g8", 3.0),
         ] {
             let made = model.quantized(&scheme.parse().unwrap()).unwrap();

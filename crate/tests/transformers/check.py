@@ -20,15 +20,19 @@ def check(case: pathlib.Path) -> str | None:
     """What is wrong with a case; nothing if it is as it should be."""
     folder, expected = case / "model", load_file(case / "logits.safetensors")
     config = AutoConfig.from_pretrained(folder)
-    width = config.num_heads * config.head_dim
-    if config.hidden_size * config.expand != width:
-        return f"expand = {config.expand} does not make {config.hidden_size} to {width}"
-    model, info = Mamba2ForCausalLM.from_pretrained(folder, output_loading_info=True)
+    is_mamba2 = config.model_type == "mamba2"
+    if is_mamba2:
+        width = config.num_heads * config.head_dim
+        if config.hidden_size * config.expand != width:
+            return f"expand = {config.expand} does not make {config.hidden_size} to {width}"
+    of = Mamba2ForCausalLM if is_mamba2 else AutoModelForCausalLM
+    model, info = of.from_pretrained(folder, output_loading_info=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             return f"{kind}: {sorted(info[kind])}"
-    if AutoModelForCausalLM.from_pretrained(folder).__class__ is not Mamba2ForCausalLM:
-        return "architectures does not lead to Mamba2ForCausalLM"
+    found = AutoModelForCausalLM.from_pretrained(folder).__class__.__name__
+    if [found] != config.architectures:
+        return f"architectures = {config.architectures} does not lead to {found}"
     with torch.no_grad():
         logits = model.eval()(expected["input_ids"].long()).logits.float()
     errors = {kind: (logits - expected[f"{kind}.logits"]).abs().max().item() for kind in ("f32", "stored")}

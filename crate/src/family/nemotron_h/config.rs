@@ -362,7 +362,6 @@ impl Family for Config {
         let fixed = json!({
             "architectures": ["NemotronHForCausalLM"],
             "dtype": "float32",
-            "expand": self.mamba.expand(self.hidden_size),
             "mamba_hidden_act": "silu",
             "mlp_hidden_act": "relu2",
             "model_type": "nemotron_h",
@@ -371,6 +370,9 @@ impl Family for Config {
             "torch_dtype": "float32", // the name before transformers 5
         });
         all.extend(fixed.as_object().cloned().unwrap_or_default());
+        // Read by no part of the network, but it must be whole.
+        let expand = (self.mamba.inner() / self.hidden_size).max(1);
+        all.entry("expand").or_insert_with(|| json!(expand));
         tokens_unknown(&mut all);
         Ok(all)
     }
