@@ -275,7 +275,11 @@ fn a_cache_in_few_bits_is_a_scheme_of_its_own() {
         let (mut state, mut last) = (made.state(1).unwrap(), vec![]);
         tokens.iter().for_each(|id| last = made.step(*id, &mut state).unwrap());
         let whole = made.prefill(&tokens, &mut made.state(1).unwrap()).unwrap();
-        assert!(last.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-4), "{scheme}");
+        // But for a last bit that decides a rounding: by less than either is from what is not rounded.
+        let plain = model.prefill(&tokens, &mut model.state(1).unwrap()).unwrap();
+        let apart = |other: &[f32]| whole.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let (far, rounded) = (apart(&last), apart(&plain));
+        assert!(far < rounded.max(1e-4), "{scheme}: {far} beside {rounded}");
         assert_eq!(state.bytes(), made.state_bytes(1, 60));
         // Back within what was rounded together there is no way; elsewhere the way from there is the same again.
         let by_channel = scheme.ends_with('c');
