@@ -241,6 +241,10 @@ impl Family for Config {
         Sizes { vocabulary: self.vocab_size, layers: self.layer_types.len(), hidden: self.hidden_size }
     }
 
+    fn chosen_experts(&self) -> usize {
+        if self.num_local_experts > 0 { self.num_experts_per_tok } else { 0 }
+    }
+
     fn longest(&self) -> Option<usize> {
         self.rope.as_ref().map(|_| self.max_position_embeddings)
     }

@@ -328,6 +328,10 @@ impl Family for Config {
         Sizes { vocabulary: self.vocab_size, layers: self.layers().len(), hidden: self.hidden_size }
     }
 
+    fn chosen_experts(&self) -> usize {
+        if self.layers().contains(&Layer::Moe) { self.experts.num_experts_per_tok } else { 0 }
+    }
+
     fn tied(&self) -> bool {
         self.tie_word_embeddings
     }
