@@ -1,15 +1,15 @@
 //! Which experts see which tokens: how evenly a mixture of experts uses them, and how close its choices are.
 //!
-//! A router's logits of a token choose k of E experts. The **load** of an expert is its share of all choices times E: 1 where all
+//! A router chooses k of E experts for each token, by its logits or by scores made of them. The **load** of an expert is its share of all choices times E: 1 where all
 //! are used alike, 0 where no token goes to it. The **entropy** of the shares is given as a part of ln E, its most. The **gap** of a
-//! token is how far the last chosen logit is above the first that is not: what rounding must move before the token goes elsewhere.
+//! token is how far the last chosen logit (or score) is above the first that is not: what rounding must move before the token goes
+//! elsewhere; none where the choice is within groups and leaves a larger one out.
 
 use super::instrument::{Listed, Table};
 use super::window::Window;
 use super::{Measure, finite, subject, work};
 use crate::error::{Error, Result};
-use crate::family::stack::Routed;
-use crate::layer::moe::{choose, probabilities};
+use crate::layer::moe::Routed;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::record::{Reading, fingerprint};
@@ -42,23 +42,28 @@ struct Layer {
 }
 
 impl Layer {
-    fn add(&mut self, Routed { logits, experts, chosen }: &Routed) {
+    /// Adds the tokens from `first` on.
+    fn add(&mut self, routed: &Routed, first: usize) {
+        let Routed { experts, chosen, picks, likely, ranks } = routed;
         (self.experts, self.chosen) = (*experts, *chosen);
         self.each.resize(*experts, (0, 0.0, 0.0));
-        for pick in choose(logits, *experts, *chosen) {
-            let each = &mut self.each[pick.expert as usize];
-            (each.0, each.1) = (each.0 + 1, each.1 + f64::from(pick.weight));
-        }
-        for p in probabilities(logits, *experts).chunks(*experts) {
-            self.each.iter_mut().zip(p).for_each(|(each, p)| each.2 += f64::from(*p));
-        }
-        for logits in logits.chunks(*experts) {
-            self.tokens += 1;
-            let mut sorted = logits.to_vec();
-            sorted.sort_by(|a, b| b.total_cmp(a));
-            if let Some(next) = sorted.get(*chosen) {
-                self.gaps.push(f64::from(sorted[chosen - 1] - next));
+        let mut of_token = vec![vec![]; ranks.len() / experts];
+        for pick in picks {
+            of_token[pick.row as usize].push(pick.expert as usize);
+            if pick.row as usize >= first {
+                let each = &mut self.each[pick.expert as usize];
+                (each.0, each.1) = (each.0 + 1, each.1 + f64::from(pick.weight));
             }
+        }
+        let tokens = likely.chunks(*experts).zip(ranks.chunks(*experts)).zip(of_token);
+        for ((likely, ranks), taken) in tokens.skip(first) {
+            self.tokens += 1;
+            self.each.iter_mut().zip(likely).for_each(|(each, p)| each.2 += f64::from(*p));
+            let last = taken.iter().map(|expert| ranks[*expert]).reduce(f32::min);
+            let others = (0..*experts).filter(|expert| !taken.contains(expert));
+            let next = others.map(|expert| ranks[expert]).reduce(f32::max);
+            self.gaps
+                .extend(last.zip(next).map(|(last, next)| f64::from(last - next)).filter(|gap| *gap >= 0.0));
         }
     }
 
@@ -115,10 +120,10 @@ impl Measure for Routing {
         for Window { scored, start } in &text.windows {
             let mut stream = model.embed(&model.tokens(&text.ids[*start..scored.end - 1])?)?;
             for block in 0..model.config.layers() {
-                if let Some(mut routed) = model.routed(&stream, block)? {
+                if let Some(routed) = model.routed(&stream, block)? {
                     // Tokens that a window shares with the one before it count there.
-                    routed.logits.drain(..routed.logits.len() - scored.len() * routed.experts);
-                    layers.entry(block).or_default().add(&routed);
+                    let read = routed.ranks.len() / routed.experts;
+                    layers.entry(block).or_default().add(&routed, read - scored.len());
                 }
                 stream = model.through(stream, block..block + 1)?;
             }
@@ -204,6 +209,7 @@ impl Listed for Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::moe::choose;
 
     #[test]
     fn every_choice_is_counted_and_only_experts_are_looked_at() {
@@ -235,15 +241,22 @@ mod tests {
     #[test]
     fn loads_and_gaps_are_those_of_the_choices() {
         let mut layer = Layer::default();
-        // Two tokens to expert 2, one to expert 0.
-        let logits = vec![0.0, -1.0, 2.0, 3.0, 1.0, 0.5, 0.0, 0.0, 0.25];
-        layer.add(&Routed { logits, experts: 3, chosen: 1 });
+        // Two tokens to expert 2, one to expert 0; one before them counts elsewhere.
+        let ranks = vec![9.0, 8.0, 7.0, 0.0, -1.0, 2.0, 3.0, 1.0, 0.5, 0.0, 0.0, 0.25];
+        let routed = |experts: usize, ranks: Vec<f32>| Routed {
+            experts,
+            chosen: 1,
+            picks: choose(&ranks, experts, 1),
+            likely: ranks.clone(),
+            ranks,
+        };
+        layer.add(&routed(3, ranks), 1);
         assert_eq!(layer.loads(), [1.0, 0.0, 2.0]);
         assert_eq!((layer.gaps.clone(), layer.unused()), (vec![2.0, 2.0, 0.25], 1));
         let entropy = -(f64::ln(1.0 / 3.0) / 3.0 + 2.0 / 3.0 * f64::ln(2.0 / 3.0)) / 3f64.ln();
         assert!((layer.entropy() - entropy).abs() < 1e-12);
         let mut one = Layer::default();
-        one.add(&Routed { logits: vec![5.0], experts: 1, chosen: 1 });
+        one.add(&routed(1, vec![5.0]), 0);
         assert_eq!((one.entropy(), one.gaps.len()), (1.0, 0));
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{Model, Positions};
 use crate::error::Result;
-use crate::family::stack::Routed;
 use crate::layer::meeting::Meeting;
+use crate::layer::moe::Routed;
 use crate::layer::state::State;
 use crate::threads::install;
 use candle_core::Tensor;

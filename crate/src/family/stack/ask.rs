@@ -5,8 +5,9 @@ use super::{Block, Stack, Step};
 use crate::kernel::scan::CHUNK;
 use crate::layer::branch::Branch;
 use crate::layer::meeting::Meeting;
+use crate::layer::moe::Routed;
 use crate::layer::recurrence::Recurrent;
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 /// A recurrence of a stack, and where it is.
 #[derive(Clone, Copy)]
@@ -17,17 +18,6 @@ pub struct Recurring<'a> {
     pub entry: usize,
     /// The recurrence.
     pub recurrence: &'a dyn Recurrent,
-}
-
-/// What a router makes of the tokens of a sequence.
-#[derive(Clone, Debug)]
-pub struct Routed {
-    /// Its logits [T, E].
-    pub logits: Vec<f32>,
-    /// E.
-    pub experts: usize,
-    /// How many of them see a token.
-    pub chosen: usize,
 }
 
 impl Stack {
@@ -60,11 +50,7 @@ impl Stack {
     /// # Errors
     /// If shapes do not fit.
     pub fn routed(&self, x: &Tensor, block: usize) -> Result<Option<Routed>> {
-        self.at_branch(x, block, |branch, u| {
-            let Some(moe) = branch.experts() else { return Ok(None) };
-            let logits = moe.logits(u)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
-            Ok(Some(Routed { logits, experts: moe.count(), chosen: moe.chosen() }))
-        })
+        self.at_branch(x, block, |branch, u| branch.experts().map(|moe| moe.routed(u)).transpose())
     }
 
     /// How many times the stream passes a block.

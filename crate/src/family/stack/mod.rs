@@ -30,7 +30,7 @@ use crate::layer::recurrence::Recurrence;
 use crate::layer::room::{Buffer, Room};
 use crate::layer::rotation::Rotation;
 use crate::layer::state::{LayerState, Spare, State};
-pub use ask::{Recurring, Routed};
+pub use ask::Recurring;
 use block::Pass;
 pub use block::{Block, Mixing, Parameter, Scale, Skip, Step};
 use candle_core::{D, Device, Result, Tensor, bail};

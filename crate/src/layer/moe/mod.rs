@@ -30,6 +30,21 @@ pub struct Moe {
     names: Vec<String>,
 }
 
+/// What a router makes of some tokens.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// E.
+    pub experts: usize,
+    /// How many of them see a token.
+    pub chosen: usize,
+    /// Which ones, and by which weights.
+    pub picks: Picks,
+    /// The probabilities of softmax, or the scores, [T, E].
+    pub likely: Vec<f32>,
+    /// By what the choice goes, [T, E]: logits, or scores with their correction.
+    pub ranks: Vec<f32>,
+}
+
 impl Moe {
     /// A router of this name, and experts, which keep nothing from token to token, named `place`.0, `place`.1, …; `chosen` of them see
     /// a token, those of the largest logits.
@@ -73,12 +88,24 @@ impl Moe {
         self.chosen.min(self.count())
     }
 
-    /// The router's logits for what the branch reads, [.., hidden] → [.., E].
+    /// What the router makes of each of the tokens that the branch reads, [.., hidden].
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn logits(&self, u: &Tensor) -> Result<Tensor> {
-        self.router.forward(u)
+    pub fn routed(&self, u: &Tensor) -> Result<Routed> {
+        let (experts, chosen) = (self.count(), self.chosen());
+        let logits = self.router.forward(u)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+        let picks = self.picks(&logits)?;
+        let (likely, ranks) = match &self.rule {
+            Rule::Softmax => (probabilities(&logits, experts), logits),
+            Rule::Sigmoid(by) => {
+                let scores: Vec<f32> = logits.iter().map(|x| choice::sigmoid(*x)).collect();
+                let correction = by.correction.to_vec1::<f32>()?;
+                let ranks = scores.iter().zip(correction.iter().cycle()).map(|(s, c)| s + c).collect();
+                (scores, ranks)
+            }
+        };
+        Ok(Routed { experts, chosen, picks, likely, ranks })
     }
 
     /// In tensor operations, every expert for every token: with gradients, on any device.
