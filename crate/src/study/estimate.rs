@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// A measurement of fewer tokens is over before it could be said how long it takes.
 const SHORT: f64 = 32768.0;
-/// Tokens that are read to learn the speed.
-const TRIED: u32 = 256;
+/// Tokens that are read to learn the speed, where the model reads as many.
+const TRIED: usize = 256;
 
 impl Study {
     /// About how long the study takes on this machine, if nothing of it is recorded yet.
@@ -74,7 +74,8 @@ fn time(tokens: f64, model: &Model) -> Result<Duration> {
 /// Tokens a second that a prompt is read at.
 fn speed(model: &Model) -> Result<f64> {
     let vocabulary = model.config.vocab_size() as u32;
-    let ids: Vec<u32> = (0..TRIED).map(|i| i % vocabulary).collect();
+    let tried = model.max_length().map_or(TRIED, |most| most.min(TRIED));
+    let ids: Vec<u32> = (0..tried as u32).map(|i| i % vocabulary).collect();
     let mut taken = Duration::MAX;
     // The first call also lays buffers out.
     for _ in 0..2 {
@@ -82,7 +83,7 @@ fn speed(model: &Model) -> Result<f64> {
         model.prefill(&ids, &mut model.state(1)?)?;
         taken = taken.min(clock.elapsed());
     }
-    Ok(f64::from(TRIED) / taken.as_secs_f64().max(1e-6))
+    Ok(tried as f64 / taken.as_secs_f64().max(1e-6))
 }
 
 /// Tokens that quantizing a model by this scheme costs, about.

@@ -5,10 +5,12 @@ use super::lowrankq::far;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::loss::cross_entropy;
 use candle_nn::ops::softmax;
+use lowbit::Study;
 use lowbit::family::{Config, itera};
 use lowbit::layer::linear::Tap;
 use lowbit::measure::Measure;
 use lowbit::measure::outliers::Outliers;
+use lowbit::measure::salted::Salted;
 use lowbit::measure::sqnr::Sqnr;
 use lowbit::model::{Loading, Model, Positions};
 use serde_json::Value;
@@ -260,6 +262,11 @@ fn no_sequence_is_longer_than_the_table_of_positions() {
     let error = model.step(1, &mut state).unwrap_err().to_string();
     assert!(error.contains("41 tokens is longer"), "{error}");
     let path = format!("{FIXTURE}/mix3.pt");
+    // What reads no more goes, and so does the estimate of how long it takes.
+    let salted = Salted { samples: 2, seq_len: 40, salts: 1, ..Salted::default() };
+    assert_eq!(salted.measure(&model).unwrap().len(), 2);
+    let study = Study::new("short").models([&path]).measure(salted);
+    assert!(study.expected().unwrap() < std::time::Duration::from_secs(600));
     let (_, error) = refused(&["cost", &path, "--lengths", "64"]);
     assert!(error.contains("longer than the model can read, which is 40"), "{error}");
 }

@@ -9,7 +9,7 @@ for by in magnitude use gradient; do
         [ -d "$out/$by-$keep" ] || "$lowbit" prune "$out/model" --by "$by" --keep "0.$keep" --out "$out/$by-$keep"
     done
 done
-for keep in 80 60; do
+for keep in 80 70 60; do
     for kind in tuned distilled; do
         [ -d "$out/run-$kind-$keep/model" ] ||
             "$lowbit" train --start "$out/gradient-$keep" --config "data/models/scop/$kind.yaml" --out "$out/run-$kind-$keep"
