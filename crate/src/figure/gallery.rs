@@ -4,7 +4,7 @@ use super::compare::summaries;
 use super::{
     Figure, ablation, ablation_quantized, context, context_loss, copying, decode, divergence, drift,
     drift_prediction, experts, exponents, learning, memory, outliers, passkey, perplexity, prefill, ranking,
-    rate, sensitivity, size, smoothing, smoothing_bias, spectrum, stability, training_loss, waterfall,
+    rate, sensitivity, size, smoothing, smoothing_bias, spectrum, stability, training_loss,
 };
 use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
@@ -82,7 +82,6 @@ const GALLERY: &[Entry] = &[
     entry("prefill", Rows::Phase("cost"), "tokens_per_s", prefill),
     entry("decode", Rows::Phase("cost"), "tokens_per_s", decode),
     entry("memory", Rows::Summaries("cost"), "peak_bytes", memory),
-    entry("waterfall", Rows::Beside("perplexity", ("cost", "tokens_per_s")), "ppl", waterfall),
     entry("training_loss", Rows::Log, "loss", training_loss),
 ];
 

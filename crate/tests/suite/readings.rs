@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/readings.jsonl");
 
@@ -128,6 +129,20 @@ fn kept() -> Vec<Row> {
 
 #[test]
 fn a_reading_that_changes_its_meaning_raises_a_version() {
+    // The texts are short: what a last bit turns between processors is more than the tolerances of longer ones. So all measure on
+    // the vectors that all have, each in a process of its own.
+    if std::env::var("LOWBIT_SIMD").as_deref() != Ok("avx2") {
+        let own = "readings::a_reading_that_changes_its_meaning_raises_a_version";
+        let again = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", own])
+            .env("LOWBIT_SIMD", "avx2")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&again.stderr);
+        assert!(again.status.success(), "{told}");
+        assert!(String::from_utf8_lossy(&again.stdout).contains("1 passed"), "{told}");
+        return;
+    }
     let now = measured();
     if std::env::var_os("LOWBIT_BLESS").is_some() {
         let lines: Vec<String> = now.iter().map(|row| serde_json::to_string(row).unwrap() + "\n").collect();
