@@ -80,7 +80,7 @@ fn prefixes_are_taken_off() {
         told.contains("module.backbone.embeddings.weight: it is there as backbone.embeddings.weight too"),
         "{told}"
     );
-    let other = renamed(&tensors(), |name| name.replace("mixer.", "mixing."));
+    let other = renamed(&tensors(), |name| name.replace("layers.", "stages."));
     let told = sentence(&Folder::checkpoint(&other, Some(&config())));
     assert!(
         told.contains("no known model family has tensors of these names: backbone.embeddings.weight, "),
