@@ -35,7 +35,7 @@ fn body<V: Lanes>(raw: &[f32], bias: &[f32], limit: (f32, f32), dt: &mut [f32]) 
     softplus(x, limit).store_part(&mut dt[rest]);
 }
 
-/// `mean` [T], overwritten, of ln(1 + e^raw) over each row of `raw` [T, C].
+/// `mean` `[T]`, overwritten, of ln(1 + e^raw) over each row of `raw` [T, C].
 pub fn mean_steps(raw: &[f32], mean: &mut [f32]) {
     let width = raw.len() / mean.len().max(1);
     let block = |(raw, mean): (&[f32], &mut [f32])| {
@@ -48,7 +48,7 @@ pub fn mean_steps(raw: &[f32], mean: &mut [f32]) {
     }
 }
 
-/// Of [`mean_steps`] and the gradient `dmean` [T] of what it gave: `raw` becomes its gradient, σ(raw) · dmean / C.
+/// Of [`mean_steps`] and the gradient `dmean` `[T]` of what it gave: `raw` becomes its gradient, σ(raw) · dmean / C.
 pub fn mean_steps_grad(raw: &mut [f32], dmean: &[f32]) {
     let width = raw.len() / dmean.len().max(1);
     raw.par_chunks_mut(width).zip(dmean).for_each(|(raw, dmean)| slopes_of_row(dmean / width as f32, raw));
