@@ -128,8 +128,8 @@ impl Channels {
             let group = (head * capacity + position) / GROUP;
             if of_group != group {
                 let own = &self.scales[group * dim..][..dim];
-                scales = own.iter().map(|[scale, _]| scale.to_f32()).collect();
-                mins = own.iter().map(|[_, min]| min.to_f32()).collect();
+                // Both at once: a pass over the minimums alone is compiled to vectors that end two bytes past the last of them.
+                (scales, mins) = own.iter().map(|[scale, min]| (scale.to_f32(), min.to_f32())).unzip();
                 of_group = group;
             }
             let from = &self.codes[(head * capacity + position) * size..][..size];
