@@ -3,6 +3,7 @@
 //! The text is that of the published test (Mohtashami & Jaggi, "Landmark Attention", 2023): five lines, the
 //! second and fourth being filler. A prompt's length is measured in tokens, by a counter that the caller gives.
 
+use super::copying::below;
 use crate::error::{Error, Result};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -177,11 +178,6 @@ fn key(rng: &mut impl Rng, digits: usize) -> String {
     (0..digits).map(|_| char::from(b'0' + below(rng, 10) as u8)).collect()
 }
 
-/// A number from 0 to `n` − 1; uneven by less than n / 2³².
-fn below(rng: &mut impl Rng, n: u32) -> u32 {
-    ((u64::from(rng.next_u32()) * u64::from(n)) >> 32) as u32
-}
-
 /// A prompt to train on, such that it and `ending` tokens after it fit `room` tokens; None where none fits.
 ///
 /// It has at most `filler` tokens of filler. The length is even between the shortest and the longest of these, the
@@ -200,8 +196,7 @@ pub fn training_prompt(
     let key = key(rng, digits);
     let shortest = count(&lay_out(0, 0, &key))?;
     let Some(spare) = room.checked_sub(shortest.saturating_add(ending)) else { return Ok(None) };
-    let spare = u32::try_from(spare.min(filler)).unwrap_or(u32::MAX - 1);
-    let length = shortest + below(rng, spare + 1) as usize;
+    let length = shortest + below(rng, spare.min(filler) + 1);
     let depth = f64::from(rng.next_u32()) / f64::from(u32::MAX);
     passkey_prompt(length, depth, &key, count).map(Some)
 }

@@ -68,12 +68,12 @@ impl Mixer {
     }
 
     /// Its matrices in block `layer`; `norm` is the weight of the norm that it reads.
-    pub fn sites(&self, path: &str, layer: usize, norm: &str) -> [Site; 2] {
+    pub fn sites(&self, path: &str, layer: usize, norm: &str) -> Vec<Site> {
         let (s, hidden) = (self.sizes, self.hidden);
         let shared = s.groups * s.state;
         let parts = [("z", s.inner()), ("x", s.inner()), ("B", shared), ("C", shared), ("dt", s.heads)];
         let at = |name: &str| format!("{path}.{name}");
-        [
+        vec![
             Site {
                 layer: Some(layer),
                 segments: parts.map(|(name, rows)| Segment { name, rows }).to_vec(),

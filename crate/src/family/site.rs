@@ -1,6 +1,6 @@
 //! The matrices of a model that can be quantized: what they are called and what they are for.
 
-use super::{Ends, Sizes};
+use super::{Ends, Family, Sizes};
 
 /// A matrix that can be quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,12 @@ impl Site {
     /// Whether what enters the first block depends on it.
     pub fn opens(&self) -> bool {
         self.layer.is_none() && self.roles != ["head"]
+    }
+
+    /// Those of a network: of each layer, then of the ends.
+    pub fn of_network(of: &impl Family, layer: impl FnMut(usize) -> Vec<Self>) -> Vec<Self> {
+        let (sizes, ends) = (of.sizes(), of.ends());
+        (0..sizes.layers).flat_map(layer).chain(Self::of_ends(ends, sizes, of.tied())).collect()
     }
 
     /// An embedding and a head, or the one matrix that is both, which is listed as the head.

@@ -1,6 +1,8 @@
 //! What the `config.json` that a model came with says beside its sizes, and what of it still holds when it is saved.
 
-use serde_json::{Map, Value};
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 /// Keys that speak of its files or its quantization, and no longer of what is saved.
 const OUTDATED: [&str; 4] = ["_name_or_path", "auto_map", "quantization_config", "transformers_version"];
@@ -29,8 +31,32 @@ pub(super) fn kept(source: Option<&Value>, model_type: &str, vocabulary: usize) 
     }
 }
 
+/// Settings by their names.
+///
+/// # Errors
+/// They are no object.
+pub(super) fn fields(settings: &impl Serialize) -> Result<Map<String, Value>> {
+    match serde_json::to_value(settings).map_err(Error::internal)? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(Error::internal("settings are an object")),
+    }
+}
+
+/// Names the class of transformers that reads such a config. The dtype is f32, whatever matrices are stored in: other tensors are f32,
+/// and a reader that took the matrices' dtype for all would round them.
+pub(super) fn read_by(class: &str, model_type: &str, settings: &mut Map<String, Value>) {
+    let named = [
+        ("architectures", json!([class])),
+        ("dtype", json!("float32")),
+        ("model_type", json!(model_type)),
+        ("torch_dtype", json!("float32")), // the name before transformers 5
+    ];
+    settings.extend(named.map(|(key, value)| (key.to_string(), value)));
+    tokens_unknown(settings);
+}
+
 /// Says that there are no special tokens where nothing is known of them: a reader's defaults are those of another vocabulary.
-pub(super) fn tokens_unknown(settings: &mut Map<String, Value>) {
+fn tokens_unknown(settings: &mut Map<String, Value>) {
     for key in TOKENS {
         settings.entry(key).or_insert(Value::Null);
     }

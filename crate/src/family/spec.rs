@@ -1,5 +1,7 @@
 //! The tensors that a config calls for.
 
+use super::Family;
+
 /// A tensor that a config calls for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
@@ -42,6 +44,19 @@ pub(super) fn linear(path: &str, (rows, cols): (usize, usize), init: Init, bias:
     let weight = spec("weight", vec![rows, cols], init, true);
     let bias = bias.then(|| spec("bias", vec![rows], Init::Constant(0.0), false));
     std::iter::once(weight).chain(bias).collect()
+}
+
+/// The tensors of a network: its embedding, those of each layer, the last norm's weight, and the head where it is a matrix of its own.
+pub(super) fn network(of: &impl Family, layer: impl FnMut(usize) -> Vec<TensorSpec>) -> Vec<TensorSpec> {
+    let (sizes, ends) = (of.sizes(), of.ends());
+    let table = |path| linear(path, (sizes.vocabulary, sizes.hidden), Init::Normal(0.02), false);
+    let mut specs = table(ends.embedding);
+    specs.extend((0..sizes.layers).flat_map(layer));
+    specs.extend(ends.norm.map(|path| norm(path, sizes.hidden)));
+    if !of.tied() {
+        specs.extend(table(ends.head));
+    }
+    specs
 }
 
 /// The weight `path`.weight of an RMSNorm.

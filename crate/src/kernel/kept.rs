@@ -16,7 +16,9 @@ const MOST: usize = if cfg!(debug_assertions) { 0 } else { 1 << 16 };
 /// A cache line, of anything.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line(#[allow(dead_code)] [MaybeUninit<u8>; 64]);
+struct Line {
+    _bytes: [MaybeUninit<u8>; 64],
+}
 
 thread_local! {
     /// What this thread does not use now.

@@ -64,20 +64,43 @@ pub fn gated_rms_norm_grad(
     dz: &mut [f32],
     dw: &mut [f32],
 ) {
-    let width = w.len();
+    gated_rows_grad((x, dy), (z, z_row), w.len(), (dx, dz, dw), |row, dw, [u, du]| {
+        gate(row.x, row.z, u);
+        norm_rows_grad(u, w, eps, group, row.dy, du, dw);
+        gate_grad(row.x, row.z, du, row.dx, row.dz);
+    });
+}
+
+/// A row with a gate: what it read, the gradient of what it gave, and where the others go.
+pub(super) struct GatedRow<'a> {
+    pub x: &'a [f32],
+    pub z: &'a [f32],
+    pub dy: &'a [f32],
+    pub dx: &'a mut [f32],
+    pub dz: &'a mut [f32],
+}
+
+/// The gradients of rows of `width` values with a gate, `z` and `dz` `z_row` apart, row by row in parallel: `each` overwrites those
+/// of the row and adds to the task's own `dw`; two rows are its working memory.
+pub(super) fn gated_rows_grad(
+    (x, dy): (&[f32], &[f32]),
+    (z, z_row): (&[f32], usize),
+    width: usize,
+    (dx, dz, dw): (&mut [f32], &mut [f32], &mut [f32]),
+    each: impl Fn(GatedRow<'_>, &mut [f32], [&mut [f32]; 2]) + Sync,
+) {
     let dz = Scatter::new(dz);
     let parts: Vec<Vec<f32>> = dx
         .par_chunks_mut(ROWS * width)
         .enumerate()
         .map(|(i, dx)| {
-            let (mut dw, mut u, mut du) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
-            for (r, dx) in dx.chunks_mut(width).enumerate() {
-                let row = i * ROWS + r;
-                let (x, z) = (&x[row * width..][..width], &z[row * z_row..][..width]);
-                gate(x, z, &mut u);
-                norm_rows_grad(&u, w, eps, group, &dy[row * width..][..width], &mut du, &mut dw);
+            let [mut dw, mut a, mut b] = [(); 3].map(|()| vec![0.0; width]);
+            for (row, dx) in (i * ROWS..).zip(dx.chunks_mut(width)) {
+                let [x, dy] = [x, dy].map(|values| &values[row * width..][..width]);
                 // SAFETY: every row is written by one task.
-                gate_grad(x, z, &du, dx, unsafe { dz.slice(row * z_row, width) });
+                let dz = unsafe { dz.slice(row * z_row, width) };
+                let row = GatedRow { x, z: &z[row * z_row..][..width], dy, dx, dz };
+                each(row, &mut dw, [&mut a, &mut b]);
             }
             dw
         })

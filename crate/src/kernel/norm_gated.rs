@@ -1,9 +1,7 @@
 //! The ends of Mamba2's mixers that [`norm`](super::norm) does not have: the gate after the norm, y = RMSNorm(x) · w · SiLU(z), and the
 //! gate alone, y = x · SiLU(z); and their gradients.
 
-use super::Scatter;
-use super::norm::{ROWS, each_block, gate, gate_grad, norm_rows, norm_rows_grad, sum_into};
-use rayon::prelude::*;
+use super::norm::{each_block, gate, gate_grad, gated_rows_grad, norm_rows, norm_rows_grad};
 
 /// The norm: its weight, the width of its groups, and ε.
 pub type Norm<'a> = (&'a [f32], usize, f32);
@@ -38,30 +36,13 @@ pub fn norm_gated_grad(
     dz: &mut [f32],
     dw: &mut [f32],
 ) {
-    let dz = Scatter::new(dz);
-    let parts: Vec<Vec<f32>> = dx
-        .par_chunks_mut(ROWS * width)
-        .enumerate()
-        .map(|(i, dx)| {
-            let (mut dw, mut normed, mut dnormed) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
-            for (r, dx) in dx.chunks_mut(width).enumerate() {
-                let row = i * ROWS + r;
-                let (x, dy) = (&x[row * width..][..width], &dy[row * width..][..width]);
-                let z = &z[row * z_row..][..width];
-                // SAFETY: every row is written by one task.
-                let dz = unsafe { dz.slice(row * z_row, width) };
-                match norm {
-                    None => gate_grad(x, z, dy, dx, dz),
-                    Some((w, group, eps)) => {
-                        gate_grad(after(x, norm, &mut normed), z, dy, &mut dnormed, dz);
-                        norm_rows_grad(x, w, eps, group, &dnormed, dx, &mut dw);
-                    }
-                }
-            }
-            dw
-        })
-        .collect();
-    sum_into(parts, dw);
+    gated_rows_grad((x, dy), (z, z_row), width, (dx, dz, dw), |row, dw, [normed, dnormed]| match norm {
+        None => gate_grad(row.x, row.z, row.dy, row.dx, row.dz),
+        Some((w, group, eps)) => {
+            gate_grad(after(row.x, norm, normed), row.z, row.dy, dnormed, row.dz);
+            norm_rows_grad(row.x, w, eps, group, dnormed, row.dx, dw);
+        }
+    });
 }
 
 /// What the gate meets.

@@ -203,12 +203,27 @@ impl<'a> Places<'a> {
     }
 }
 
-/// [`Branch::forward`] by the kernels, of a branch that keeps nothing from token to token.
-pub(super) fn by_kernels(branch: &impl Branch, u: &Tensor) -> Result<Tensor> {
+/// [`Branch::forward`] by the kernels; of a branch that keeps nothing from token to token, without a state.
+pub(super) fn by_kernels(branch: &impl Branch, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
     let (batch, time, _) = u.dims3()?;
     let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-    branch.apply(&mut rows, (batch, time), &mut LayerState::default(), &mut Room::default())?;
+    with_state(branch, u, state, |state| {
+        branch.apply(&mut rows, (batch, time), state, &mut Room::default())
+    })?;
     Tensor::from_vec(rows, u.shape(), u.device())
+}
+
+/// Lets `f` move on the state that is given, or one from nothing read.
+pub(super) fn with_state<R>(
+    branch: &impl Branch,
+    u: &Tensor,
+    state: Option<&mut LayerState>,
+    f: impl FnOnce(&mut LayerState) -> Result<R>,
+) -> Result<R> {
+    match state {
+        Some(state) => f(state),
+        None => f(&mut branch.zero_state(u.dim(0)?, u.device())?),
+    }
 }
 
 /// The definition forward and back by candle's autograd, whatever the branch: the oracle of every fused way back.

@@ -1,17 +1,19 @@
-//! The feed-forward layer of two matrices: second(f(first(u))).
+//! The feed-forward layer of two matrices: second(f(first(u))). f is of each value alone, or a gate whose matrix and that of what it
+//! gates are one.
 
 use super::branch::{Back, Branch, by_kernels};
 use super::linear::Linear;
-use super::room::Room;
+use super::room::{Buffer, Room};
 use super::state::LayerState;
+use crate::kernel::gated::{silu_halves, silu_halves_grad};
 use crate::kernel::gelu::{gelu, gelu_grad};
 use crate::kernel::squared::{relu_squared, relu_squared_grad};
-use candle_core::{Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 /// One such layer.
 #[derive(Clone, Debug)]
 pub struct FeedForward {
-    /// [inner, hidden].
+    /// [inner, hidden]; of a gated layer [2 · inner, hidden]: the rows of the gate, then the others.
     pub first: Linear,
     /// [hidden, inner].
     pub second: Linear,
@@ -21,30 +23,54 @@ pub struct FeedForward {
     pub names: [&'static str; 2],
 }
 
-/// What is done to each value between the two matrices.
+/// What is done between the two matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Curve {
     /// ReLU(x)² (So et al. 2021).
     ReluSquared,
     /// x · Φ(x) by the error function (Hendrycks & Gimpel 2016).
     Gelu,
+    /// SiLU(a) ⊙ b, (a, b) the halves of what the first matrix gives (Shazeer 2020).
+    SwiGlu,
 }
 
 impl Curve {
-    /// f, in place.
-    fn apply(self, x: &mut [f32]) {
+    /// f in place; none where it halves its rows.
+    fn pointwise(self) -> Option<fn(&mut [f32])> {
         match self {
-            Self::ReluSquared => relu_squared(x),
-            Self::Gelu => gelu(x),
+            Self::ReluSquared => Some(relu_squared),
+            Self::Gelu => Some(gelu),
+            Self::SwiGlu => None,
         }
     }
 
-    /// dy ← f′(x) dy.
-    fn grad(self, x: &[f32], dy: &mut [f32]) {
+    /// f of rows for the second matrix's `inner` columns, in place where that can be.
+    fn apply(self, mut raw: Buffer, inner: usize, room: &mut Room) -> Buffer {
+        let Some(f) = self.pointwise() else {
+            let mut gated = room.take(raw.len() / 2);
+            silu_halves(&raw, inner, &mut gated);
+            room.give(raw);
+            return gated;
+        };
+        f(&mut raw);
+        raw
+    }
+
+    /// The same into `curved`: the way back needs `raw`.
+    fn trace(self, raw: &[f32], inner: usize, curved: &mut [f32]) {
+        let Some(f) = self.pointwise() else { return silu_halves(raw, inner, curved) };
+        curved.copy_from_slice(raw);
+        f(curved);
+    }
+
+    /// raw ← f′(raw) dy; `dy` is of no more use.
+    fn grad(self, raw: &mut Buffer, inner: usize, dy: &mut Buffer) {
         match self {
-            Self::ReluSquared => relu_squared_grad(x, dy),
-            Self::Gelu => gelu_grad(x, dy),
+            Self::ReluSquared => relu_squared_grad(raw, dy),
+            Self::Gelu => gelu_grad(raw, dy),
+            Self::SwiGlu => return silu_halves_grad(raw, inner, dy),
         }
+        std::mem::swap(raw, dy);
     }
 }
 
@@ -55,8 +81,18 @@ impl FeedForward {
         let curved = match self.curve {
             Curve::ReluSquared => raw.relu()?.sqr()?,
             Curve::Gelu => raw.gelu_erf()?,
+            Curve::SwiGlu => {
+                let inner = raw.dim(D::Minus1)? / 2;
+                let [gate, up] = [0, inner].map(|at| raw.narrow(D::Minus1, at, inner));
+                (gate?.silu()? * up?)?
+            }
         };
         self.second.forward(&curved) // [B, T, hidden]
+    }
+
+    /// Values of a token before f, and after it.
+    fn widths(&self) -> Result<(usize, usize)> {
+        Ok((self.first.weight.shape()?.0, self.second.weight.shape()?.1))
     }
 }
 
@@ -65,7 +101,7 @@ impl Branch for FeedForward {
         if !u.device().is_cpu() || u.track_op() || self.first.tracked() || self.second.tracked() {
             return self.definition(u);
         }
-        by_kernels(self, u)
+        by_kernels(self, u, None)
     }
 
     fn apply(
@@ -75,11 +111,12 @@ impl Branch for FeedForward {
         _state: &mut LayerState,
         room: &mut Room,
     ) -> Result<()> {
-        let mut inner = room.take(batch * time * self.first.weight.shape()?.0);
-        self.first.apply(u, &mut inner, room)?;
-        self.curve.apply(&mut inner);
-        self.second.apply(&inner, u, room)?;
-        room.give(inner);
+        let (wide, inner) = self.widths()?;
+        let mut raw = room.take(batch * time * wide);
+        self.first.apply(u, &mut raw, room)?;
+        let curved = self.curve.apply(raw, inner, room);
+        self.second.apply(&curved, u, room)?;
+        room.give(curved);
         Ok(())
     }
 
@@ -94,19 +131,18 @@ impl Branch for FeedForward {
     }
 
     fn trace<'a>(&'a self, u: &[f32], y: &mut [f32], time: usize, room: &mut Room) -> Result<Back<'a>> {
-        let inner = self.first.weight.shape()?.0;
-        let [mut raw, mut curved] = [(); 2].map(|()| room.take(time * inner));
+        let (wide, inner) = self.widths()?;
+        let [mut raw, mut curved] = [wide, inner].map(|width| room.take(time * width));
         self.first.trace(u, &mut raw)?;
-        curved.copy_from_slice(&raw);
-        self.curve.apply(&mut curved);
+        self.curve.trace(&raw, inner, &mut curved);
         self.second.trace(&curved, y)?;
         Ok(Back::new(move |u, dy, du, places, room| {
             let [first, second] = self.names;
-            let mut draw = room.take(time * inner);
-            self.second.pull(second, (&curved, dy), &mut draw, places)?;
-            self.curve.grad(&raw, &mut draw);
-            self.first.pull(first, (u, &draw), du, places)?;
-            [raw, curved, draw].into_iter().for_each(|buffer| room.give(buffer));
+            let mut dcurved = room.take(time * inner);
+            self.second.pull(second, (&curved, dy), &mut dcurved, places)?;
+            self.curve.grad(&mut raw, inner, &mut dcurved);
+            self.first.pull(first, (u, &raw), du, places)?;
+            [raw, curved, dcurved].into_iter().for_each(|buffer| room.give(buffer));
             Ok(())
         }))
     }
@@ -125,10 +161,11 @@ mod tests {
     #[test]
     fn kernels_are_the_definition_forward_and_back() {
         for (hidden, inner, time) in [(16, 24, 5), (12, 33, 70), (7, 5, 1)] {
-            for curve in [Curve::ReluSquared, Curve::Gelu] {
+            for curve in [Curve::ReluSquared, Curve::Gelu, Curve::SwiGlu] {
                 let linear =
                     |shape: [usize; 2], seed| Linear::new(Weight::Dense(noise(&shape, seed, 0.6)), None);
-                let (first, second) = (linear([inner, hidden], 1), linear([hidden, inner], 2));
+                let wide = if curve == Curve::SwiGlu { 2 * inner } else { inner };
+                let (first, second) = (linear([wide, hidden], 1), linear([hidden, inner], 2));
                 let layer = FeedForward { first, second, curve, names: ["fc", "proj"] };
                 let u = noise(&[2, time, hidden], 4, 1.0);
                 let (found, expected) = (layer.forward(&u, None).unwrap(), layer.definition(&u).unwrap());

@@ -46,7 +46,7 @@ impl Branch for Mlp {
         if !u.device().is_cpu() || u.track_op() || self.linears().iter().any(|(_, linear)| linear.tracked()) {
             return self.definition(u);
         }
-        by_kernels(self, u)
+        by_kernels(self, u, None)
     }
 
     fn apply(

@@ -13,7 +13,7 @@
 //! | [`meeting`] | how the tokens of a chunk meet, in recurrences and in attention |
 //! | [`attention`] | causal attention with rotary positions and a cache |
 //! | [`selective`] | the mixer of Itera-Lite: one step size a token, one state for all channels |
-//! | [`mlp`], [`fused_mlp`], [`feed_forward`] | feed-forward layers: gated, with the two first matrices apart or as one; and of two matrices |
+//! | [`mlp`], [`feed_forward`] | feed-forward layers: gated, of three matrices; and of two, by a curve or gated |
 //! | [`moe`] | a mixture of experts: a router that chooses among feed-forward layers |
 //! | [`beside`] | branches side by side, whose outputs are added |
 //! | `room` | buffers that inference and training use again and again |
@@ -25,7 +25,6 @@ pub mod attention;
 pub mod beside;
 pub mod branch;
 pub mod feed_forward;
-pub mod fused_mlp;
 pub mod gla;
 pub mod linear;
 pub mod mamba2;

@@ -144,10 +144,12 @@ impl Cost {
                 let state_bytes = state.bytes();
                 let timed = self.time(model.device(), &progress, || {
                     // A call goes on behind the prompt where there is a way back to it; a recurrence has none, and its steps
-                    // cost the same everywhere.
+                    // cost the same everywhere. The prompt is read again where the state would grow from call to call, and
+                    // where the model reads no further.
                     let has_cache = state.layers.iter().any(|layer| layer.cache.is_some());
-                    if !state.rewind(length)? && has_cache {
-                        // Then it would grow from call to call: the prompt is read again.
+                    let after = state.position + self.gen_len;
+                    let is_full = model.config.longest().is_some_and(|longest| after > longest);
+                    if !state.rewind(length)? && (has_cache || is_full) {
                         state.clear()?;
                         model.prefill(&ids, &mut state)?;
                     }
@@ -211,14 +213,7 @@ impl Measure for Cost {
         if self.phases.is_empty() {
             return Err(Error::input("cost needs a phase: prefill, decode or both"));
         }
-        // Where there is no way back to the prompt, a decoding goes on where the one before it ended.
-        let decoded = match self.phases.contains(&Phase::Decode) {
-            true if model.is_recurrent() => {
-                self.repetitions.saturating_add(CALLS).saturating_mul(self.gen_len)
-            }
-            true => self.gen_len,
-            false => 0,
-        };
+        let decoded = if self.phases.contains(&Phase::Decode) { self.gen_len } else { 0 };
         let whole = self.lengths.iter().map(|length| length.saturating_add(decoded));
         fits(model, "lengths with what is decoded", whole)?;
         self.threads.map_or(Ok(()), check_threads)

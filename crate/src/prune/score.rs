@@ -15,26 +15,23 @@ use std::collections::BTreeMap;
 
 /// A number for each part, the larger the more it matters; and the hash of the text that they are judged on.
 pub(super) fn scores(model: &Model, groups: &[Group], how: &Pruning) -> Result<(Vec<f64>, Option<String>)> {
-    if how.by == Importance::Magnitude {
-        let squares = products(model.tensors(), |_, w| w * w)?;
-        return Ok((groups.iter().map(|group| sum(&squares, model.tensors(), group)).collect(), None));
-    }
-    let sample = how.calibration.sample(model)?;
-    let scores = match how.by {
-        Importance::Use => by_use(model, groups, &sample)?,
-        Importance::Loss => by_loss(model, groups, &sample)?,
-        Importance::Gradient | Importance::Magnitude => by_gradient(model, groups, &sample)?,
+    let on_text = match how.by {
+        Importance::Magnitude => return Ok((by_magnitude(model, groups)?, None)),
+        Importance::Use => by_use,
+        Importance::Gradient => by_gradient,
+        Importance::Loss => by_loss,
     };
-    Ok((scores, Some(sample.about.sha256)))
+    let sample = how.calibration.sample(model)?;
+    Ok((on_text(model, groups, &sample)?, Some(sample.about.sha256)))
 }
 
 /// A number for each weight.
 type Each = BTreeMap<String, Vec<f64>>;
 
-fn products(tensors: &Tensors, of: impl Fn(usize, f64) -> f64) -> Result<Each> {
+fn each_weight(tensors: &Tensors, of: impl Fn(f64) -> f64) -> Result<Each> {
     let each = tensors.iter().map(|(name, tensor)| {
         let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        let values = values.into_iter().enumerate().map(|(i, w)| of(i, f64::from(w))).collect();
+        let values = values.into_iter().map(|w| of(f64::from(w))).collect();
         Ok((name.clone(), values))
     });
     each.collect()
@@ -53,8 +50,13 @@ fn sum(each: &Each, tensors: &Tensors, group: &Group) -> f64 {
     group.slices.iter().map(of_slice).sum::<f64>() + whole.sum::<f64>()
 }
 
+fn by_magnitude(model: &Model, groups: &[Group]) -> Result<Vec<f64>> {
+    let squares = each_weight(model.tensors(), |w| w * w)?;
+    Ok(groups.iter().map(|group| sum(&squares, model.tensors(), group)).collect())
+}
+
 fn by_gradient(model: &Model, groups: &[Group], sample: &Sample) -> Result<Vec<f64>> {
-    let weights = products(model.tensors(), |_, w| w)?;
+    let weights = each_weight(model.tensors(), |w| w)?;
     let mut scores = vec![0.0; groups.len()];
     model.slopes(sample, |grads: &Gradients| {
         let pulls = weights.iter().map(|(name, w)| {

@@ -295,7 +295,7 @@ impl Study {
             .measure(Routing { seq_len: 256, ..Routing::default() })
             .measure(Passkey { trials: 50, ..Passkey::lengths([160, 256]) })
             .measure(Artifact::default())
-            .measure(Cost { gen_len: 16, repetitions: 7, ..Cost::lengths([64]) })
+            .measure(Cost { gen_len: 128, repetitions: 7, ..Cost::lengths([64]) })
     }
 
     /// The same study on few tokens, prompts and lengths: a check that everything works.

@@ -1,13 +1,13 @@
 //! The shape of a Bamba, and the tensors that it calls for.
 
-use super::super::hybrid::{ENDS, Feed, Heads, Mamba, Matrix, Place, SHORT, check_positive};
+use super::super::hybrid::{ENDS, Feed, Heads, Mamba, Matrix, NORMS, Place, SHORT, check_positive};
 use super::super::llama::{Rope, Scaling};
 use super::super::mixer::Mixer;
 use super::super::setting::check_sizes;
 use super::super::site::Site;
-use super::super::source::{kept, tokens_unknown};
+use super::super::source::{fields, kept, read_by};
 use super::super::spec;
-use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
+use super::super::{Ends, Family, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::layer::mamba2::End;
 use serde::{Deserialize, Serialize};
@@ -122,11 +122,9 @@ impl Family for Config {
     fn tensors(&self) -> Vec<TensorSpec> {
         let (hidden, writers) = (self.hidden_size, 2 * self.num_hidden_layers);
         let out = 0.02 / (writers as f32).sqrt();
-        let table = |path: &str| spec::linear(path, (self.vocab_size, hidden), Init::Normal(0.02), false);
-        let mut specs = table(ENDS.embedding);
-        for i in 0..self.num_hidden_layers {
+        spec::network(self, |i| {
             let at = |name: &str| format!("model.layers.{i}.{name}");
-            specs.extend(["input_layernorm", "pre_ff_layernorm"].map(|norm| spec::norm(&at(norm), hidden)));
+            let mut specs = NORMS.map(|norm| spec::norm(&at(norm), hidden)).to_vec();
             let path = at(self.place(i));
             specs.extend(match self.attends(i) {
                 true => self.heads.tensors(&path, hidden, out),
@@ -134,28 +132,23 @@ impl Family for Config {
             });
             let matrices = Matrix::gated(self.intermediate_size);
             specs.extend(self.feed(&at("feed_forward"), &matrices).tensors(out));
-        }
-        specs.push(spec::norm("model.final_layernorm", hidden));
-        if !self.tie_word_embeddings {
-            specs.extend(table(ENDS.head));
-        }
-        specs
+            specs
+        })
     }
 
     fn sites(&self) -> Vec<Site> {
-        let (hidden, mut sites) = (self.hidden_size, vec![]);
-        for i in 0..self.num_hidden_layers {
+        let hidden = self.hidden_size;
+        Site::of_network(self, |i| {
             let at = |name: &str| format!("model.layers.{i}.{name}");
             let (path, norm) = (at(self.place(i)), at("input_layernorm.weight"));
-            match self.attends(i) {
-                true => sites.extend(self.heads.sites(Place { path: &path, layer: i, hidden }, &norm)),
-                false => sites.extend(self.mixer().sites(&path, i, &norm)),
-            }
+            let mut sites = match self.attends(i) {
+                true => self.heads.sites(Place { path: &path, layer: i, hidden }, &norm),
+                false => self.mixer().sites(&path, i, &norm),
+            };
             let (path, matrices) = (at("feed_forward"), Matrix::gated(self.intermediate_size));
             sites.extend(self.feed(&path, &matrices).sites(i, &at("pre_ff_layernorm.weight"), None, None));
-        }
-        sites.extend(Site::of_ends(self.ends(), Family::sizes(self), self.tie_word_embeddings));
-        sites
+            sites
+        })
     }
 
     fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack> {
@@ -184,9 +177,7 @@ impl Family for Config {
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "bamba", self.vocab_size);
-        let Value::Object(mut own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let mut own = fields(self)?;
         for group in ["mamba", "heads", "rope", "partial_rotary_factor"] {
             own.remove(group);
         }
@@ -197,15 +188,11 @@ impl Family for Config {
         rope["rope_parameters"]["partial_rotary_factor"] = json!(self.partial_rotary_factor);
         all.extend(rope);
         let fixed = json!({
-            "architectures": ["BambaForCausalLM"],
-            "dtype": "float32",
             "hidden_act": "silu",
             "mamba_expand": self.mamba.expand(self.hidden_size),
-            "model_type": "bamba",
-            "torch_dtype": "float32", // the name before transformers 5
         });
-        all.extend(fixed.as_object().cloned().unwrap_or_default());
-        tokens_unknown(&mut all);
+        all.extend(fields(&fixed)?);
+        read_by("BambaForCausalLM", "bamba", &mut all);
         Ok(all)
     }
 

@@ -25,17 +25,9 @@ impl Config {
 
     /// The config of a checkpoint; see [`crate::family::Config::resolve`].
     pub(super) fn resolve(stated: Option<&Stated>, shapes: &Shapes) -> Result<(Self, Vec<String>)> {
-        hybrid::resolved(
-            "bamba",
-            stated,
-            shapes,
-            |from| {
-                let mut config = Self::infer(shapes)?;
-                config.read(from, shapes)?;
-                Ok(config)
-            },
-            |config| &mut config.tie_word_embeddings,
-        )
+        hybrid::resolved("bamba", stated, shapes, Self::infer, Self::read, |config| {
+            &mut config.tie_word_embeddings
+        })
     }
 
     /// Everything that shapes tell.

@@ -3,7 +3,8 @@
 use super::super::llama::{Rope, Scaling};
 use super::super::setting::check_sizes;
 use super::super::site::{Fed, Residual, Segment, Site};
-use super::super::source::{kept, tokens_unknown};
+use super::super::source::{fields, kept, read_by};
+use super::super::spec;
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::layer::{attention, gla as mixer};
@@ -280,43 +281,25 @@ impl Family for Config {
 
     /// With the initialization of GPT-2: what writes to the residual stream starts smaller by √(2 · layers).
     fn tensors(&self) -> Vec<TensorSpec> {
-        let (hidden, mut specs) = (self.hidden_size, vec![]);
-        let mut add = |name: String, shape: &[usize], init: Init, matrix: bool| {
-            specs.push(TensorSpec { name, shape: shape.to_vec(), init, matrix });
-        };
         let out = 0.02 / (2.0 * self.num_hidden_layers as f32).sqrt();
-        add("model.embeddings.weight".into(), &[self.vocab_size, hidden], Init::Normal(0.02), true);
-        for i in 0..self.num_hidden_layers {
+        spec::network(self, |i| {
             let at = |name: &str| format!("model.layers.{i}.{name}");
-            for norm in ["attn_norm", "mlp_norm"] {
-                add(at(&format!("{norm}.weight")), &[hidden], Init::Constant(1.0), false);
-            }
+            let mut specs =
+                ["attn_norm", "mlp_norm"].map(|norm| spec::norm(&at(norm), self.hidden_size)).to_vec();
             for Matrix { path, role, rows, cols, bias } in self.matrices(i) {
                 let writes = ["o_proj", "down_proj"].contains(&role);
                 let init = Init::Normal(if writes { out } else { 0.02 });
-                add(at(&format!("{path}.weight")), &[rows, cols], init, true);
-                if bias {
-                    add(at(&format!("{path}.bias")), &[rows], Init::Constant(0.0), false);
-                }
+                specs.extend(spec::linear(&at(path), (rows, cols), init, bias));
             }
             if !self.is_attention(i) {
-                let name = format!("{}.weight", self.norm_of_heads());
-                add(at(&name), &[self.mixer().value], Init::Constant(1.0), false);
+                specs.push(spec::norm(&at(self.norm_of_heads()), self.mixer().value));
             }
-        }
-        add("model.norm.weight".into(), &[hidden], Init::Constant(1.0), false);
-        if !self.tie_word_embeddings {
-            add("lm_head.weight".into(), &[self.vocab_size, hidden], Init::Normal(0.02), true);
-        }
-        specs
+            specs
+        })
     }
 
     fn sites(&self) -> Vec<Site> {
-        let layers = 0..self.num_hidden_layers;
-        let blocks =
-            layers.flat_map(|i| self.matrices(i).into_iter().map(move |matrix| self.site(i, matrix)));
-        let ends = Site::of_ends(self.ends(), self.sizes(), self.tie_word_embeddings);
-        blocks.chain(ends).collect()
+        Site::of_network(self, |i| self.matrices(i).into_iter().map(|matrix| self.site(i, matrix)).collect())
     }
 
     fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack> {
@@ -350,16 +333,10 @@ impl Family for Config {
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "gla", self.vocab_size);
-        let Value::Object(own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let own = fields(self)?;
         all.extend(own);
-        let fixed = json!({
-            "architectures": ["GLAForCausalLM"], "dtype": "float32", "hidden_act": "swish", "model_type": "gla",
-            "torch_dtype": "float32", // the name before transformers 5
-        });
-        all.extend(fixed.as_object().cloned().unwrap_or_default());
-        tokens_unknown(&mut all);
+        all.insert("hidden_act".into(), json!("swish"));
+        read_by("GLAForCausalLM", "gla", &mut all);
         Ok(all)
     }
 

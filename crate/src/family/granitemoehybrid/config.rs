@@ -5,7 +5,7 @@ use super::super::llama::{Rope, Scaling};
 use super::super::mixer::Mixer;
 use super::super::setting::check_sizes;
 use super::super::site::{Residual, Site};
-use super::super::source::{kept, tokens_unknown};
+use super::super::source::{fields, kept, read_by};
 use super::super::spec;
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
@@ -170,13 +170,10 @@ impl Family for Config {
     fn tensors(&self) -> Vec<TensorSpec> {
         let (hidden, writers) = (self.hidden_size, 2 * self.layer_types.len());
         let (normal, out) = (Init::Normal(0.02), 0.02 / (writers as f32).sqrt());
-        let table = |path: &str| spec::linear(path, (self.vocab_size, hidden), normal, false);
-        let mut specs = table("model.embed_tokens");
-        for (i, layer) in self.layer_types.iter().enumerate() {
-            let at = |name: &str| format!("model.layers.{i}.{name}");
-            specs.extend(
-                ["input_layernorm", "post_attention_layernorm"].map(|norm| spec::norm(&at(norm), hidden)),
-            );
+        spec::network(self, |i| {
+            let (at, layer) = (|name: &str| format!("model.layers.{i}.{name}"), self.layer_types[i]);
+            let norms = ["input_layernorm", "post_attention_layernorm"];
+            let mut specs = norms.map(|norm| spec::norm(&at(norm), hidden)).to_vec();
             specs.extend(match layer {
                 Layer::Mamba => self.mixer().tensors(&at(layer.place()), writers),
                 Layer::Attention => self.heads.tensors(&at(layer.place()), hidden, out),
@@ -188,26 +185,20 @@ impl Family for Config {
             for (place, expert) in self.feeds() {
                 specs.extend(self.feed(&at(&place), &self.matrices(expert)).tensors(out));
             }
-        }
-        specs.push(spec::norm("model.norm", hidden));
-        if !self.tie_word_embeddings {
-            specs.extend(table("lm_head"));
-        }
-        specs
+            specs
+        })
     }
 
     /// The router stays as it is unless a scheme names it: rounded, it would send tokens elsewhere.
     fn sites(&self) -> Vec<Site> {
-        let (hidden, mut sites) = (self.hidden_size, vec![]);
-        for (i, layer) in self.layer_types.iter().enumerate() {
-            let at = |name: &str| format!("model.layers.{i}.{name}");
+        let hidden = self.hidden_size;
+        Site::of_network(self, |i| {
+            let (at, layer) = (|name: &str| format!("model.layers.{i}.{name}"), self.layer_types[i]);
             let (path, norm) = (at(layer.place()), at("input_layernorm.weight"));
-            match layer {
-                Layer::Mamba => sites.extend(self.mixer().sites(&path, i, &norm)),
-                Layer::Attention => {
-                    sites.extend(self.heads.sites(Place { path: &path, layer: i, hidden }, &norm));
-                }
-            }
+            let mut sites = match layer {
+                Layer::Mamba => self.mixer().sites(&path, i, &norm),
+                Layer::Attention => self.heads.sites(Place { path: &path, layer: i, hidden }, &norm),
+            };
             let norm = at("post_attention_layernorm.weight");
             if self.num_local_experts > 0 {
                 let (path, shape) = (at("block_sparse_moe.router.layer"), (self.num_local_experts, hidden));
@@ -219,9 +210,8 @@ impl Family for Config {
                 let (path, matrices) = (at(&place), self.matrices(expert));
                 sites.extend(self.feed(&path, &matrices).sites(i, &norm, Some(kind), expert));
             }
-        }
-        sites.extend(Site::of_ends(self.ends(), Family::sizes(self), self.tie_word_embeddings));
-        sites
+            sites
+        })
     }
 
     fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack> {
@@ -259,9 +249,7 @@ impl Family for Config {
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "granitemoehybrid", self.vocab_size);
-        let Value::Object(mut own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let mut own = fields(self)?;
         for group in ["mamba", "heads", "rope"] {
             own.remove(group);
         }
@@ -274,17 +262,13 @@ impl Family for Config {
         all.extend(self.heads.written());
         all.extend(self.rope.iter().flat_map(Rope::written));
         let fixed = json!({
-            "architectures": ["GraniteMoeHybridForCausalLM"],
-            "dtype": "float32",
             "hidden_act": "silu",
             "mamba_expand": self.mamba.expand(self.hidden_size),
-            "model_type": "granitemoehybrid",
             "num_hidden_layers": self.layer_types.len(),
             "position_embedding_type": self.rope.as_ref().map(|_| "rope"),
-            "torch_dtype": "float32", // the name before transformers 5
         });
-        all.extend(fixed.as_object().cloned().unwrap_or_default());
-        tokens_unknown(&mut all);
+        all.extend(fields(&fixed)?);
+        read_by("GraniteMoeHybridForCausalLM", "granitemoehybrid", &mut all);
         Ok(all)
     }
 

@@ -9,7 +9,7 @@ use super::stack::{Entry, Step};
 use super::{About, Family, Parts, Stack, Stacked};
 use crate::layer::beside::{Part, SideBySide};
 use crate::layer::branch::Branch;
-use crate::layer::fused_mlp::FusedMlp;
+use crate::layer::feed_forward::{Curve, FeedForward};
 use crate::layer::moe::Moe;
 use candle_core::Result;
 pub use config::{Config, Layer};
@@ -52,7 +52,8 @@ fn stack(config: &Config, parts: &Parts<'_>) -> Result<Stack> {
     let feed = |at: String| -> Result<Box<dyn Branch>> {
         let [input, output] =
             ["input_linear", "output_linear"].map(|name| parts.linear(&format!("{at}.{name}"), false));
-        Ok(Box::new(FusedMlp { input: input?, output: output?, names: ["input_linear", "output_linear"] }))
+        let names = ["input_linear", "output_linear"];
+        Ok(Box::new(FeedForward { first: input?, second: output?, curve: Curve::SwiGlu, names }))
     };
     let block = |(i, layer): (usize, &Layer)| -> Result<Vec<Step>> {
         let path = format!("model.layers.{i}");

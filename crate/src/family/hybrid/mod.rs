@@ -117,6 +117,9 @@ pub(super) const ENDS: Ends = Ends {
     head: "lm_head",
 };
 
+/// The norms of its layers.
+pub(super) const NORMS: [&str; 2] = ["input_layernorm", "pre_ff_layernorm"];
+
 /// What stands before the body of such a network: `model.` or nothing, with whatever a program put in front.
 pub(super) fn before_body(name: &str) -> Option<&str> {
     before_layers(name, ".pre_ff_layernorm.weight")
@@ -144,7 +147,8 @@ pub(super) fn has_both(shapes: &Shapes) -> bool {
         .all(|name| shapes.contains_key(&format!("model.layers.0.{name}")))
 }
 
-/// The config of a checkpoint as `read` finds it, checked, with what is assumed; `tied` of it says whether its head is the embedding.
+/// The config of a checkpoint, checked, with what is assumed: as `infer` finds it in shapes, and `read` in what is stated; `tied` of it
+/// says whether its head is the embedding.
 ///
 /// # Errors
 /// There is no `config.json`, or it contradicts the shapes or itself.
@@ -152,7 +156,8 @@ pub(super) fn resolved<C: Family>(
     family: &str,
     stated: Option<&Stated>,
     shapes: &Shapes,
-    read: impl FnOnce(&mut Reading<'_>) -> Result<C>,
+    infer: impl FnOnce(&Shapes) -> Result<C>,
+    read: impl FnOnce(&mut C, &mut Reading<'_>, &Shapes) -> Result<()>,
     tied: impl FnOnce(&mut C) -> &mut bool,
 ) -> Result<(C, Vec<String>)> {
     let Some(Stated { file, json }) = stated else {
@@ -162,7 +167,12 @@ pub(super) fn resolved<C: Family>(
         return Err(Error::input(what).hint("put the model's config.json beside its weights"));
     };
     let mut from = Reading::new(json);
-    let mut config = read(&mut from).map_err(|error| error.at(file))?;
+    let read = || {
+        let mut config = infer(shapes)?;
+        read(&mut config, &mut from, shapes)?;
+        Ok(config)
+    };
+    let mut config = read().map_err(|error: Error| error.at(file))?;
     let found = layers(shapes.keys(), config.ends().blocks)?;
     let mut said = config.sizes().layers;
     size(json, &["/num_hidden_layers"], &mut said).map_err(|error| error.at(file))?;

@@ -4,7 +4,7 @@ use super::super::Config as AnyConfig;
 use super::super::group::Group;
 use super::super::setting::check_sizes;
 use super::super::site::{Residual, Site};
-use super::super::source::kept;
+use super::super::source::{fields, kept};
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -314,9 +314,7 @@ impl Family for Config {
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "itera_lite", self.vocab_size);
-        let Value::Object(own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let own = fields(self)?;
         all.extend(own);
         all.insert("model_type".into(), json!("itera_lite"));
         Ok(all)

@@ -4,7 +4,8 @@ use super::super::Config as AnyConfig;
 use super::super::group::Group;
 use super::super::setting::check_sizes;
 use super::super::site::{Fed, Residual, Site};
-use super::super::source::{kept, tokens_unknown};
+use super::super::source::{fields, kept, read_by};
+use super::super::spec;
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use super::rope::{Rope, Scaling};
 use crate::error::{Error, Result};
@@ -145,38 +146,25 @@ impl Family for Config {
 
     /// With the initialization of GPT-2: what writes to the residual stream starts smaller by √(2 · layers).
     fn tensors(&self) -> Vec<TensorSpec> {
-        let (hidden, mut specs) = (self.hidden_size, vec![]);
-        let mut add = |name: String, shape: &[usize], init: Init, matrix: bool| {
-            specs.push(TensorSpec { name, shape: shape.to_vec(), init, matrix });
-        };
         let out = 0.02 / (2.0 * self.num_hidden_layers as f32).sqrt();
-        add("model.embed_tokens.weight".into(), &[self.vocab_size, hidden], Init::Normal(0.02), true);
-        for i in 0..self.num_hidden_layers {
+        spec::network(self, |i| {
             let at = |name: &str| format!("model.layers.{i}.{name}");
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                add(at(&format!("{norm}.weight")), &[hidden], Init::Constant(1.0), false);
-            }
+            let norms = ["input_layernorm", "post_attention_layernorm"];
+            let mut specs = norms.map(|norm| spec::norm(&at(norm), self.hidden_size)).to_vec();
             for (path, rows, cols, bias) in self.matrices() {
                 let writes = ["self_attn.o_proj", "mlp.down_proj"].contains(&path);
                 let init = Init::Normal(if writes { out } else { 0.02 });
-                add(at(&format!("{path}.weight")), &[rows, cols], init, true);
-                if bias {
-                    add(at(&format!("{path}.bias")), &[rows], Init::Constant(0.0), false);
-                }
+                specs.extend(spec::linear(&at(path), (rows, cols), init, bias));
             }
-        }
-        add("model.norm.weight".into(), &[hidden], Init::Constant(1.0), false);
-        if !self.tie_word_embeddings {
-            add("lm_head.weight".into(), &[self.vocab_size, hidden], Init::Normal(0.02), true);
-        }
-        specs
+            specs
+        })
     }
 
     fn sites(&self) -> Vec<Site> {
-        let (shared, mut sites) = (self.num_attention_heads / self.num_key_value_heads.max(1), vec![]);
-        for i in 0..self.num_hidden_layers {
+        let shared = self.num_attention_heads / self.num_key_value_heads.max(1);
+        Site::of_network(self, |i| {
             let at = |name: &str| format!("model.layers.{i}.{name}");
-            for (path, rows, cols, _) in self.matrices() {
+            let site = |(path, rows, cols, _): (&'static str, usize, usize, bool)| {
                 let role = path.rsplit('.').next().unwrap_or(path);
                 let read = |norm: &str| (Some(at(norm)), None, Residual::Reads);
                 let fed = |path: &str, head: usize, shared: usize| {
@@ -188,12 +176,10 @@ impl Family for Config {
                     "gate_proj" | "up_proj" => read("post_attention_layernorm.weight"),
                     _ => read("input_layernorm.weight"),
                 };
-                let site = Site::new(at(path), (rows, cols), role, residual);
-                sites.push(Site { layer: Some(i), norm, fed, ..site });
-            }
-        }
-        sites.extend(Site::of_ends(self.ends(), self.sizes(), self.tie_word_embeddings));
-        sites
+                Site { layer: Some(i), norm, fed, ..Site::new(at(path), (rows, cols), role, residual) }
+            };
+            self.matrices().into_iter().map(site).collect()
+        })
     }
 
     fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack> {
@@ -235,21 +221,15 @@ impl Family for Config {
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "llama", self.vocab_size);
-        let Value::Object(mut own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let mut own = fields(self)?;
         own.remove("rope");
         if self.attention_out_bias == self.attention_bias {
             own.remove("attention_out_bias");
         }
         all.extend(own);
         all.extend(self.rope.written());
-        let fixed = json!({
-            "architectures": ["LlamaForCausalLM"], "dtype": "float32", "hidden_act": "silu", "model_type": "llama",
-            "torch_dtype": "float32", // the name before transformers 5
-        });
-        all.extend(fixed.as_object().cloned().unwrap_or_default());
-        tokens_unknown(&mut all);
+        all.insert("hidden_act".into(), json!("silu"));
+        read_by("LlamaForCausalLM", "llama", &mut all);
         Ok(all)
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::setting::check_sizes;
 use super::super::site::{Fed, Residual, Site};
-use super::super::source::kept;
+use super::super::source::{fields, kept};
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::layer::attention;
@@ -298,9 +298,7 @@ impl Family for Config {
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "lowrank_q", self.vocab_size);
-        let Value::Object(own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let own = fields(self)?;
         all.extend(own);
         all.insert("model_type".into(), json!("lowrank_q"));
         // As the scripts name it: of a width that it does not give, `mlp_hidden` decides.

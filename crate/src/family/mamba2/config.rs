@@ -5,7 +5,8 @@ use super::super::group::Group;
 use super::super::mixer::{Mixer, check_limit, dt_limit};
 use super::super::setting::check_sizes;
 use super::super::site::Site;
-use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
+use super::super::spec;
+use super::super::{Ends, Family, Parts, Sizes, Stack, TensorSpec};
 use crate::error::Result;
 use crate::layer::mamba2;
 use serde::{Deserialize, Serialize};
@@ -120,34 +121,20 @@ impl Family for Config {
     }
 
     fn sites(&self) -> Vec<Site> {
-        let of_block = |i: usize| {
+        Site::of_network(self, |i| {
             let at = |name: &str| format!("backbone.layers.{i}.{name}");
             self.mixer().sites(&at("mixer"), i, &at("norm.weight"))
-        };
-        let mut sites: Vec<Site> = (0..self.num_hidden_layers).flat_map(of_block).collect();
-        sites.extend(Site::of_ends(self.ends(), Family::sizes(self), self.tie_word_embeddings));
-        sites
+        })
     }
 
     /// With the initialization of the reference implementation.
     fn tensors(&self) -> Vec<TensorSpec> {
-        let (hidden, mixer, mut specs) = (self.hidden_size, self.mixer(), vec![]);
-        let spec = |name: String, shape: &[usize], init: Init, matrix: bool| {
-            let shape = shape.to_vec();
-            TensorSpec { name, shape, init, matrix }
-        };
-        let normal = Init::Normal(0.02);
-        specs.push(spec("backbone.embeddings.weight".into(), &[self.vocab_size, hidden], normal, true));
-        for i in 0..self.num_hidden_layers {
+        spec::network(self, |i| {
             let at = |name: &str| format!("backbone.layers.{i}.{name}");
-            specs.push(spec(at("norm.weight"), &[hidden], Init::Constant(1.0), false));
-            specs.extend(mixer.tensors(&at("mixer"), self.num_hidden_layers));
-        }
-        specs.push(spec("backbone.norm_f.weight".into(), &[hidden], Init::Constant(1.0), false));
-        if !self.tie_word_embeddings {
-            specs.push(spec("lm_head.weight".into(), &[self.vocab_size, hidden], normal, true));
-        }
-        specs
+            let mut specs = vec![spec::norm(&at("norm"), self.hidden_size)];
+            specs.extend(self.mixer().tensors(&at("mixer"), self.num_hidden_layers));
+            specs
+        })
     }
 
     fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack> {

@@ -1,37 +1,28 @@
 //! The `config.json` that transformers reads, and the one of a model that was saved here.
 
-use super::super::source::{kept, tokens_unknown};
+use super::super::source::{fields, kept, read_by};
 use super::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::json;
 use serde_json::{Map, Value, json};
 
 impl Config {
     /// The settings as transformers reads them. What a `source` in the same spelling says beside them is kept: numbers of
     /// special tokens, how training began, names of the owner's own.
-    ///
-    /// The dtype is f32, whatever the matrices are stored in: the other tensors are f32, and a reader that took the
-    /// matrices' dtype for all would round them.
     pub(super) fn written(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "mamba2", self.vocab_size);
-        let Value::Object(own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let own = fields(self)?;
         all.extend(own);
         let (low, high) = self.time_step_limit;
         let fixed = json!({
-            "architectures": ["Mamba2ForCausalLM"],
-            "dtype": "float32",
             "expand": self.expand().map_or_else(
                 || json!(self.inner() as f64 / self.hidden_size as f64), |whole| json!(whole)
             ),
             "hidden_act": "silu",
-            "model_type": "mamba2",
             "rms_norm": true,
             "time_step_limit": [json::number(low), json::number(high)],
-            "torch_dtype": "float32", // the name before transformers 5
         });
-        all.extend(fixed.as_object().cloned().unwrap_or_default());
+        all.extend(fields(&fixed)?);
         let usual = json!({
             "chunk_size": 256, "residual_in_fp32": true, "time_step_floor": 1e-4, "time_step_max": 0.1,
             "time_step_min": 0.001,
@@ -39,7 +30,7 @@ impl Config {
         for (key, value) in usual.as_object().into_iter().flatten() {
             all.entry(key.clone()).or_insert_with(|| value.clone());
         }
-        tokens_unknown(&mut all);
+        read_by("Mamba2ForCausalLM", "mamba2", &mut all);
         Ok(all)
     }
 

@@ -4,7 +4,7 @@ use super::super::hybrid::{self, Feed, Heads, Keys, Matrix, Place, check_factors
 use super::super::mixer::Mixer;
 use super::super::setting::check_sizes;
 use super::super::site::{Residual, Site};
-use super::super::source::{kept, tokens_unknown};
+use super::super::source::{fields, kept, read_by};
 use super::super::spec;
 use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
@@ -246,13 +246,10 @@ impl Family for Config {
     fn tensors(&self) -> Vec<TensorSpec> {
         let (hidden, writers, normal) = (self.hidden_size, self.layers().len(), Init::Normal(0.02));
         let out = 0.02 / (writers as f32).sqrt();
-        let ends = self.ends();
-        let table = |path: &str| spec::linear(path, (self.vocab_size, hidden), normal, false);
-        let mut specs = table(ends.embedding);
-        for (i, layer) in self.layers().iter().enumerate() {
+        spec::network(self, |i| {
             let path = format!("backbone.layers.{i}.mixer");
-            specs.push(spec::norm(&format!("backbone.layers.{i}.norm"), hidden));
-            match layer {
+            let mut specs = vec![spec::norm(&format!("backbone.layers.{i}.norm"), hidden)];
+            match self.layers()[i] {
                 Layer::Mamba => specs.extend(self.mixer().tensors(&path, writers)),
                 Layer::Attention => specs.extend(self.heads.tensors(&path, hidden, out)),
                 Layer::Mlp => {
@@ -273,21 +270,18 @@ impl Family for Config {
                     }
                 }
             }
-        }
-        specs.push(spec::norm("backbone.norm_f", hidden));
-        if !self.tie_word_embeddings {
-            specs.extend(table(ends.head));
-        }
-        specs
+            specs
+        })
     }
 
     /// The router stays as it is unless a scheme names it: rounded, it would send tokens elsewhere.
     fn sites(&self) -> Vec<Site> {
-        let (hidden, mut sites) = (self.hidden_size, vec![]);
-        for (i, layer) in self.layers().iter().enumerate() {
+        let hidden = self.hidden_size;
+        Site::of_network(self, |i| {
+            let mut sites = vec![];
             let path = format!("backbone.layers.{i}.mixer");
             let norm = format!("backbone.layers.{i}.norm.weight");
-            match layer {
+            match self.layers()[i] {
                 Layer::Mamba => sites.extend(self.mixer().sites(&path, i, &norm)),
                 Layer::Attention => {
                     sites.extend(self.heads.sites(Place { path: &path, layer: i, hidden }, &norm));
@@ -306,9 +300,8 @@ impl Family for Config {
                     }
                 }
             }
-        }
-        sites.extend(Site::of_ends(self.ends(), Family::sizes(self), self.tie_word_embeddings));
-        sites
+            sites
+        })
     }
 
     fn stack(&self, parts: &Parts<'_>) -> candle_core::Result<Stack> {
@@ -342,9 +335,7 @@ impl Family for Config {
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {
         let mut all = kept(source, "nemotron_h", self.vocab_size);
-        let Value::Object(mut own) = serde_json::to_value(self).map_err(Error::internal)? else {
-            return Err(Error::internal("a config is an object"));
-        };
+        let mut own = fields(self)?;
         for group in ["mamba", "heads"] {
             own.remove(group);
         }
@@ -364,20 +355,16 @@ impl Family for Config {
         all.extend(self.mamba.written(KEYS));
         all.extend(self.heads.written());
         let fixed = json!({
-            "architectures": ["NemotronHForCausalLM"],
-            "dtype": "float32",
             "mamba_hidden_act": "silu",
             "mlp_hidden_act": "relu2",
-            "model_type": "nemotron_h",
             "n_shared_experts": 1,
             "num_hidden_layers": self.layers().len(),
-            "torch_dtype": "float32", // the name before transformers 5
         });
-        all.extend(fixed.as_object().cloned().unwrap_or_default());
+        all.extend(fields(&fixed)?);
         // Read by no part of the network, but it must be whole.
         let expand = (self.mamba.inner() / self.hidden_size).max(1);
         all.entry("expand").or_insert_with(|| json!(expand));
-        tokens_unknown(&mut all);
+        read_by("NemotronHForCausalLM", "nemotron_h", &mut all);
         Ok(all)
     }
 

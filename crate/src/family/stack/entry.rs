@@ -1,5 +1,5 @@
-//! What happens to the embedding before the first block, where anything does: a constant factor, a hash of token pairs is added, a norm, a gate that
-//! mixes each token with the one before it, and vectors of positions.
+//! What happens to the embedding before the first block, where anything does: a constant factor, a hash of token pairs is added, a norm,
+//! a gate that mixes each token with the one before it, and vectors of positions.
 
 use super::back::place;
 use super::block::Parameter;

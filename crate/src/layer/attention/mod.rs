@@ -16,7 +16,7 @@ mod definition;
 pub(in crate::layer) mod tests;
 mod trace;
 
-use super::branch::{Back, Branch};
+use super::branch::{Back, Branch, by_kernels};
 use super::linear::Linear;
 use super::meeting::Meeting;
 use super::norm::Norm;
@@ -254,24 +254,13 @@ impl Attention {
 
 impl Branch for Attention {
     fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
-        let (batch, time, _) = u.dims3()?;
         if !u.device().is_cpu() || self.tracked(u) {
             if self.width != Width::F32 {
                 bail!("a cache in few bits has no gradients and runs on a CPU only")
             }
             return self.definition(u, state);
         }
-        let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-        let mut fresh;
-        let state = match state {
-            Some(state) => state,
-            None => {
-                fresh = self.zero_state(batch, u.device())?;
-                &mut fresh
-            }
-        };
-        self.apply(&mut rows, (batch, time), state, &mut Room::default())?;
-        Tensor::from_vec(rows, u.shape(), u.device())
+        by_kernels(self, u, state)
     }
 
     fn apply(

@@ -18,7 +18,7 @@ mod recurrent;
 #[cfg(test)]
 mod tests;
 
-use super::branch::{Back, Branch};
+use super::branch::{Back, Branch, by_kernels, with_state};
 use super::linear::Linear;
 use super::meeting::Meeting;
 use super::op::{Values, with_floats};
@@ -184,24 +184,13 @@ impl Gla {
 
 impl Branch for Gla {
     fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
-        let (batch, time, _) = u.dims3()?;
-        let mut fresh;
-        let state = match state {
-            Some(state) => state,
-            None => {
-                fresh = self.zero_state(batch, u.device())?;
-                &mut fresh
-            }
-        };
         if !u.device().is_cpu() || self.tracked(u) {
             if self.rounds() {
                 bail!("a quantized recurrence has no gradients and runs on a CPU only")
             }
-            return self.definition(u, state);
+            return with_state(self, u, state, |state| self.definition(u, state));
         }
-        let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-        self.apply(&mut rows, (batch, time), state, &mut Room::default())?;
-        Tensor::from_vec(rows, u.shape(), u.device())
+        by_kernels(self, u, state)
     }
 
     fn apply(

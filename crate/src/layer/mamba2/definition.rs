@@ -2,7 +2,7 @@
 
 use super::{Core, End, LayerState, Parts, Sizes};
 use crate::kernel::scan::CHUNK;
-use crate::layer::recurrence::definition::softplus;
+use crate::layer::recurrence::definition::{convolution, softplus};
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::rms_norm_slow;
 
@@ -23,14 +23,8 @@ impl Core {
         let xbc = zxbcdt.narrow(D::Minus1, inner, channels)?; // [B, T, C]
         let dt = zxbcdt.narrow(D::Minus1, inner + channels, heads)?; // [B, T, H]
 
-        let padded = Tensor::cat(&[state.convolution()?.transpose(1, 2)?, xbc], 1)?; // [B, K + T, C]
-        let mut sum = p.conv_bias?.broadcast_as((batch, time, channels))?;
-        for j in 0..taps {
-            let tap = conv_weight.narrow(1, j, 1)?.flatten_all()?; // [C]
-            sum = (sum + padded.narrow(1, j + 1, time)?.broadcast_mul(&tap)?)?;
-        }
-        let conv = padded.narrow(1, time, taps)?.transpose(1, 2)?.contiguous()?; // [B, C, K]
-        let xbc = sum.silu()?; // [B, T, C]
+        let (xbc, conv) = convolution(&xbc, &conv_weight, &p.conv_bias?, state.convolution()?)?;
+        let xbc = xbc.silu()?; // [B, T, C]
 
         let dt = softplus(&dt.broadcast_add(&p.dt_bias?)?)?; // [B, T, H]
         let dt = dt.clamp(s.dt_limit.0, s.dt_limit.1)?;

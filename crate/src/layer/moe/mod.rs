@@ -146,7 +146,7 @@ impl Branch for Moe {
         if !u.device().is_cpu() || u.track_op() || self.tracked() {
             return self.definition(u);
         }
-        by_kernels(self, u)
+        by_kernels(self, u, None)
     }
 
     fn apply(

@@ -1,5 +1,5 @@
-//! The recurrence with a decay for each channel of the keys in tensor operations: the definition, differentiable on any
-//! device.
+//! What the definitions of several mixers share, in tensor operations, differentiable on any device: the recurrence with a decay
+//! for each channel of the keys, the causal convolution before a recurrence, and softplus.
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -42,6 +42,24 @@ fn piece(q: &Tensor, k: &Tensor, v: &Tensor, log_a: &Tensor, s: &Tensor) -> Resu
     let kept = (k * end.broadcast_sub(&g)?.exp()?)?.transpose(2, 3)?.contiguous()?; // [B, H, K, Q]
     let next = (s.broadcast_mul(&end.exp()?.transpose(2, 3)?)? + kept.matmul(v)?)?;
     Ok((y, next))
+}
+
+/// The causal convolution of each channel, before its SiLU: x [B, T, C], its weight [C, K] and bias `[C]`, and the last inputs
+/// [B, C, K] before → [B, T, C] and the last inputs after.
+pub(in crate::layer) fn convolution(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    before: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let (time, taps) = (x.dim(1)?, weight.dim(1)?);
+    let padded = Tensor::cat(&[&before.transpose(1, 2)?, x], 1)?; // [B, K + T, C]
+    let mut sum = bias.broadcast_as(x.dims())?;
+    for j in 0..taps {
+        let tap = weight.narrow(1, j, 1)?.flatten_all()?; // [C]
+        sum = (sum + padded.narrow(1, j + 1, time)?.broadcast_mul(&tap)?)?;
+    }
+    Ok((sum, padded.narrow(1, time, taps)?.transpose(1, 2)?.contiguous()?))
 }
 
 /// ln(1 + e^x) without overflow.

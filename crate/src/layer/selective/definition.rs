@@ -1,25 +1,20 @@
 //! The mixer in tensor operations: the definition, differentiable on any device.
 
 use super::{LayerState, Selective, Sizes};
-use crate::layer::recurrence::definition::{channels, softplus};
+use crate::layer::recurrence::definition::{channels, convolution, softplus};
 use candle_core::{D, Result, Tensor};
 
 impl Selective {
     /// u [B, T, hidden] → [B, T, hidden], moving `state` on.
     pub fn definition(&self, u: &Tensor, state: &mut LayerState) -> Result<Tensor> {
-        let (Sizes { inner, state: n, taps }, p) = (self.sizes()?, &self.small);
+        let (Sizes { inner, state: n, .. }, p) = (self.sizes()?, &self.small);
         let (batch, time, _) = u.dims3()?;
         let ag = self.in_proj.forward(u)?; // [B, T, 2·I]
         let (a, g) = (ag.narrow(D::Minus1, 0, inner)?, ag.narrow(D::Minus1, inner, inner)?);
 
-        let padded = Tensor::cat(&[state.convolution()?.transpose(1, 2)?, a], 1)?; // [B, K + T, I]
-        let mut sum = p.conv_bias.broadcast_as((batch, time, inner))?;
-        for j in 0..taps {
-            let tap = p.conv_weight.narrow(2, j, 1)?.flatten_all()?; // [I]
-            sum = (sum + padded.narrow(1, j + 1, time)?.broadcast_mul(&tap)?)?;
-        }
-        state.conv = Some(padded.narrow(1, time, taps)?.transpose(1, 2)?.contiguous()?); // [B, I, K]
-        let x = sum.silu()?; // [B, T, I]
+        let (x, conv) = convolution(&a, &p.conv_weight.squeeze(1)?, &p.conv_bias, state.convolution()?)?;
+        state.conv = Some(conv);
+        let x = x.silu()?; // [B, T, I]
 
         let step = softplus(&self.delta_proj.forward(&x)?)?.mean_keepdim(D::Minus1)?; // [B, T, 1]
         let rates = p.a_log.exp()?.neg()?; // [N]

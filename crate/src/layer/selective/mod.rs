@@ -13,7 +13,7 @@ mod definition;
 mod fused;
 mod recurrent;
 
-use super::branch::{Back, Branch, Places};
+use super::branch::{Back, Branch, Places, by_kernels, with_state};
 use super::linear::Linear;
 use super::op::with_floats;
 use super::recurrence::Recurrent;
@@ -90,15 +90,10 @@ impl Selective {
 
 impl Branch for Selective {
     fn forward(&self, u: &Tensor, state: Option<&mut LayerState>) -> Result<Tensor> {
-        let (batch, time, _) = u.dims3()?;
-        let mut fresh = self.zero_state(batch, u.device())?;
-        let state = state.unwrap_or(&mut fresh);
         if !u.device().is_cpu() || u.track_op() || self.tracked() {
-            return self.definition(u, state);
+            return with_state(self, u, state, |state| self.definition(u, state));
         }
-        let mut rows = with_floats([&u.contiguous()?], |[u]| u.to_vec())?;
-        self.apply(&mut rows, (batch, time), state, &mut Room::default())?;
-        Tensor::from_vec(rows, u.shape(), u.device())
+        by_kernels(self, u, state)
     }
 
     fn apply(

@@ -41,7 +41,8 @@ settings! {
         pub grain: Grain,
     }
     (pieces) {
-        /// The text that predictors are computed on, and schemes that need one are calibrated.
+        /// The text that predictors are computed on, and schemes that need one are calibrated; its windows are no longer than
+        /// those that are read.
         #[arg(skip)]
         pub calibration: Calibration,
         /// How intervals are found.
@@ -80,8 +81,14 @@ impl Sensitivity {
         self
     }
 
+    /// In windows no longer than those that are read: what fits the model there, fits it here.
+    fn calibration(&self) -> Calibration {
+        let length = self.calibration.length.min(self.seq_len);
+        Calibration { length, ..self.calibration.clone() }
+    }
+
     fn quantizing(&self) -> Quantizing {
-        Quantizing { calibration: self.calibration.clone(), ..Quantizing::default() }
+        Quantizing { calibration: self.calibration(), ..Quantizing::default() }
     }
 
     /// Gives what `known` does not know to `take`, unit by unit, the ranking of each scheme last; `recall` gives the
@@ -123,7 +130,7 @@ impl Measure for Sensitivity {
 
     /// That of the rankings, which are recorded last.
     fn fingerprint(&self, model: &Model) -> Result<String> {
-        let calibration = self.calibration.sample(model)?.about.to_string();
+        let calibration = self.calibration().sample(model)?.about.to_string();
         self.identity(model, &self.reads().text()?.sha256, &calibration, "")
     }
 
@@ -133,7 +140,7 @@ impl Measure for Sensitivity {
         if self.schemes.is_empty() {
             return Err(Error::input("no scheme is named whose parts could be tried").hint("such as w3a16"));
         }
-        self.calibration.sample(model)?;
+        self.calibration().sample(model)?;
         for name in &self.schemes {
             let scheme: Scheme = name.parse()?;
             Probe::check(&scheme)?;
@@ -218,7 +225,7 @@ impl Listed for Sensitivity {
         };
         // A part is read on from its own layer, on average from the middle.
         let read = work::text(&self.reads(), model) * (1.0 + parts as f64 / 2.0);
-        let calibrated = self.calibration.samples as f64 * self.calibration.length as f64;
+        let calibrated = self.calibration.samples as f64 * self.calibration().length as f64;
         let passes = (work::CALIBRATED + work::DIFFERENTIATED) as f64;
         self.schemes.len() as f64 * (read + calibrated * passes)
     }
@@ -247,7 +254,7 @@ impl<'a> Probing<'a> {
             model,
             probe: Probe::new(model, &scheme, &settings.quantizing(), settings.grain)?,
             text: settings.reads().cut(model)?,
-            calibration: settings.calibration.sample(model)?,
+            calibration: settings.calibration().sample(model)?,
         })
     }
 
