@@ -14,7 +14,7 @@ use crate::model::init::stream;
 use crate::progress::Progress;
 use crate::record::{Conditions, Reading, fingerprint};
 use crate::stats::Summary;
-use crate::threads::{check_threads, threads, with_threads};
+use crate::threads::{check_threads, install, threads, with_threads};
 use candle_core::Device;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -225,7 +225,11 @@ impl Measure for Cost {
             let units = self.units().into_iter();
             units.map(|unit| self.measure_unit(model, unit.lengths[0], unit.phases[0])).collect()
         };
-        self.threads.map_or_else(all, |threads| with_threads(threads, all))
+        // Within the pool, as a continuation is made: crossing into it is no part of a step.
+        match self.threads {
+            Some(threads) => with_threads(threads, all),
+            None => install(all),
+        }
     }
 }
 

@@ -104,6 +104,11 @@ impl Model {
 
     /// The `count` most likely tokens after `ids`, each fed back in; ties go to the lowest id.
     pub fn continue_greedily(&self, ids: &[u32], count: usize) -> Result<Vec<u32>> {
+        // The pool is entered once, not for each token: the step of a small model takes no longer than crossing into it.
+        install(|| self.continued(ids, count))
+    }
+
+    fn continued(&self, ids: &[u32], count: usize) -> Result<Vec<u32>> {
         let mut state = self.state(1)?;
         let mut logits = self.prefill(ids, &mut state)?;
         let mut out = vec![];
