@@ -170,4 +170,5 @@ NAMES = {tool.__name__: tool for tool in OWN + PLAIN} | {
     "median": statistics.median,
     "mean": statistics.fmean,
     "log2": math.log2,
+    "exp": math.exp,
 }
