@@ -7,7 +7,7 @@
 use super::divergence::between;
 use super::finite;
 use super::instrument::{Listed, Table};
-use super::limit::{WINDOW, at_most, fits};
+use super::limit::{WINDOW, at_most, fits, smaller};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding};
 use super::{Measure, subject, too_little, work};
@@ -247,7 +247,7 @@ impl Listed for LongContext {
     }
 
     fn small(&mut self) {
-        (self.lengths, self.max_tokens) = (vec![256, 2048], Some(4096));
+        (self.lengths, self.max_tokens) = (smaller(&self.lengths, [256, 2048]), Some(4096));
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::finite::{self, Known};
 use super::instrument::{Listed, Table};
-use super::limit::{MADE, at_most, fits};
+use super::limit::{MADE, at_most, fits, smaller};
 use super::{Measure, subject, work};
 use crate::corpus::copying::{self, VERSION};
 use crate::error::{Error, Result};
@@ -223,7 +223,7 @@ impl Listed for Copying {
     }
 
     fn small(&mut self) {
-        (self.lengths, self.trials) = (vec![64, 150], 4);
+        (self.lengths, self.trials) = (smaller(&self.lengths, [64, 150]), 4);
     }
 }
 

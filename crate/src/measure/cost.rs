@@ -5,7 +5,7 @@
 //! Prompts are seeded random tokens; nothing of the cost depends on what they say.
 
 use super::instrument::{Listed, Table};
-use super::limit::{MADE, at_most, fits};
+use super::limit::{MADE, at_most, fits, smaller};
 use super::{Measure, subject, work};
 use crate::error::{Error, Result};
 use crate::memory::Watch;
@@ -255,7 +255,7 @@ impl Listed for Cost {
     }
 
     fn small(&mut self) {
-        (self.lengths, self.gen_len, self.repetitions) = (vec![128, 256], 8, 3);
+        (self.lengths, self.gen_len, self.repetitions) = (smaller(&self.lengths, [128, 256]), 8, 3);
     }
 
     fn threaded(&mut self, threads: usize) {

@@ -6,7 +6,7 @@
 
 use super::finite::{self, Known};
 use super::instrument::{Listed, Table};
-use super::limit::{DIGITS, MADE, at_most, fits};
+use super::limit::{DIGITS, MADE, at_most, fits, smaller};
 use super::{Measure, subject, work};
 use crate::corpus::passkey::{PasskeyPrompt, PasskeyTemplate, first_number, passkey_prompt, trial};
 use crate::error::{Error, Result};
@@ -281,7 +281,7 @@ impl Listed for Passkey {
     }
 
     fn small(&mut self) {
-        (self.lengths, self.trials) = (vec![300, 600], 4);
+        (self.lengths, self.trials) = (smaller(&self.lengths, [300, 600]), 4);
     }
 }
 

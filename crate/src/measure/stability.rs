@@ -6,7 +6,7 @@
 
 use super::finite::{self, Known};
 use super::instrument::{Listed, Table};
-use super::limit::{MADE, at_most, fits};
+use super::limit::{MADE, at_most, fits, smaller};
 use super::reference::{self, Beside};
 use super::window::{Excerpt, Sliding};
 use super::{Measure, subject, work};
@@ -273,7 +273,7 @@ impl Listed for Stability {
     }
 
     fn small(&mut self) {
-        (self.lengths, self.prompts, self.gen_len) = (vec![32, 128], 4, 24);
+        (self.lengths, self.prompts, self.gen_len) = (smaller(&self.lengths, [32, 128]), 4, 24);
     }
 }
 

@@ -182,7 +182,7 @@ impl Listed for Drift {
     }
 
     fn small(&mut self) {
-        (self.samples, self.length) = (2, 256);
+        (self.samples, self.length) = (2, self.length.min(256));
     }
 }
 
