@@ -152,6 +152,23 @@ impl Encoded {
         })
     }
 
+    /// Columns of a run, at most. Blocks of the flattened matrix end at other columns in each row if these are no multiple of a
+    /// block, and products take groups that lie alike in all rows: the codes of levels are cut where any row's blocks may end.
+    fn piece(&self) -> usize {
+        match self.coding.granularity {
+            Granularity::Block(size)
+                if !self.coding.format.is_integer() && !size.is_multiple_of(self.cols) =>
+            {
+                let (mut piece, mut rest) = (self.cols, size % self.cols);
+                while rest > 0 {
+                    (piece, rest) = (rest, piece % rest); // Euclid
+                }
+                if piece.is_multiple_of(8) { piece } else { self.cols }
+            }
+            _ => self.cols,
+        }
+    }
+
     /// The values of the rows from `first` on; `values` [any number of rows, cols] is overwritten.
     pub fn decode_rows(&self, first: usize, values: &mut [f32]) {
         if let (Codes::Packed(packed), true) = (&self.codes, self.coding.format.is_integer()) {
@@ -205,7 +222,12 @@ impl IntegerRows for Encoded {
 
     fn runs(&self, row: usize, runs: &mut Vec<Run>) {
         let moved = if self.coding.format == Format::Uint(8) { 128.0 } else { 0.0 };
-        runs.extend(self.row_scales(row).map(|(end, s)| Run { end, scale: s.scale, zero: s.zero - moved }));
+        let (piece, mut start) = (self.piece(), 0);
+        for (end, Scale { scale, zero, .. }) in self.row_scales(row) {
+            let ends = (start + piece..end).step_by(piece).chain([end]);
+            runs.extend(ends.map(|end| Run { end, scale, zero: zero - moved }));
+            start = end;
+        }
     }
 
     fn range(&self) -> (i8, i8) {
