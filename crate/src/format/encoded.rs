@@ -171,8 +171,11 @@ impl Encoded {
 
     /// The values of the rows from `first` on; `values` [any number of rows, cols] is overwritten.
     pub fn decode_rows(&self, first: usize, values: &mut [f32]) {
-        if let (Codes::Packed(packed), true) = (&self.codes, self.coding.format.is_integer()) {
-            packed.widen(first, values);
+        if let Codes::Packed(packed) = &self.codes {
+            match self.coding.format.is_integer() {
+                true => packed.widen(first, values),
+                false => packed.widen_levels(&self.levels, first, values),
+            }
             return self.raise(first, values);
         }
         let mut codes = vec![0; self.cols];
