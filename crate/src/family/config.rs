@@ -98,7 +98,7 @@ impl Config {
         }
     }
 
-    /// The layers of such a model, of tensors that [`check()`] has passed; of `matrices` those that are in few bits.
+    /// The layers of such a model, of tensors that [`check()`](super::check()) has passed; of `matrices` those in few bits.
     ///
     /// # Errors
     /// If a tensor is not there.
