@@ -1,5 +1,7 @@
 //! The laws of every format, and NF4 and FP8 against numbers of the programs that define them.
 
+mod products;
+
 use super::*;
 use crate::kernel::integer::IntegerRows;
 use ::safetensors::SafeTensors;
@@ -314,119 +316,5 @@ fn minifloats_are_the_nearest_of_all_their_numbers() {
         for x in [1e30, f32::MAX, f32::INFINITY] {
             assert_eq!((format.round(x), format.round(-x)), (format.max, -format.max));
         }
-    }
-}
-
-/// The order of instructions is only another place for the same codes.
-#[test]
-fn a_matrix_laid_out_for_products_is_the_same() {
-    use crate::kernel::integer::IntegerRows;
-    let (rows, cols) = (37, 100);
-    let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 + 13) % 257) as f32 / 128.0 - 1.0).collect();
-    let names = [
-        "w8",
-        "w4",
-        "w3-g40",
-        "w2",
-        "w5-g64",
-        "u8",
-        "u7",
-        "u4-g32",
-        "u2-tensor",
-        "ternary",
-        "nf4-g64",
-        "nf4dq-b50",
-        "fp8",
-        "mxfp4",
-        "nvfp4",
-        "w4-b64",
-    ];
-    for name in names {
-        let plain = name.parse::<Coding>().unwrap().encode(&values, rows, cols).unwrap();
-        let laid = plain.for_products();
-        // Blocks of 64 end at other columns in every row of 100.
-        assert_eq!(laid.packed().is_none(), name == "w4-b64", "{name}");
-        assert_eq!(laid.codes(), plain.codes(), "{name}");
-        assert_eq!(laid.decode(), plain.decode(), "{name}");
-        let (mut a, mut b) = (vec![0; cols], vec![0; cols]);
-        for row in 0..rows {
-            laid.integers(row, &mut a);
-            plain.integers(row, &mut b);
-            assert_eq!(a, b, "{name} row {row}");
-        }
-    }
-}
-
-/// Blocks of 64 end at other columns in each row of 160 and of 136: products of few rows are those of the numbers all the same.
-#[test]
-fn blocks_across_rows_are_laid_out_for_products() {
-    for (rows, cols) in [(37, 160), (20, 136), (9, 32), (5, 192)] {
-        let values: Vec<f32> =
-            (0..rows * cols).map(|i| ((i * 7919 + 13) % 257) as f32 / 128.0 - 1.0).collect();
-        let plain = "nf4dq".parse::<Coding>().unwrap().encode(&values, rows, cols).unwrap();
-        let laid = plain.for_products();
-        assert!(laid.packed().is_some(), "{rows} × {cols}");
-        assert_eq!(laid.codes(), plain.codes());
-        let values = plain.decode();
-        assert_eq!(laid.decode(), values);
-        for m in [1, 3] {
-            let x: Vec<f32> = (0..m * cols).map(|i| ((i * 31 + 7) % 101) as f32 / 50.0 - 1.0).collect();
-            let mut y = vec![f32::NAN; m * rows];
-            if !laid.product(m, &x, &mut y) {
-                println!("SKIPPED: products of few rows straight from codes (no AVX-512)");
-                return;
-            }
-            for (ij, y) in y.into_iter().enumerate() {
-                let (i, j) = (ij / rows, ij % rows);
-                let terms = x[i * cols..][..cols].iter().zip(&values[j * cols..][..cols]);
-                let terms = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).collect::<Vec<_>>();
-                let size: f64 = terms.iter().map(|term| term.abs()).sum();
-                assert!((f64::from(y) - terms.iter().sum::<f64>()).abs() <= 2e-6 * size, "{m}×{cols}×{rows}");
-            }
-        }
-    }
-}
-
-/// Products over blocks of GGUF are those of the numbers that they stand for, with a minimum and without, laid out and not.
-#[test]
-fn blocks_that_are_kept_multiply_as_what_they_stand_for() {
-    use crate::kernel::integer::quantize_rows;
-    use half::f16;
-    let (rows, cols) = (37, 96);
-    let noise = |len: usize, seed: usize| (0..len).map(move |i| ((i + seed) * 7919 + 13) % 257);
-    for (bits, min) in [(8, false), (5, false), (4, false), (5, true), (4, true)] {
-        let coding = Coding::of(Format::Ggml { bits, min });
-        let codes: Vec<u8> = noise(rows * cols, 1).map(|x| x as u8 & (u8::MAX >> (8 - bits))).collect();
-        let halves = |seed: usize, middle: f32| {
-            noise(rows * cols / 32, seed)
-                .map(|x| f16::from_f32((x as f32 - middle) / 1000.0))
-                .collect::<Vec<_>>()
-        };
-        let scales = Scales::F16(halves(2, 40.0), min.then(|| halves(3, 200.0)));
-        let kept = Encoded::new(coding, rows, cols, &codes, scales);
-        let values = kept.decode();
-        assert_eq!(kept.bytes(), rows * cols / 32 * (2 + 4 * usize::from(bits) + 2 * usize::from(min)));
-        for m in [1, 3, 40] {
-            let x: Vec<f32> = noise(m * cols, 4).map(|x| x as f32 / 128.0 - 1.0).collect();
-            let x = quantize_rows(&x, cols, 8, None);
-            let rounded = x.values();
-            for kept in [kept.clone(), kept.for_products()] {
-                let mut y = vec![f32::NAN; m * rows];
-                kept.integer_product(&x, &mut y);
-                for (ij, y) in y.into_iter().enumerate() {
-                    let (i, j) = (ij / rows, ij % rows);
-                    let terms = rounded[i * cols..][..cols].iter().zip(&values[j * cols..][..cols]);
-                    let terms = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).collect::<Vec<_>>();
-                    let size: f64 = terms.iter().map(|term| term.abs()).sum();
-                    let far = (f64::from(y) - terms.iter().sum::<f64>()).abs();
-                    assert!(far <= 2e-6 * size, "{coding}, {m} rows: {far} of {size}");
-                }
-            }
-        }
-        let error = coding.encode(&values, rows, cols).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("blocks of {coding} are kept where a file has them, not made")),
-            "{error}"
-        );
     }
 }
