@@ -62,7 +62,7 @@ impl Ceilings {
             unsafe {
                 if amx::has_bf16() {
                     bf16 = best(pool, rounds * 4 * 16 * 16 * 32 * 2, |_| x86::tiles_bf16(rounds));
-                } else if vectors::have_pairs() {
+                } else if vectors::pairs_pay() {
                     bf16 = best(pool, ROUNDS * 16 * 32 * 2, |_| x86::pairs(ROUNDS));
                 }
                 match path() {

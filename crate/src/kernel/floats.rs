@@ -8,7 +8,7 @@ use super::dwords::{Dot, Sums, add};
 use super::kept::Kept;
 use super::line::Line;
 use super::packed::PANEL;
-use super::round::nearest_bf16;
+use super::round::all_nearest_bf16;
 use super::simd::{Level, level, prefetch};
 use super::stored::Stored;
 use super::tile::{transpose, transposed_8};
@@ -28,8 +28,6 @@ const DEPTH: usize = 384;
 const TOKENS: usize = 43 * ROWS;
 /// Columns of a panel that are widened at a time, where weights are narrow: 8 KiB.
 const WIDENED: usize = 128;
-/// Values of x that a task rounds.
-const ROUNDED: usize = 1 << 15;
 
 /// Whether there are the vectors that this is written for, and no wider ones.
 pub fn available() -> bool {
@@ -43,11 +41,7 @@ pub fn available() -> bool {
 /// If vectors are not [`available`].
 pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
     assert!(available() && x.len() == m * k && y.len() == m * n && k > 0);
-    let nearest = w.is_bf16().then(|| {
-        kept(x.len(), |to| {
-            to.par_chunks_mut(ROUNDED).zip(x.par_chunks(ROUNDED)).for_each(|(to, x)| nearest_bf16(x, to));
-        })
-    });
+    let nearest = w.is_bf16().then(|| all_nearest_bf16(x));
     let x = nearest.as_deref().unwrap_or(x);
     let groups = n.div_ceil(GROUP);
     // Few groups: the rows of x are shared as well, neighbours with the same weights.

@@ -8,7 +8,7 @@
 //! the matrix unit as `split` into bf16 terms; where there is none, to `vectors` of AVX-512, or as `floats` to those of AVX2.
 //! The rest are the crate `gemm`'s, and narrow weights are widened a panel at a time.
 
-use super::round::fake_bf16;
+use super::round::all_nearest_bf16;
 use super::stream::{self, FEW_ROWS};
 use super::tile::View;
 pub use super::weight::{Weight, widen};
@@ -44,12 +44,8 @@ pub fn forward(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [
     match w {
         Weight::F32(w) => product(m, k, n, x, (k, 1), w, (1, k), y, n),
         _ => {
-            let mut narrow = vec![];
-            if w.is_bf16() {
-                narrow.extend(x);
-                fake_bf16(&mut narrow);
-            }
-            let x = if narrow.is_empty() { x } else { &narrow };
+            let nearest = w.is_bf16().then(|| all_nearest_bf16(x));
+            let x = nearest.as_deref().unwrap_or(x);
             let mut wide = vec![0.0; PANEL_ROWS.min(n) * k];
             for first in (0..n).step_by(PANEL_ROWS) {
                 let rows = PANEL_ROWS.min(n - first);

@@ -8,7 +8,12 @@
 //! otherwise rounded away at every token, however many there are. The residual e may itself be rounded, with a scale
 //! of its own: e_t = Q'(x_t + e_{t−1} − q_t). What that takes is lost, and is less by the ratio of the two scales.
 
+use super::kept::Kept;
 use super::simd::{Lanes, dispatch};
+use rayon::prelude::*;
+
+/// Values that a task rounds.
+const TASK: usize = 1 << 15;
 
 dispatch! {
     /// Rounds `values`, which share one scale, to integers of `bits` (2 … 8) and back. The same bits on every
@@ -31,7 +36,18 @@ dispatch! {
 
 dispatch! {
     /// [`fake_bf16`] of `values`, which stay as they are.
-    pub(super) fn nearest_bf16(values: &[f32], to: &mut [f32]) = nearest_bf16_body;
+    fn nearest_bf16(values: &[f32], to: &mut [f32]) = nearest_bf16_body;
+}
+
+/// The nearest bf16 of each value, found on all threads.
+pub(super) fn all_nearest_bf16(values: &[f32]) -> Kept<f32> {
+    // SAFETY: they are only written, and any bits are a number.
+    unsafe {
+        Kept::filled(values.len(), |to| {
+            let to = std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len());
+            to.par_chunks_mut(TASK).zip(values.par_chunks(TASK)).for_each(|(to, from)| nearest_bf16(from, to));
+        })
+    }
 }
 
 dispatch! {

@@ -30,8 +30,8 @@ use std::ops::Range;
 
 /// Keys of a tile.
 const KEYS: usize = 64;
-/// Rows of queries of a tile, about.
-const ROWS: usize = 64;
+/// Rows of queries of a tile, about: whole blocks of [`matmul_add`] where 1, 2, 3, 4, 6 or 8 heads share keys.
+const ROWS: usize = 72;
 /// Up to so many rows scores are dot products with keys as they lie; a tile of more turns its keys once.
 const FEW: usize = 8;
 
@@ -280,11 +280,13 @@ dispatch! {
 
 #[inline(always)]
 fn weights_body<V: Lanes>(scores: &mut [f32], top: &mut f32, sum: &mut f32, y: &mut [f32]) {
-    let mut largest = *top;
-    for score in scores.iter() {
-        // Of a number and NaN, NaN: it is told where logits are looked at, not hidden here.
-        largest = if *score <= largest { largest } else { *score };
+    // A NaN among the scores may be passed over here: its weight is NaN, and so is the sum. It is told where logits are looked at.
+    let mut tops = V::splat(*top);
+    let mut chunks = scores.chunks_exact(V::N);
+    for scores in &mut chunks {
+        tops = tops.max(V::load(scores));
     }
+    let largest = chunks.remainder().iter().fold(tops.top(), |top, score| top.max(*score));
     if largest != *top {
         let less = if *top == f32::NEG_INFINITY { 0.0 } else { (*top - largest).exp() };
         *sum *= less;

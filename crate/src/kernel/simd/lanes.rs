@@ -53,12 +53,18 @@ pub trait Lanes: Copy {
         self.max(Self::splat(0.0).sub(self))
     }
 
+    /// The largest lane, NaN passed over.
+    #[inline(always)]
+    fn top(self) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        self.store(&mut lanes);
+        lanes.iter().fold(f32::NEG_INFINITY, |top, x| if *x > top { *x } else { top })
+    }
+
     /// The largest lane of values that are not negative.
     #[inline(always)]
     fn largest(self) -> f32 {
-        let mut lanes = [0.0_f32; 16];
-        self.store(&mut lanes);
-        lanes.iter().fold(0.0, |top, x| if *x > top { *x } else { top })
+        self.max(Self::splat(0.0)).top()
     }
 
     /// The first `from.len() < N` values, zeros behind them.
