@@ -45,7 +45,9 @@ pub(super) fn all_nearest_bf16(values: &[f32]) -> Kept<f32> {
     unsafe {
         Kept::filled(values.len(), |to| {
             let to = std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len());
-            to.par_chunks_mut(TASK).zip(values.par_chunks(TASK)).for_each(|(to, from)| nearest_bf16(from, to));
+            to.par_chunks_mut(TASK)
+                .zip(values.par_chunks(TASK))
+                .for_each(|(to, from)| nearest_bf16(from, to));
         })
     }
 }

@@ -8,7 +8,7 @@ use super::ahead::Ahead;
 use super::amx::terms::{Tile, pack};
 use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, store};
 use super::kept::Kept;
-use super::round::all_nearest_bf16;
+use super::round::fake_bf16;
 use super::simd::{Level, Most, level, most};
 use super::tile::{View, transpose};
 use super::weight::{Weight, narrow, widen};
@@ -42,7 +42,8 @@ pub fn pairs_pay() -> bool {
     static PAY: OnceLock<bool> = OnceLock::new();
     *PAY.get_or_init(|| {
         let vendor = __cpuid(0);
-        have_pairs() && [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() != b"GenuineIntel"
+        have_pairs()
+            && [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() != b"GenuineIntel"
     })
 }
 
@@ -74,8 +75,6 @@ fn by_pairs(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32
 /// [`forward`] of any weights, widened to f32 by the panel.
 fn by_floats(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32]) {
     assert!(available() && x.len() == m * k && y.len() == m * n && k > 0);
-    let nearest = w.is_bf16().then(|| all_nearest_bf16(x));
-    let x = nearest.as_deref().unwrap_or(x);
     let stored = match w {
         Weight::F32(w) => w,
         _ => &[],
@@ -84,7 +83,12 @@ fn by_floats(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f3
         Rows::stored(stored, k, rows, |values, to: &mut [f32]| widen(w, values.start / k, k, to))
     };
     // SAFETY: there are vectors, by the assertion.
-    unsafe { weighted::<Floats, f32>(m, k, n, x, of, y) };
+    unsafe {
+        match w.is_bf16() {
+            true => weighted::<Floats<true>, f32>(m, k, n, x, of, y),
+            false => weighted::<Floats<false>, f32>(m, k, n, x, of, y),
+        }
+    }
 }
 
 /// out[m, n] = a[m, k] b[n, k]ᵀ in f32, overwritten, of operands that lie by rows or by columns.
@@ -99,7 +103,7 @@ pub fn floats(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut 
     let store = |sums: &Sums, col, row| unsafe { store::<false>(sums, (row, m), (col, n), out) };
     let soon = |col, row| soon((row, m), (col, n), out);
     // SAFETY: as above; rows are filled up.
-    unsafe { product::<Floats, _>(m, k, n, b, of, |_, _| None, soon, store) };
+    unsafe { product::<Floats<false>, _>(m, k, n, b, of, |_, _| None, soon, store) };
 }
 
 /// # Safety
@@ -207,15 +211,15 @@ impl Unit for Pairs {
     }
 }
 
-/// Products of f32.
-struct Floats;
+/// Products of f32, the values of the right operand rounded to the nearest bf16 first or not.
+struct Floats<const NEAREST: bool>;
 
 /// 32 values of 16 rows, the rows side by side.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Wide([[f32; ROWS]; STEP]);
 
-impl Unit for Floats {
+impl<const NEAREST: bool> Unit for Floats<NEAREST> {
     type Right = Wide;
     const FETCHES: bool = false;
 
@@ -246,6 +250,9 @@ impl Unit for Floats {
                 for (from, to) in from.chunks(x.col).zip(to.chunks_mut(ROWS)).take(k) {
                     to[..count].copy_from_slice(&from[..count]);
                 }
+            }
+            if NEAREST {
+                fake_bf16(to);
             }
         };
         // SAFETY: whole steps of 16 rows are written, the others zeroed before.

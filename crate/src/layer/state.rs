@@ -71,6 +71,11 @@ impl LayerState {
         self.conv.as_ref().ok_or_else(|| missing("convolution"))
     }
 
+    /// Makes room for `more` tokens of each sequence in a cache of keys and values.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.cache.iter_mut().for_each(|cache| cache.reserve(more));
+    }
+
     /// The cache of keys and values.
     ///
     /// # Errors

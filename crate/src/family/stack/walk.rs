@@ -29,6 +29,7 @@ impl Stack {
     /// If a tensor is on another device.
     pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
         let (hidden, piece) = (self.head.weight.shape()?.1, piece(tokens.len()));
+        state.layers.iter_mut().for_each(|layer| layer.reserve(tokens.len()));
         // All tokens, where those before a piece matter.
         let known = state.tokens.first().map_or(0, Vec::len);
         state.tokens.iter_mut().for_each(|all| all.extend_from_slice(tokens));
@@ -79,6 +80,7 @@ impl Stack {
         let piece = if batch == 1 { piece(time) } else { time };
         let (pieces, layers) =
             (all.chunks_mut(batch * piece * width), &mut state.layers[self.slots(blocks.clone())]);
+        layers.iter_mut().for_each(|layer| layer.reserve(time));
         relay(pieces, layers, &mut state.rooms, |rows, turn, room| match self.copies {
             0 => self.walk((rows, &mut []), batch, blocks.clone(), turn, room),
             copies => {

@@ -107,7 +107,7 @@ impl Cache {
         let (shared, dim) = (self.heads / batch, self.dim);
         assert!(k.len() == self.heads * time * dim && v.len() == k.len());
         self.settle();
-        self.reserve(self.len + time);
+        self.reserve(time);
         let place =
             |head: usize, token: usize| ((head / shared * time + token) * shared + head % shared) * dim;
         for head in 0..self.heads {
@@ -132,8 +132,9 @@ impl Cache {
         }
     }
 
-    /// Makes room for so many tokens: half as many again as there were, at least.
-    fn reserve(&mut self, len: usize) {
+    /// Makes room for `more` tokens: where there is too little, for half as many as there were room for, at least.
+    pub fn reserve(&mut self, more: usize) {
+        let len = self.len + more;
         if len <= self.capacity {
             return;
         }

@@ -2,6 +2,7 @@
 
 use super::Width;
 use crate::kernel::round::fake_int;
+use crate::kernel::weight::{Weight, widen};
 use half::bf16;
 
 /// Bytes of so many codes.
@@ -74,10 +75,7 @@ impl Rows {
         wide.resize(count * dim, 0.0);
         match self.width {
             Width::F32 => {}
-            Width::Bf16 => {
-                let from = &self.halves[row * dim..][..count * dim];
-                wide.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
-            }
+            Width::Bf16 => widen(Weight::Bf16(&self.halves), row, dim, wide),
             Width::Int(bits) | Width::Channel(bits) => {
                 let size = codes(dim, bits);
                 let rows = self.codes[row * size..][..count * size].chunks_exact(size);

@@ -38,6 +38,13 @@ impl Cache {
         }
     }
 
+    /// Makes room for `more` tokens where the kernels read, so that a text which comes in pieces is not copied for each of them.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        if let Self::Kernel(cache) = self {
+            cache.reserve(more);
+        }
+    }
+
     /// Whether it can go back to where `len` tokens were read.
     pub(crate) fn reaches(&self, len: usize) -> bool {
         match self {
