@@ -1,5 +1,6 @@
 //! What can be left out of a network whole, so that a smaller network of the same family is left: structured pruning.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -9,6 +10,8 @@ use std::str::FromStr;
 pub struct Group {
     /// What it is.
     pub kind: Kind,
+    /// The setting of the config that says how many of them there are.
+    pub setting: &'static str,
     /// Number of its block.
     pub layer: usize,
     /// The expert that it is, or is part of.
@@ -21,6 +24,60 @@ pub struct Group {
     pub whole: Option<String>,
     /// The columns of a matrix, by its path, through which all that it computes goes on; those of a dropped one too.
     pub read: Vec<(String, Range<usize>)>,
+}
+
+/// Groups among which some must stay: those of one kind in one block, channels in one expert.
+pub type Place = (usize, Kind, Option<usize>);
+
+impl Group {
+    /// The `at`-th of a setting in a block, all of whose output goes on through columns of the matrix at `read`.
+    pub(super) fn new(
+        (kind, setting): (Kind, &'static str),
+        (layer, at): (usize, usize),
+        slices: Vec<Slice>,
+        read: (String, Range<usize>),
+    ) -> Self {
+        Self { kind, setting, layer, expert: None, at, slices, whole: None, read: vec![read] }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        let expert = if self.kind == Kind::Expert { None } else { self.expert };
+        (self.layer, self.kind, expert)
+    }
+}
+
+/// How many of those that a setting counts are left out, of each place as many.
+pub(super) fn left_out_of(setting: &str, left_out: &[&Group]) -> usize {
+    let mut places: BTreeMap<Place, usize> = BTreeMap::new();
+    for group in left_out.iter().filter(|group| group.setting == setting) {
+        *places.entry(group.place()).or_default() += 1;
+    }
+    places.into_values().max().unwrap_or(0)
+}
+
+/// The key heads of attention at `path`, each with the query heads that share it: query heads, key heads, values of a head; with a bias
+/// on what makes them, or without.
+pub(super) fn key_heads(
+    layer: usize,
+    path: &str,
+    (heads, shared, dim): (usize, usize, usize),
+    bias: bool,
+) -> impl Iterator<Item = Group> {
+    let each = heads / shared.max(1) * dim;
+    (0..shared).map(move |head| {
+        let (keys, queries) = (head * dim..(head + 1) * dim, head * each..(head + 1) * each);
+        let mut slices = vec![];
+        for (name, rows) in [("q_proj", &queries), ("k_proj", &keys), ("v_proj", &keys)] {
+            slices.push(Slice::new(format!("{path}.{name}.weight"), 0, rows.clone()));
+            if bias {
+                slices.push(Slice::new(format!("{path}.{name}.bias"), 0, rows.clone()));
+            }
+        }
+        slices.push(Slice::new(format!("{path}.o_proj.weight"), 1, queries.clone()));
+        let read = (format!("{path}.o_proj"), queries);
+        Group::new((Kind::Head, "num_key_value_heads"), (layer, head), slices, read)
+    })
 }
 
 /// Rows, columns or whatever lies along an axis of a tensor.

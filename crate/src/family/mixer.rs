@@ -1,5 +1,6 @@
 //! Mamba2's mixer in a block of any family: its tensors, its sites, and the branch.
 
+use super::group::{Group, Kind, Slice};
 use super::setting::check_sizes;
 use super::site::{Residual, Segment, Site};
 use super::{Init, Parts, TensorSpec};
@@ -8,6 +9,7 @@ use crate::json;
 use crate::layer::mamba2::{End, Mamba2, Parts as Small, Sizes};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
+use std::ops::Range;
 
 /// The shape of a mixer, and what of it is optional.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +88,43 @@ impl Mixer {
                 ..Site::new(at("out_proj"), (hidden, s.inner()), "out_proj", Residual::Writes)
             },
         ]
+    }
+
+    /// Its heads, which a setting counts, as parts of block `layer` that can be left out. Of a mixer whose heads are in several groups
+    /// nothing can be: a group would be left with fewer heads than another.
+    pub fn groups(&self, path: &str, layer: usize, setting: &'static str) -> Vec<Group> {
+        let s = self.sizes;
+        if s.groups != 1 {
+            return vec![];
+        }
+        let at = |name: &str| format!("{path}.{name}");
+        let (inner, channels) = (s.inner(), s.channels());
+        let group = |head: usize| {
+            let own = head * s.head_dim..(head + 1) * s.head_dim;
+            let moved = |by: usize| own.start + by..own.end + by;
+            let mut slices = vec![];
+            let mut rows = |name: &str, range: Range<usize>| slices.push(Slice::new(at(name), 0, range));
+            // z, x and dt of it; B and C are its group's.
+            for range in [moved(0), moved(inner), inner + channels + head..inner + channels + head + 1] {
+                rows("in_proj.weight", range.clone());
+                if self.in_bias {
+                    rows("in_proj.bias", range);
+                }
+            }
+            rows("conv1d.weight", own.clone());
+            if self.conv_bias {
+                rows("conv1d.bias", own.clone());
+            }
+            for name in ["dt_bias", "A_log", "D"] {
+                rows(name, head..head + 1);
+            }
+            if s.end != End::Gate {
+                rows("norm.weight", own.clone());
+            }
+            slices.push(Slice::new(at("out_proj.weight"), 1, own.clone()));
+            Group::new((Kind::Head, setting), (layer, head), slices, (at("out_proj"), own))
+        };
+        (0..s.heads).map(group).collect()
     }
 
     /// The branch.

@@ -66,7 +66,7 @@ fn weighted<const A: usize, const B: usize>(
     assert!(has_bf16() && x.len() == m * k && y.len() == m * n && k > 0);
     let out = Scatter::new(y);
     let of = |rows: Range<usize>| Rows::<A>::new(w, k, rows);
-    let ahead = |rows: Range<usize>, steps| ahead(w, k, rows, steps);
+    let ahead = |rows: Range<usize>, steps| Ahead::of(w, k, rows, steps).map(Ahead::within_reach);
     // SAFETY: one task alone has these weights and tokens; `has_bf16` implies the features.
     let store = |sums: &Sums, token, row| unsafe { store::<true>(sums, (token, m), (row, n), out) };
     // The buffers of results are used again and again: they are near.
@@ -103,18 +103,6 @@ impl<const A: usize, const B: usize> Unit for Terms<A, B> {
         // While tiles are multiplied, the vectors finish what was before.
         before(sums);
         keep(&self.0, sums);
-    }
-}
-
-/// What comes behind these rows of W, over `steps` steps.
-fn ahead(w: Weight<'_>, k: usize, rows: Range<usize>, steps: usize) -> Option<Ahead> {
-    let part = rows.start * k..rows.end * k;
-    match w {
-        Weight::F32(w) => Some(Ahead::behind(&w[part], steps)),
-        Weight::Bf16(w) => Some(Ahead::behind(&w[part], steps)),
-        Weight::F16(w) => Some(Ahead::behind(&w[part], steps)),
-        Weight::Coded(w) => Some(Ahead::behind(w.lines(rows), steps)),
-        Weight::Decoded(_) => None,
     }
 }
 

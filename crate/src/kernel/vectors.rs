@@ -69,7 +69,7 @@ fn by_pairs(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f32
         Rows::stored(stored, k, rows, |values, to: &mut [bf16]| narrow(w, values.start / k, k, to))
     };
     // SAFETY: there are pairs, by the assertion.
-    unsafe { weighted::<Pairs, bf16>(m, k, n, x, of, y) };
+    unsafe { weighted::<Pairs, bf16>(m, k, n, x, w, of, y) };
 }
 
 /// [`forward`] of any weights, widened to f32 by the panel.
@@ -85,8 +85,8 @@ fn by_floats(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f3
     // SAFETY: there are vectors, by the assertion.
     unsafe {
         match w.is_bf16() {
-            true => weighted::<Floats<true>, f32>(m, k, n, x, of, y),
-            false => weighted::<Floats<false>, f32>(m, k, n, x, of, y),
+            true => weighted::<Floats<true>, f32>(m, k, n, x, w, of, y),
+            false => weighted::<Floats<false>, f32>(m, k, n, x, w, of, y),
         }
     }
 }
@@ -113,14 +113,16 @@ unsafe fn weighted<'a, U: Unit, T: Copy + Sync + 'a>(
     k: usize,
     n: usize,
     x: &[f32],
+    w: Weight<'_>,
     of: impl Fn(Range<usize>) -> Rows<'a, T> + Sync,
     y: &mut [f32],
 ) {
     let out = Scatter::new(y);
+    let ahead = |rows: Range<usize>, steps| Ahead::of(w, k, rows, steps);
     // SAFETY: one task alone has these weights and tokens; there are vectors.
     let store = |sums: &Sums, token, row| unsafe { store::<true>(sums, (token, m), (row, n), out) };
     // SAFETY: the caller's promise; rows are filled up.
-    unsafe { product::<U, _>(n, k, m, View::rows(x, k), of, |_, _| None, |_, _| {}, store) };
+    unsafe { product::<U, _>(n, k, m, View::rows(x, k), of, ahead, |_, _| {}, store) };
 }
 
 /// 32 rows of a left operand, of whole steps.
@@ -200,14 +202,15 @@ impl Unit for Pairs {
         left: Left,
         right: [&[[Tile; 1]]; 2],
         steps: usize,
-        _ahead: Option<&mut Ahead>,
+        ahead: Option<&mut Ahead>,
         before: impl FnOnce(&Sums),
         sums: &mut Sums,
     ) {
         before(sums);
         assert!(right.iter().all(|right| right.len() >= steps));
+        let right = right.map(|right| right.as_ptr().cast());
         // SAFETY: a step is 16 pairs; the caller's promise.
-        unsafe { pairs(left, right.map(|right| right.as_ptr().cast()), steps * STEP / 2, sums) };
+        unsafe { pairs(left, right, steps * STEP / 2, (ahead, steps), sums) };
     }
 }
 
@@ -264,27 +267,41 @@ impl<const NEAREST: bool> Unit for Floats<NEAREST> {
         left: Left,
         right: [&[Wide]; 2],
         steps: usize,
-        _ahead: Option<&mut Ahead>,
+        ahead: Option<&mut Ahead>,
         before: impl FnOnce(&Sums),
         sums: &mut Sums,
     ) {
         before(sums);
         assert!(right.iter().all(|right| right.len() >= steps));
+        let right = right.map(|right| right.as_ptr().cast());
         // SAFETY: the caller's promise.
-        unsafe { singles(left, right.map(|right| right.as_ptr().cast()), steps * STEP, sums) };
+        unsafe { singles(left, right, steps * STEP, (ahead, steps), sums) };
     }
 }
 
 /// Declares the sums over `count` values, or pairs of them, of four bytes each.
 macro_rules! sums {
     ($name:ident, $features:literal, |$sum:ident, $one:ident, $many:ident| $dot:expr) => {
+        /// The next part of what is `ahead`, that of so many steps, is fetched meanwhile, some with each block.
+        ///
         /// # Safety
         /// The processor has the features; either side has `count` times four bytes in each of its rows.
         #[target_feature(enable = $features)]
-        unsafe fn $name(left: Left, right: [*const __m512i; 2], count: usize, sums: &mut Sums) {
+        unsafe fn $name(
+            left: Left,
+            right: [*const __m512i; 2],
+            count: usize,
+            (mut ahead, steps): (Option<&mut Ahead>, usize),
+            sums: &mut Sums,
+        ) {
+            let blocks = count.div_ceil(NEAR) * PANEL / BLOCK;
+            let lines = ahead.as_ref().map_or(0, |ahead| (steps * ahead.step / 64).div_ceil(blocks));
             for first in (0..count).step_by(NEAR) {
                 for (half, sums) in sums.0.chunks_exact_mut(2).enumerate() {
                     for row in (0..ROWS).step_by(BLOCK) {
+                        if let Some(ahead) = &mut ahead {
+                            ahead.fetch(lines);
+                        }
                         let mut dots = [[_mm512_setzero_ps(); 2]; BLOCK];
                         for (r, dots) in dots.iter_mut().enumerate() {
                             for (dot, sums) in dots.iter_mut().zip(&mut *sums) {

@@ -15,7 +15,7 @@ mod score;
 
 use crate::error::{Error, Result};
 use crate::family::Config;
-use crate::family::group::{Group, Kind};
+use crate::family::group::{Group, Kind, Place};
 use crate::model::{Loading, Model};
 use crate::quantize::Calibration;
 use crate::whole::write_bytes;
@@ -251,14 +251,6 @@ fn counted(groups: &[Group], left_out: &[&Group]) -> Vec<Left> {
     all.into_iter().map(|((layer, kind), (of, left))| Left { layer, kind, of, left }).collect()
 }
 
-/// Groups among which some must stay: those of one kind in one place.
-type Place = (usize, Kind, Option<usize>);
-
-fn place(group: &Group) -> Place {
-    let expert = if group.kind == Kind::Expert { None } else { group.expert };
-    (group.layer, group.kind, expert)
-}
-
 /// The order in which parts are left out, those that matter least first.
 struct Order<'a> {
     /// What goes together.
@@ -273,7 +265,7 @@ impl<'a> Order<'a> {
         let mut places: BTreeMap<Place, (usize, usize)> = BTreeMap::new();
         for group in groups {
             let least = if group.kind == Kind::Expert { model.config.chosen_experts().max(1) } else { 1 };
-            let (count, stays) = places.entry(place(group)).or_insert((0, least));
+            let (count, stays) = places.entry(group.place()).or_insert((0, least));
             (*count, *stays) = (*count + 1, least);
         }
         let size = |group: &Group| cut::size(model.tensors(), group).max(1) as f64;
@@ -284,11 +276,11 @@ impl<'a> Order<'a> {
             false => scored.into_iter().map(|(_, group)| vec![group]).collect(),
             true => {
                 // The least of every layer together, then the next ones; by the mean of their scores.
-                let mut ranks: BTreeMap<(Kind, usize), Vec<(f64, &Group)>> = BTreeMap::new();
+                let mut ranks: BTreeMap<(&str, usize), Vec<(f64, &Group)>> = BTreeMap::new();
                 let mut seen: BTreeMap<Place, usize> = BTreeMap::new();
                 for (score, group) in scored {
-                    let rank = seen.entry(place(group)).or_default();
-                    ranks.entry((group.kind, *rank)).or_default().push((score, group));
+                    let rank = seen.entry(group.place()).or_default();
+                    ranks.entry((group.setting, *rank)).or_default().push((score, group));
                     *rank += 1;
                 }
                 let mean =
@@ -312,7 +304,7 @@ impl<'a> Order<'a> {
     fn left_out(&self, steps: usize) -> Vec<&'a Group> {
         let mut gone: BTreeMap<Place, Vec<&'a Group>> = BTreeMap::new();
         for group in self.each[..steps].iter().flatten() {
-            gone.entry(place(group)).or_default().push(group);
+            gone.entry(group.place()).or_default().push(group);
         }
         for (place, gone) in &mut gone {
             let (count, stays) = self.places[place];

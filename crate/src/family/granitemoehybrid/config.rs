@@ -1,5 +1,6 @@
 //! The shape of a Granite hybrid, and the tensors that it calls for.
 
+use super::super::group::Group;
 use super::super::hybrid::{Feed, Heads, Mamba, Matrix, Place, SHORT, check_factors, check_positive};
 use super::super::llama::{Rope, Scaling};
 use super::super::mixer::Mixer;
@@ -7,7 +8,7 @@ use super::super::setting::check_sizes;
 use super::super::site::{Residual, Site};
 use super::super::source::{fields, kept, read_by};
 use super::super::spec;
-use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
+use super::super::{Config as AnyConfig, Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::layer::mamba2::End;
 use serde::{Deserialize, Serialize};
@@ -109,7 +110,7 @@ impl Config {
 
     /// The feed-forward layers of a layer in the order in which they are used, after the router: where they are in it, and the
     /// number of those that are experts.
-    fn feeds(&self) -> impl Iterator<Item = (String, Option<usize>)> {
+    pub(super) fn feeds(&self) -> impl Iterator<Item = (String, Option<usize>)> {
         let experts = (0..self.num_local_experts).map(|e| (format!("block_sparse_moe.experts.{e}"), Some(e)));
         experts.chain([("shared_mlp".to_string(), None)])
     }
@@ -229,6 +230,14 @@ impl Family for Config {
 
     fn sizes(&self) -> Sizes {
         Sizes { vocabulary: self.vocab_size, layers: self.layer_types.len(), hidden: self.hidden_size }
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.all_groups()
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::Granitemoehybrid(self.without_groups(left_out)))
     }
 
     fn chosen_experts(&self) -> usize {

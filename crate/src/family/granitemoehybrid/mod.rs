@@ -2,6 +2,7 @@
 //! beside it; constant multipliers on the embedding, on what joins the stream, on scores and on logits; in the layout of Hugging Face.
 
 mod config;
+mod group;
 mod resolve;
 
 use super::hybrid;

@@ -1,5 +1,6 @@
 //! Attention in a hybrid: its settings, tensors, sites and branch.
 
+use super::super::group::{Group, key_heads};
 use super::super::llama::Rope;
 use super::super::setting::{check_sizes, dims, find, flag, size};
 use super::super::site::{Fed, Residual, Site};
@@ -132,6 +133,22 @@ impl Heads {
             }
         };
         self.matrices(at.hidden).into_iter().map(of_matrix).collect()
+    }
+
+    /// Its key heads as parts of block `layer` that can be left out, each with the query heads that share it.
+    pub(in crate::family) fn groups(&self, path: &str, layer: usize) -> Vec<Group> {
+        let sizes = (self.num_attention_heads, self.num_key_value_heads, self.head_dim);
+        key_heads(layer, path, sizes, self.attention_bias).collect()
+    }
+
+    /// What is left of it without so many key heads.
+    pub(in crate::family) fn without(&self, key_heads: usize) -> Self {
+        let each = self.num_attention_heads / self.num_key_value_heads.max(1);
+        Self {
+            num_attention_heads: self.num_attention_heads - each * key_heads,
+            num_key_value_heads: self.num_key_value_heads - key_heads,
+            ..self.clone()
+        }
     }
 
     /// Rotary positions up to `longest`, by which the first `turned` values of each head are turned.

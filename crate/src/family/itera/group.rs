@@ -12,12 +12,8 @@ impl Config {
     fn groups_of(&self, layer: usize) -> Vec<Group> {
         let (sizes, feed, ssm) = (self.layer(layer), self.feed(layer), format!("layers.{layer}.ssm"));
         let at = |name: &str| format!("{ssm}.{name}");
-        let inner = (0..sizes.inner).map(|i| Group {
-            kind: Kind::Inner,
-            layer,
-            expert: None,
-            at: i,
-            slices: vec![
+        let inner = (0..sizes.inner).map(|i| {
+            let slices = vec![
                 Slice::row(at("in_proj.weight"), i),
                 Slice::row(at("in_proj.weight"), sizes.inner + i),
                 Slice::row(at("conv1d.weight"), i),
@@ -29,9 +25,8 @@ impl Config {
                 Slice::row(at("ssm.C"), i),
                 Slice::row(at("ssm.D"), i),
                 Slice::column(at("out_proj.weight"), i),
-            ],
-            whole: None,
-            read: vec![(at("out_proj"), i..i + 1)],
+            ];
+            Group::new((Kind::Inner, "layer_sizes"), (layer, i), slices, (at("out_proj"), i..i + 1))
         });
         let mut all: Vec<Group> = inner.collect();
         let experts = self.has_experts(layer);
@@ -39,27 +34,19 @@ impl Config {
             let path = if experts { format!("{feed}.experts.{e}") } else { feed.clone() };
             let expert = experts.then_some(e);
             if experts {
-                all.push(Group {
-                    kind: Kind::Expert,
-                    layer,
-                    expert,
-                    at: e,
-                    slices: vec![Slice::row(format!("{feed}.router.gate.weight"), e)],
-                    whole: Some(format!("{feed}.experts.")),
-                    read: vec![(format!("{path}.w2"), 0..*width)],
-                });
+                let slices = vec![Slice::row(format!("{feed}.router.gate.weight"), e)];
+                let read = (format!("{path}.w2"), 0..*width);
+                let group = Group::new((Kind::Expert, "layer_sizes"), (layer, e), slices, read);
+                all.push(Group { expert, whole: Some(format!("{feed}.experts.")), ..group });
             }
-            all.extend((0..*width).map(|c| Group {
-                kind: Kind::Channel,
-                layer,
-                expert,
-                at: c,
-                slices: vec![
+            all.extend((0..*width).map(|c| {
+                let slices = vec![
                     Slice::row(format!("{path}.w1.weight"), c),
                     Slice::column(format!("{path}.w2.weight"), c),
-                ],
-                whole: None,
-                read: vec![(format!("{path}.w2"), c..c + 1)],
+                ];
+                let read = (format!("{path}.w2"), c..c + 1);
+                let group = Group::new((Kind::Channel, "layer_sizes"), (layer, c), slices, read);
+                Group { expert, ..group }
             }));
         }
         all

@@ -83,7 +83,7 @@ pub(super) fn product(w: &Packed, tiles: &Tiles<'_>, rows: Range<usize>, panels:
         totals: [[[[0.0; PANEL]; TILE]; 2]; 2],
     };
     let passes = rows.len().div_ceil(2 * TILE) * panels.len().div_ceil(2);
-    let mut ahead = Ahead::behind(part, passes * columns.groups * columns.pieces);
+    let mut ahead = Ahead::behind(part, passes * columns.groups * columns.pieces).within_reach();
     let _tiles = amx::Tiles::load(&Config::for_depth(columns.depth));
     let mut before = None;
     // The activations of two tiles stay in the first cache, the weights of the task in the second.
