@@ -9,15 +9,25 @@ use crate::kernel::scan::CHUNK;
 use crate::layer::op::with_floats;
 use crate::layer::room::{Buffer, Room};
 use crate::layer::state::State;
+use crate::threads::threads;
 use candle_core::{Device, Result, Tensor};
 use std::ops::Range;
 
-/// Tokens that go through all layers together, at most: what a layer hands to the next stays in the caches.
-const PIECE: usize = 256;
+/// Chunks of the scan that go through all layers together, at most: what a layer hands to the next stays in the caches.
+const MOST: usize = 4;
+/// And at least, where there are more: the last piece has more than one chunk, so that the same kernels read every piece,
+/// and logits do not depend on where a text was cut.
+const LEAST: usize = 2;
 
-/// Tokens of each piece of a text of `time` tokens: as equal as whole chunks of the scan allow.
-fn piece(time: usize) -> usize {
-    time.div_ceil(time.div_ceil(PIECE).max(1)).next_multiple_of(CHUNK)
+/// The pieces of a text of `time` tokens for so many threads: as equal as whole chunks of the scan allow. Two for each
+/// thread where a text is long enough: later pieces attend to more tokens, and a thread that has none left waits.
+fn pieces(time: usize, threads: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let chunks = time.div_ceil(CHUNK);
+    let shared = if threads > 1 { (2 * threads).min(chunks / LEAST) } else { 0 };
+    let count = chunks.div_ceil(MOST).max(shared);
+    let (each, more) = (chunks / count.max(1), chunks % count.max(1));
+    let start = move |piece: usize| time.min(CHUNK * (piece * each + piece.min(more)));
+    (0..count).map(move |piece| start(piece)..start(piece + 1))
 }
 
 impl Stack {
@@ -28,21 +38,21 @@ impl Stack {
     /// # Errors
     /// If a tensor is on another device.
     pub(crate) fn read(&self, tokens: &[u32], state: &mut State, logits: Option<&mut [f32]>) -> Result<()> {
-        let (hidden, piece) = (self.head.weight.shape()?.1, piece(tokens.len()));
+        let hidden = self.head.weight.shape()?.1;
         state.layers.iter_mut().for_each(|layer| layer.reserve(tokens.len()));
         // All tokens, where those before a piece matter.
         let known = state.tokens.first().map_or(0, Vec::len);
         state.tokens.iter_mut().for_each(|all| all.extend_from_slice(tokens));
         let all = state.tokens.first();
-        let pieces = tokens.chunks(piece);
-        let (last, position, mut logits) = (pieces.len() - 1, state.position, logits);
-        let pieces = pieces.enumerate().map(|(i, piece)| (i, piece, logits.take_if(|_| i == last)));
-        relay(pieces, &mut state.layers, &mut state.rooms, |(i, tokens, logits), turn, room| {
+        let (position, mut logits) = (state.position, logits);
+        let pieces = pieces(tokens.len(), threads())
+            .map(|piece| (piece.start, &tokens[piece.clone()], logits.take_if(|_| piece.end == tokens.len())));
+        relay(pieces, &mut state.layers, &mut state.rooms, |(first, tokens, logits), turn, room| {
             let mut stream = room.take(tokens.len() * hidden);
             match &self.entry {
                 Some(entry) => {
-                    let ids = all.map_or(&[][..], |all| &all[..known + i * piece]);
-                    let before = Before { ids, count: position + i * piece };
+                    let ids = all.map_or(&[][..], |all| &all[..known + first]);
+                    let before = Before { ids, count: position + first };
                     entry.apply(self.embedding(), tokens, before, &mut stream, room)?;
                 }
                 None => self.embedding().weight.rows(tokens, &mut stream)?,
@@ -76,12 +86,16 @@ impl Stack {
         let (batch, time, width) = x.dims3()?;
         let mut all = with_floats([&x.contiguous()?], |[x]| x.to_vec())?;
         drop(x);
+        let mut rest = all.as_mut_slice();
+        let mut piece = |tokens: usize| rest.split_off_mut(..batch * tokens * width).unwrap_or_default();
         // The tokens of one sequence follow one another.
-        let piece = if batch == 1 { piece(time) } else { time };
-        let (pieces, layers) =
-            (all.chunks_mut(batch * piece * width), &mut state.layers[self.slots(blocks.clone())]);
+        let pieces: Vec<&mut [f32]> = match batch {
+            1 => pieces(time, threads()).map(|tokens| piece(tokens.len())).collect(),
+            _ => vec![piece(time)],
+        };
+        let layers = &mut state.layers[self.slots(blocks.clone())];
         layers.iter_mut().for_each(|layer| layer.reserve(time));
-        relay(pieces, layers, &mut state.rooms, |rows, turn, room| match self.copies {
+        relay(pieces.into_iter(), layers, &mut state.rooms, |rows, turn, room| match self.copies {
             0 => self.walk((rows, &mut []), batch, blocks.clone(), turn, room),
             copies => {
                 let hidden = width / (1 + copies);
@@ -150,5 +164,25 @@ impl Stack {
         }
         room.give(u);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_text_and_the_last_has_more_than_a_chunk() {
+        for threads in 1..6 {
+            for time in (0..1200).chain([2047, 2048, 2049]) {
+                let all: Vec<Range<usize>> = pieces(time, threads).collect();
+                assert_eq!(pieces(time, threads).len(), all.len());
+                assert!(all.windows(2).all(|two| two[0].end == two[1].start && two[1].start % CHUNK == 0));
+                assert_eq!(all.first().map_or((0, time), |first| (first.start, all[all.len() - 1].end)), (0, time));
+                assert!(all.iter().all(|piece| !piece.is_empty() && piece.len() <= MOST * CHUNK));
+                assert!(all.len() < 2 || all.iter().all(|piece| piece.len() > (LEAST - 1) * CHUNK), "{time}: {all:?}");
+            }
+        }
+        assert_eq!(pieces(512, 2).collect::<Vec<_>>(), [0..128, 128..256, 256..384, 384..512]);
     }
 }
