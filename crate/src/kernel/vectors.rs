@@ -10,6 +10,7 @@ use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, 
 use super::kept::Kept;
 use super::round::fake_bf16;
 use super::simd::{Level, Most, level, most};
+use super::stored::Stored;
 use super::tile::{View, transpose};
 use super::weight::{Weight, narrow, widen};
 use half::bf16;
@@ -130,10 +131,21 @@ enum Rows<'a, T> {
     /// As they are stored, so many values apart.
     Stored(&'a [T], usize),
     /// Filled up with zeros.
-    Own(Vec<T>, usize),
+    Own(Kept<T>, usize),
 }
 
-impl<'a, T: Copy> Rows<'a, T> {
+/// 32 rows of so many values, zero where `fill` writes none.
+fn own<T: Stored>(row: usize, fill: impl FnOnce(&mut [T])) -> Kept<T> {
+    let filled = |to: &mut [MaybeUninit<T>]| {
+        to.fill(MaybeUninit::zeroed());
+        // SAFETY: zero bits are a number of every type that is stored.
+        fill(unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) });
+    };
+    // SAFETY: all are zeroed.
+    unsafe { Kept::filled(PANEL * row, filled) }
+}
+
+impl<'a, T: Stored> Rows<'a, T> {
     /// Rows of the matrix `w` if they can stay where they are; else `fill` gets the range of their values, and writes them.
     fn stored(w: &'a [T], k: usize, rows: Range<usize>, fill: impl Fn(Range<usize>, &mut [T])) -> Self {
         let values = rows.start * k..rows.end * k;
@@ -141,34 +153,34 @@ impl<'a, T: Copy> Rows<'a, T> {
         if whole && rows.len() == PANEL && values.end <= w.len() {
             return Self::Stored(&w[values], k);
         }
-        // SAFETY: zero bits are a number of either type, zero.
-        let zero: T = unsafe { std::mem::zeroed() };
         let row = k.next_multiple_of(STEP);
-        let mut own = vec![zero; PANEL * row];
-        if whole {
-            fill(values.clone(), &mut own[..values.len()]);
-        } else {
+        let own = own(row, |own| {
+            if whole {
+                return fill(values.clone(), &mut own[..values.len()]);
+            }
             for (i, own) in own.chunks_mut(row).take(rows.len()).enumerate() {
                 let first = values.start + i * k;
                 fill(first..first + k, &mut own[..k]);
             }
-        }
+        });
         Self::Own(own, row)
     }
 }
 
-impl Rows<'_, f32> {
-    fn viewed(a: View<'_>, k: usize, rows: Range<usize>) -> Self {
-        let row = k.next_multiple_of(STEP);
-        let mut own = vec![0.0; PANEL * row];
-        let from = &a.data[rows.start * a.row..];
-        if a.col == 1 {
-            for (from, to) in from.chunks(a.row).zip(own.chunks_mut(row)).take(rows.len()) {
-                to[..k].copy_from_slice(&from[..k]);
-            }
-        } else {
-            transpose(k, rows.len(), from, a.col, &mut own, row);
+impl<'a> Rows<'a, f32> {
+    fn viewed(a: View<'a>, k: usize, rows: Range<usize>) -> Self {
+        let (row, from) = (k.next_multiple_of(STEP), &a.data[rows.start * a.row..]);
+        if a.col == 1 && row == k && rows.len() == PANEL {
+            return Self::Stored(from, a.row);
         }
+        let own = own(row, |own| match a.col {
+            1 => {
+                for (from, to) in from.chunks(a.row).zip(own.chunks_mut(row)).take(rows.len()) {
+                    to[..k].copy_from_slice(&from[..k]);
+                }
+            }
+            _ => transpose(k, rows.len(), from, a.col, own, row),
+        });
         Self::Own(own, row)
     }
 }
