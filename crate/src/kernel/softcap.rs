@@ -19,19 +19,20 @@ dispatch! { fn forward(c: f32, x: &mut [f32]) = forward_body; }
 #[inline(always)]
 fn forward_body<V: Lanes>(c: f32, x: &mut [f32]) {
     // Beyond 20 the tangent is 1 to the last bit, and e^x is not yet too large.
-    let (double, cap, one, two) = (V::splat(2.0 / c), V::splat(c), V::splat(1.0), V::splat(2.0));
-    let cap = |x: V| {
-        let share = two.div(x.mul(double).exp().add(one));
-        one.sub(share).mul(cap)
-    };
     let whole = x.len() / V::N * V::N;
     for at in (0..whole).step_by(V::N) {
-        cap(V::load(&x[at..])).store(&mut x[at..]);
+        capped(c, V::load(&x[at..])).store(&mut x[at..]);
     }
     let x = &mut x[whole..];
     if !x.is_empty() {
-        cap(V::load_part(x)).store_part(x);
+        capped(c, V::load_part(x)).store_part(x);
     }
+}
+
+#[inline(always)]
+fn capped<V: Lanes>(c: f32, x: V) -> V {
+    let share = V::splat(2.0).div(x.mul(V::splat(2.0 / c)).exp().add(V::splat(1.0)));
+    V::splat(1.0).sub(share).mul(V::splat(c))
 }
 
 #[cfg(test)]

@@ -53,12 +53,12 @@ fn body<V: Lanes>(
         return;
     }
     let mut j = 0;
-    // 6 × 4 vectors of accumulators fit the 32 registers of AVX-512, 6 × 2 the 16 of AVX2.
+    // 6 × 4 vectors of accumulators fit the 32 registers of AVX-512, 6 × 2 the 16 of AVX2; fewer than 8 wait for one another.
     while V::N > 8 && j + 4 * V::N <= n {
         column::<V, 4>(m, k, a, &b[j..], b_row, &mut c[j..], c_row);
         j += 4 * V::N;
     }
-    while V::N <= 8 && j + 2 * V::N <= n {
+    while j + 2 * V::N <= n {
         column::<V, 2>(m, k, a, &b[j..], b_row, &mut c[j..], c_row);
         j += 2 * V::N;
     }

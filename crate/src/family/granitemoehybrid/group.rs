@@ -37,7 +37,8 @@ impl Config {
                     Slice::row(&input, width + c),
                     Slice::column(format!("{output}.weight"), c),
                 ];
-                let group = Group::new((Kind::Channel, setting), (layer, c), slices, (output.clone(), c..c + 1));
+                let group =
+                    Group::new((Kind::Channel, setting), (layer, c), slices, (output.clone(), c..c + 1));
                 Group { expert, ..group }
             }));
         }

@@ -45,8 +45,9 @@ impl Stack {
         state.tokens.iter_mut().for_each(|all| all.extend_from_slice(tokens));
         let all = state.tokens.first();
         let (position, mut logits) = (state.position, logits);
-        let pieces = pieces(tokens.len(), threads())
-            .map(|piece| (piece.start, &tokens[piece.clone()], logits.take_if(|_| piece.end == tokens.len())));
+        let pieces = pieces(tokens.len(), threads()).map(|piece| {
+            (piece.start, &tokens[piece.clone()], logits.take_if(|_| piece.end == tokens.len()))
+        });
         relay(pieces, &mut state.layers, &mut state.rooms, |(first, tokens, logits), turn, room| {
             let mut stream = room.take(tokens.len() * hidden);
             match &self.entry {
@@ -178,9 +179,15 @@ mod tests {
                 let all: Vec<Range<usize>> = pieces(time, threads).collect();
                 assert_eq!(pieces(time, threads).len(), all.len());
                 assert!(all.windows(2).all(|two| two[0].end == two[1].start && two[1].start % CHUNK == 0));
-                assert_eq!(all.first().map_or((0, time), |first| (first.start, all[all.len() - 1].end)), (0, time));
+                assert_eq!(
+                    all.first().map_or((0, time), |first| (first.start, all[all.len() - 1].end)),
+                    (0, time)
+                );
                 assert!(all.iter().all(|piece| !piece.is_empty() && piece.len() <= MOST * CHUNK));
-                assert!(all.len() < 2 || all.iter().all(|piece| piece.len() > (LEAST - 1) * CHUNK), "{time}: {all:?}");
+                assert!(
+                    all.len() < 2 || all.iter().all(|piece| piece.len() > (LEAST - 1) * CHUNK),
+                    "{time}: {all:?}"
+                );
             }
         }
         assert_eq!(pieces(512, 2).collect::<Vec<_>>(), [0..128, 128..256, 256..384, 384..512]);
