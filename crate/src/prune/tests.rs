@@ -1,5 +1,5 @@
 use super::*;
-use crate::family::{itera, llama, mamba2};
+use crate::family::{granitemoehybrid, hybrid, itera, llama, mamba2};
 use crate::model::Positions;
 
 /// A text that models can be judged on.
@@ -37,7 +37,20 @@ fn models() -> Vec<Model> {
         head_dim: 8,
         ..Default::default()
     };
-    [Config::IteraLite(itera), Config::Llama(llama), Config::Mamba2(mamba)]
+    let granite = granitemoehybrid::Config {
+        hidden_size: 24,
+        mamba: hybrid::Mamba { mamba_n_heads: 6, mamba_d_head: 8, mamba_d_state: 16, ..Default::default() },
+        heads: hybrid::Heads { num_attention_heads: 6, num_key_value_heads: 3, head_dim: 8, ..Default::default() },
+        intermediate_size: 16,
+        shared_intermediate_size: 40,
+        ..Default::default()
+    };
+    [
+        Config::IteraLite(itera),
+        Config::Llama(llama),
+        Config::Mamba2(mamba),
+        Config::Granitemoehybrid(granite),
+    ]
         .map(|config| Model::random("whole", config, 3, &Loading::default()).unwrap())
         .into()
 }
@@ -89,7 +102,7 @@ fn parts_that_give_nothing_go_first_and_nothing_changes() {
         // Without the mixer of a state space: its step is a mean over channels, its norm one over heads.
         let is_apart = |group: &&Group| match group.kind {
             Kind::Channel => true,
-            Kind::Head => model.config.family() != "mamba2",
+            Kind::Head => group.setting == "num_key_value_heads",
             Kind::Expert | Kind::Inner => false,
         };
         let silent: Vec<&Group> = groups.iter().filter(is_apart).filter(|group| group.at < 2).collect();
