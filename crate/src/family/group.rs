@@ -26,8 +26,8 @@ pub struct Group {
     pub read: Vec<(String, Range<usize>)>,
 }
 
-/// Groups among which some must stay: those of one kind in one block, channels in one expert.
-pub type Place = (usize, Kind, Option<usize>);
+/// Groups among which some must stay: those of one kind and setting in one block, channels in one expert.
+pub type Place = (usize, Kind, &'static str, Option<usize>);
 
 impl Group {
     /// The `at`-th of a setting in a block, all of whose output goes on through columns of the matrix at `read`.
@@ -43,7 +43,7 @@ impl Group {
     /// Where it is.
     pub fn place(&self) -> Place {
         let expert = if self.kind == Kind::Expert { None } else { self.expert };
-        (self.layer, self.kind, expert)
+        (self.layer, self.kind, self.setting, expert)
     }
 }
 

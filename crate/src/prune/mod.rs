@@ -235,12 +235,15 @@ fn parameters(config: &Config) -> usize {
 
 /// By layer and kind how many there were, and how many are left.
 fn counted(groups: &[Group], left_out: &[&Group]) -> Vec<Left> {
-    let key = |group: &Group| (group.layer, group.kind, group.expert, group.at);
+    let key = |group: &Group| (group.place(), group.at);
     let out: BTreeSet<_> = left_out.iter().map(|group| key(group)).collect();
+    let experts = left_out.iter().filter(|group| group.kind == Kind::Expert);
+    let experts: BTreeSet<_> = experts.map(|group| (group.layer, group.expert)).collect();
     // Channels of an expert that is gone are gone with it.
     let with_expert = |group: &Group| {
-        let expert = group.expert.filter(|_| group.kind == Kind::Channel);
-        expert.is_some_and(|e| out.contains(&(group.layer, Kind::Expert, Some(e), e)))
+        group.kind == Kind::Channel
+            && group.expert.is_some()
+            && experts.contains(&(group.layer, group.expert))
     };
     let mut all: BTreeMap<(usize, Kind), (usize, usize)> = BTreeMap::new();
     for group in groups {

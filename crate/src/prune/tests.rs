@@ -1,5 +1,5 @@
 use super::*;
-use crate::family::{granitemoehybrid, hybrid, itera, llama, mamba2};
+use crate::family::{bamba, falcon_h1, granitemoehybrid, hybrid, itera, llama, mamba2, nemotron_h};
 use crate::model::Positions;
 
 /// A text that models can be judged on.
@@ -37,12 +37,51 @@ fn models() -> Vec<Model> {
         head_dim: 8,
         ..Default::default()
     };
+    let mamba_of =
+        || hybrid::Mamba { mamba_n_heads: 6, mamba_d_head: 8, mamba_d_state: 16, ..Default::default() };
+    let heads_of = || hybrid::Heads {
+        num_attention_heads: 6,
+        num_key_value_heads: 3,
+        head_dim: 8,
+        ..Default::default()
+    };
     let granite = granitemoehybrid::Config {
         hidden_size: 24,
-        mamba: hybrid::Mamba { mamba_n_heads: 6, mamba_d_head: 8, mamba_d_state: 16, ..Default::default() },
-        heads: hybrid::Heads { num_attention_heads: 6, num_key_value_heads: 3, head_dim: 8, ..Default::default() },
+        mamba: mamba_of(),
+        heads: heads_of(),
+        layer_types: vec![granitemoehybrid::Layer::Mamba, granitemoehybrid::Layer::Attention],
         intermediate_size: 16,
-        shared_intermediate_size: 40,
+        shared_intermediate_size: 24,
+        ..Default::default()
+    };
+    let bamba = bamba::Config {
+        hidden_size: 24,
+        num_hidden_layers: 2,
+        attn_layer_indices: vec![1],
+        mamba: mamba_of(),
+        heads: heads_of(),
+        intermediate_size: 24,
+        mlp_bias: true,
+        ..Default::default()
+    };
+    let falcon = falcon_h1::Config {
+        hidden_size: 24,
+        num_hidden_layers: 2,
+        mamba: mamba_of(),
+        heads: heads_of(),
+        intermediate_size: 24,
+        ..Default::default()
+    };
+    let nemotron = nemotron_h::Config {
+        hidden_size: 24,
+        mamba: mamba_of(),
+        heads: heads_of(),
+        intermediate_size: 24,
+        experts: nemotron_h::Experts {
+            moe_intermediate_size: 16,
+            moe_shared_expert_intermediate_size: 24,
+            ..Default::default()
+        },
         ..Default::default()
     };
     [
@@ -50,9 +89,12 @@ fn models() -> Vec<Model> {
         Config::Llama(llama),
         Config::Mamba2(mamba),
         Config::Granitemoehybrid(granite),
+        Config::Bamba(bamba),
+        Config::FalconH1(falcon),
+        Config::NemotronH(nemotron),
     ]
-        .map(|config| Model::random("whole", config, 3, &Loading::default()).unwrap())
-        .into()
+    .map(|config| Model::random("whole", config, 3, &Loading::default()).unwrap())
+    .into()
 }
 
 fn logits(model: &Model) -> Vec<f32> {

@@ -6,6 +6,7 @@ mod chosen;
 mod command_line;
 mod divergence;
 mod ends;
+mod experts;
 mod falsified;
 mod fixture;
 mod floors;

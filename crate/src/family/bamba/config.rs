@@ -1,5 +1,6 @@
 //! The shape of a Bamba, and the tensors that it calls for.
 
+use super::super::group::Group;
 use super::super::hybrid::{ENDS, Feed, Heads, Mamba, Matrix, NORMS, Place, SHORT, check_positive};
 use super::super::llama::{Rope, Scaling};
 use super::super::mixer::Mixer;
@@ -7,7 +8,7 @@ use super::super::setting::check_sizes;
 use super::super::site::Site;
 use super::super::source::{fields, kept, read_by};
 use super::super::spec;
-use super::super::{Ends, Family, Parts, Sizes, Stack, TensorSpec};
+use super::super::{Config as AnyConfig, Ends, Family, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::layer::mamba2::End;
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,7 @@ impl Config {
         (self.heads.head_dim as f64 * self.partial_rotary_factor) as usize
     }
 
-    fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
+    pub(super) fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
         Feed { path, hidden: self.hidden_size, matrices, bias: self.mlp_bias }
     }
 }
@@ -161,6 +162,14 @@ impl Family for Config {
 
     fn sizes(&self) -> Sizes {
         Sizes { vocabulary: self.vocab_size, layers: self.num_hidden_layers, hidden: self.hidden_size }
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.all_groups()
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::Bamba(self.without_groups(left_out)))
     }
 
     fn longest(&self) -> Option<usize> {

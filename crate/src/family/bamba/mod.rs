@@ -2,6 +2,7 @@
 //! then a gated feed-forward layer; in the layout of Hugging Face.
 
 mod config;
+mod group;
 mod resolve;
 
 use super::hybrid;

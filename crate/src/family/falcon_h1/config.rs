@@ -1,5 +1,6 @@
 //! The shape of a Falcon-H1, and the tensors that it calls for.
 
+use super::super::group::Group;
 use super::super::hybrid::{
     ENDS, Feed, Heads, Mamba, Matrix, NORMS, Place, SHORT, check_factors, check_positive,
 };
@@ -9,7 +10,7 @@ use super::super::setting::check_sizes;
 use super::super::site::Site;
 use super::super::source::{fields, kept, read_by};
 use super::super::spec;
-use super::super::{Ends, Family, Parts, Sizes, Stack, TensorSpec};
+use super::super::{Config as AnyConfig, Ends, Family, Parts, Sizes, Stack, TensorSpec};
 use crate::error::Result;
 use crate::layer::mamba2::End;
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ impl Config {
         Mixer { factors: Some(self.ssm_multipliers), ..mixer }
     }
 
-    fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
+    pub(super) fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
         Feed { path, hidden: self.hidden_size, matrices, bias: self.mlp_bias }
     }
 }
@@ -175,6 +176,14 @@ impl Family for Config {
 
     fn sizes(&self) -> Sizes {
         Sizes { vocabulary: self.vocab_size, layers: self.num_hidden_layers, hidden: self.hidden_size }
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.all_groups()
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::FalconH1(self.without_groups(left_out)))
     }
 
     fn longest(&self) -> Option<usize> {

@@ -2,6 +2,7 @@
 //! multipliers almost everywhere; in the layout of Hugging Face.
 
 mod config;
+mod group;
 mod resolve;
 
 use super::hybrid;

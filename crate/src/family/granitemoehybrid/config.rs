@@ -116,7 +116,7 @@ impl Config {
     }
 
     /// The matrices of one of them.
-    fn matrices(&self, expert: Option<usize>) -> [Matrix; 2] {
+    pub(super) fn matrices(&self, expert: Option<usize>) -> [Matrix; 2] {
         let (width, [input, output]) = match expert {
             Some(_) => (self.intermediate_size, ["expert_input_linear", "expert_output_linear"]),
             None => (self.shared_intermediate_size, ["shared_input_linear", "shared_output_linear"]),
@@ -127,7 +127,7 @@ impl Config {
         ]
     }
 
-    fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
+    pub(super) fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
         Feed { path, hidden: self.hidden_size, matrices, bias: false }
     }
 }

@@ -1,7 +1,7 @@
 //! What can be left out of a Granite hybrid: heads of its mixers, key heads of attention with the query heads that share them, whole
 //! experts, channels of experts and of the layer beside them. Of every layer as many, since its config has one size for all.
 
-use super::super::group::{Group, Kind, Slice, left_out_of};
+use super::super::group::{Group, left_out_of};
 use super::config::{Config, Layer};
 
 impl Config {
@@ -17,30 +17,15 @@ impl Config {
             Layer::Attention => self.heads.groups(&path, layer),
         };
         for (place, expert) in self.feeds() {
-            let path = at(&place);
-            let (width, setting) = match expert {
-                Some(_) => (self.intermediate_size, "intermediate_size"),
-                None => (self.shared_intermediate_size, "shared_intermediate_size"),
+            let (path, matrices) = (at(&place), self.matrices(expert));
+            let feed = self.feed(&path, &matrices);
+            let Some(e) = expert else {
+                all.extend(feed.channels(layer, "shared_intermediate_size", None));
+                continue;
             };
-            let output = format!("{path}.output_linear");
-            if let Some(e) = expert {
-                let slices = vec![Slice::row(at("block_sparse_moe.router.layer.weight"), e)];
-                let whole = Some(at("block_sparse_moe.experts."));
-                let read = (output.clone(), 0..width);
-                let group = Group::new((Kind::Expert, "num_local_experts"), (layer, e), slices, read);
-                all.push(Group { expert, whole, ..group });
-            }
-            all.extend((0..width).map(|c| {
-                let input = format!("{path}.input_linear.weight");
-                let slices = vec![
-                    Slice::row(&input, c),
-                    Slice::row(&input, width + c),
-                    Slice::column(format!("{output}.weight"), c),
-                ];
-                let group =
-                    Group::new((Kind::Channel, setting), (layer, c), slices, (output.clone(), c..c + 1));
-                Group { expert, ..group }
-            }));
+            let routed = vec![at("block_sparse_moe.router.layer.weight")];
+            all.push(feed.whole(layer, "num_local_experts", e, at("block_sparse_moe.experts."), routed));
+            all.extend(feed.channels(layer, "intermediate_size", expert));
         }
         all
     }

@@ -1,5 +1,6 @@
 //! Feed-forward matrices of a hybrid: their tensors and sites.
 
+use super::super::group::{Group, Kind, Slice};
 use super::super::site::{Fed, Residual, Segment, Site};
 use super::super::spec::linear;
 use super::super::{Init, TensorSpec};
@@ -74,6 +75,48 @@ impl Feed<'_> {
             linear(&format!("{}.{}", self.path, matrix.name), matrix.shape(self.hidden), init, self.bias)
         };
         self.matrices.iter().flat_map(of_matrix).collect()
+    }
+
+    /// Its channels, which a setting counts, as parts of block `layer` that can be left out: of `expert` as given.
+    pub fn channels(&self, layer: usize, setting: &'static str, expert: Option<usize>) -> Vec<Group> {
+        let (path, width) = self.output();
+        let channel = |c: usize| {
+            let mut slices = vec![];
+            for matrix in self.matrices.iter().filter(|matrix| !matrix.writes) {
+                for row in (c..matrix.width).step_by(width) {
+                    let of = |kind: &str| Slice::row(format!("{}.{}.{kind}", self.path, matrix.name), row);
+                    slices.push(of("weight"));
+                    slices.extend(self.bias.then(|| of("bias")));
+                }
+            }
+            slices.push(Slice::column(format!("{path}.weight"), c));
+            let group = Group::new((Kind::Channel, setting), (layer, c), slices, (path.clone(), c..c + 1));
+            Group { expert, ..group }
+        };
+        (0..width).map(channel).collect()
+    }
+
+    /// It as an expert that can be left out whole, one of those at `parent`, whose number follows; `routed` are the tensors with a row
+    /// for each expert.
+    pub fn whole(
+        &self,
+        layer: usize,
+        setting: &'static str,
+        expert: usize,
+        parent: String,
+        routed: Vec<String>,
+    ) -> Group {
+        let (path, width) = self.output();
+        let slices = routed.into_iter().map(|tensor| Slice::row(tensor, expert)).collect();
+        let group = Group::new((Kind::Expert, setting), (layer, expert), slices, (path, 0..width));
+        Group { expert: Some(expert), whole: Some(parent), ..group }
+    }
+
+    /// The path of the matrix that writes to the stream, and its columns.
+    fn output(&self) -> (String, usize) {
+        let output = self.matrices.iter().find(|matrix| matrix.writes);
+        output
+            .map_or_else(Default::default, |output| (format!("{}.{}", self.path, output.name), output.width))
     }
 
     /// Its matrices in block `layer`; `norm` is the weight of the norm that it reads, `kind` what the layer is, of `expert` as given.

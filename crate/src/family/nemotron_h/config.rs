@@ -1,12 +1,13 @@
 //! The shape of a Nemotron-H, and the tensors that it calls for.
 
+use super::super::group::Group;
 use super::super::hybrid::{self, Feed, Heads, Keys, Matrix, Place, check_factors, check_positive};
 use super::super::mixer::Mixer;
 use super::super::setting::check_sizes;
 use super::super::site::{Residual, Site};
 use super::super::source::{fields, kept, read_by};
 use super::super::spec;
-use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
+use super::super::{Config as AnyConfig, Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::layer::mamba2::End;
 use serde::{Deserialize, Serialize};
@@ -179,16 +180,16 @@ impl Config {
     }
 
     /// The matrices of a feed-forward layer, by their roles. Between them nothing is linear.
-    fn matrices(width: usize, [up, down]: [&'static str; 2]) -> [Matrix; 2] {
+    pub(super) fn matrices(width: usize, [up, down]: [&'static str; 2]) -> [Matrix; 2] {
         [Matrix::reads("up_proj", width).called(up), Matrix::writes("down_proj", width, None).called(down)]
     }
 
-    fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
+    pub(super) fn feed<'a>(&self, path: &'a str, matrices: &'a [Matrix]) -> Feed<'a> {
         Feed { path, hidden: self.hidden_size, matrices, bias: self.mlp_bias }
     }
 
     /// The feed-forward layers of a layer of experts at `path`, in the order in which they are used after the router.
-    fn feeds(&self, path: &str) -> impl Iterator<Item = (String, [Matrix; 2], Option<usize>)> {
+    pub(super) fn feeds(&self, path: &str) -> impl Iterator<Item = (String, [Matrix; 2], Option<usize>)> {
         let Experts { n_routed_experts, moe_intermediate_size, .. } = self.experts;
         let of_expert = Self::matrices(moe_intermediate_size, ["expert_up_proj", "expert_down_proj"]);
         let shared = self.experts.moe_shared_expert_intermediate_size;
@@ -319,6 +320,14 @@ impl Family for Config {
 
     fn sizes(&self) -> Sizes {
         Sizes { vocabulary: self.vocab_size, layers: self.layers().len(), hidden: self.hidden_size }
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.all_groups()
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::NemotronH(self.without_groups(left_out)))
     }
 
     fn chosen_experts(&self) -> usize {

@@ -2,6 +2,7 @@
 //! routed experts beside a shared one; in the layout of Hugging Face.
 
 mod config;
+mod group;
 mod resolve;
 
 use super::hybrid;

@@ -1,0 +1,34 @@
+//! What can be left out of a Bamba: heads of its mixers, key heads of attention with the query heads that share them, channels of
+//! feed-forward layers. Of every layer as many, since its config has one size for all.
+
+use super::super::group::{Group, left_out_of};
+use super::super::hybrid::Matrix;
+use super::config::Config;
+
+impl Config {
+    pub(super) fn all_groups(&self) -> Vec<Group> {
+        (0..self.num_hidden_layers).flat_map(|layer| self.groups_of(layer)).collect()
+    }
+
+    fn groups_of(&self, layer: usize) -> Vec<Group> {
+        let at = |name: &str| format!("model.layers.{layer}.{name}");
+        let path = at(self.place(layer));
+        let mut all = match self.attends(layer) {
+            true => self.heads.groups(&path, layer),
+            false => self.mixer().groups(&path, layer, "mamba_n_heads"),
+        };
+        let (path, matrices) = (at("feed_forward"), Matrix::gated(self.intermediate_size));
+        all.extend(self.feed(&path, &matrices).channels(layer, "intermediate_size", None));
+        all
+    }
+
+    /// The config of what is left, where of every layer as many are left out.
+    pub(super) fn without_groups(&self, left_out: &[&Group]) -> Self {
+        let of = |setting: &str| left_out_of(setting, left_out);
+        let mut left = self.clone();
+        left.mamba.mamba_n_heads -= of("mamba_n_heads");
+        left.heads = self.heads.without(of("num_key_value_heads"));
+        left.intermediate_size -= of("intermediate_size");
+        left
+    }
+}
