@@ -1,5 +1,5 @@
 //! Products of large matrices on vectors of AVX-512, for processors without a matrix unit: of f32, and of bf16 in pairs
-//! where the processor multiplies them (AVX-512 BF16).
+//! where the processor multiplies those faster (AVX-512 BF16).
 //!
 //! A value of the left operand, or a pair of neighbours, meets as many of 16 rows of the right one at once.
 

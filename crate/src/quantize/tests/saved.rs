@@ -74,7 +74,7 @@ fn a_lossless_model_is_the_same_in_fewer_bytes() {
     assert!(logits(&mixed) == logits(&plain) && mixed.bytes() < plain.bytes());
     // Rows too short to save anything stay as they are.
     let short = quantized("lossless", &Quantizing::default());
-    assert_eq!(logits(&short), logits(&model()));
+    assert_eq!(logits(&short), logits(&super::model()));
     let kinds: Vec<_> = short.quantization.unwrap().layers.iter().map(|l| l.blocks[0].format()).collect();
     assert_eq!(kinds[0], None);
     let refused = model.quantized(&"f16-lossless".parse().unwrap()).unwrap_err().to_string();
