@@ -4,11 +4,13 @@
 set -euo pipefail
 lowbit=${LOWBIT:-target/release/lowbit}
 out=target/rhapsode
+ln -sfn run/model "$out/whole"
 for keep in 80 70; do
     [ -d "$out/pruned-$keep" ] || "$lowbit" prune "$out/run/model" --keep "0.$keep" --out "$out/pruned-$keep"
     [ -d "$out/run-$keep/model" ] ||
         "$lowbit" train --start "$out/pruned-$keep" --config data/models/rhapsode/distilled.yaml --out "$out/run-$keep"
+    ln -sfn "run-$keep/model" "$out/tuned-$keep"
     for scheme in w8a8 w4a8-g32; do
-        [ -d "$out/$keep-$scheme" ] || "$lowbit" quantize "$out/run-$keep/model" --scheme "$scheme" --out "$out/$keep-$scheme"
+        [ -d "$out/$keep-$scheme" ] || "$lowbit" quantize "$out/tuned-$keep" --scheme "$scheme" --out "$out/$keep-$scheme"
     done
 done
