@@ -137,7 +137,7 @@ impl Config {
 
     /// What can be left out whole; see [`Group`].
     pub fn groups(&self) -> Vec<Group> {
-        self.recipe().groups()
+        (0..self.layers()).flat_map(|layer| self.recipe().groups(layer)).collect()
     }
 
     /// Whether of every layer as many groups must be left out.

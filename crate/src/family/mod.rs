@@ -122,8 +122,8 @@ pub trait Family: fmt::Debug {
     /// Gives the head a matrix of its own.
     fn untie(&mut self);
 
-    /// What can be left out of it whole, for a smaller network of the family; empty where nothing can.
-    fn groups(&self) -> Vec<Group> {
+    /// What can be left out of a block whole, for a smaller network of the family; empty where nothing can.
+    fn groups(&self, _layer: usize) -> Vec<Group> {
         vec![]
     }
 

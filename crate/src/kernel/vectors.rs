@@ -24,8 +24,9 @@ use std::sync::OnceLock;
 const BLOCK: usize = 8;
 /// Vectors of either half of the right operand that stay in the first-level cache for all rows of the left one: 24 KiB.
 const NEAR: usize = 12 * ROWS;
-/// Vectors of it that follow each other without a jump.
+/// Vectors of it that follow each other without a jump: a part of a step of pairs, and of what stays near.
 const UNROLLED: usize = 4;
+const _: () = assert!((STEP / 2).is_multiple_of(UNROLLED) && NEAR.is_multiple_of(UNROLLED));
 
 /// Whether there are vectors of the width that this is written for.
 pub fn available() -> bool {

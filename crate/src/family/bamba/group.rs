@@ -6,11 +6,7 @@ use super::super::hybrid::Matrix;
 use super::config::Config;
 
 impl Config {
-    pub(super) fn all_groups(&self) -> Vec<Group> {
-        (0..self.num_hidden_layers).flat_map(|layer| self.groups_of(layer)).collect()
-    }
-
-    fn groups_of(&self, layer: usize) -> Vec<Group> {
+    pub(super) fn groups_of(&self, layer: usize) -> Vec<Group> {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
         let path = at(self.place(layer));
         let mut all = match self.attends(layer) {

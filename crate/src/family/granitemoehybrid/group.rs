@@ -5,11 +5,7 @@ use super::super::group::{Group, left_out_of};
 use super::config::{Config, Layer};
 
 impl Config {
-    pub(super) fn all_groups(&self) -> Vec<Group> {
-        (0..self.layer_types.len()).flat_map(|layer| self.groups_of(layer)).collect()
-    }
-
-    fn groups_of(&self, layer: usize) -> Vec<Group> {
+    pub(super) fn groups_of(&self, layer: usize) -> Vec<Group> {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
         let (kind, path) = (self.layer_types[layer], at(self.layer_types[layer].place()));
         let mut all = match kind {

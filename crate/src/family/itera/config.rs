@@ -296,8 +296,8 @@ impl Family for Config {
         self.tie_word_embeddings = false;
     }
 
-    fn groups(&self) -> Vec<Group> {
-        self.all_groups()
+    fn groups(&self, layer: usize) -> Vec<Group> {
+        self.groups_of(layer)
     }
 
     fn is_even(&self) -> bool {

@@ -5,11 +5,7 @@ use super::super::group::{Group, Kind, Slice};
 use super::config::Config;
 
 impl Config {
-    pub(super) fn all_groups(&self) -> Vec<Group> {
-        (0..self.num_layers).flat_map(|layer| self.groups_of(layer)).collect()
-    }
-
-    fn groups_of(&self, layer: usize) -> Vec<Group> {
+    pub(super) fn groups_of(&self, layer: usize) -> Vec<Group> {
         let (sizes, feed, ssm) = (self.layer(layer), self.feed(layer), format!("layers.{layer}.ssm"));
         let at = |name: &str| format!("{ssm}.{name}");
         let inner = (0..sizes.inner).map(|i| {

@@ -211,8 +211,8 @@ impl Family for Config {
         self.tie_word_embeddings = false;
     }
 
-    fn groups(&self) -> Vec<Group> {
-        self.all_groups()
+    fn groups(&self, layer: usize) -> Vec<Group> {
+        self.groups_of(layer)
     }
 
     fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {

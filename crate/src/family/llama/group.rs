@@ -5,11 +5,7 @@ use super::super::group::{Group, Kind, Slice, key_heads, left_out_of};
 use super::config::Config;
 
 impl Config {
-    pub(super) fn all_groups(&self) -> Vec<Group> {
-        (0..self.num_hidden_layers).flat_map(|layer| self.groups_of(layer)).collect()
-    }
-
-    fn groups_of(&self, layer: usize) -> Vec<Group> {
+    pub(super) fn groups_of(&self, layer: usize) -> Vec<Group> {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
         let sizes = (self.num_attention_heads, self.num_key_value_heads, self.head_dim);
         let path = at("self_attn");

@@ -4,9 +4,8 @@ use super::super::group::{Group, left_out_of};
 use super::config::Config;
 
 impl Config {
-    pub(super) fn all_groups(&self) -> Vec<Group> {
-        let of = |layer| self.mixer().groups(&format!("backbone.layers.{layer}.mixer"), layer, "num_heads");
-        (0..self.num_hidden_layers).flat_map(of).collect()
+    pub(super) fn groups_of(&self, layer: usize) -> Vec<Group> {
+        self.mixer().groups(&format!("backbone.layers.{layer}.mixer"), layer, "num_heads")
     }
 
     /// The config of what is left, where of every layer as many heads are left out.

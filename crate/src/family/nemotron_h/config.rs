@@ -322,8 +322,8 @@ impl Family for Config {
         Sizes { vocabulary: self.vocab_size, layers: self.layers().len(), hidden: self.hidden_size }
     }
 
-    fn groups(&self) -> Vec<Group> {
-        self.all_groups()
+    fn groups(&self, layer: usize) -> Vec<Group> {
+        self.groups_of(layer)
     }
 
     fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {

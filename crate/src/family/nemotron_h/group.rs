@@ -6,11 +6,7 @@ use super::super::group::{Group, left_out_of};
 use super::config::{Config, Layer};
 
 impl Config {
-    pub(super) fn all_groups(&self) -> Vec<Group> {
-        (0..self.layers().len()).flat_map(|layer| self.groups_of(layer)).collect()
-    }
-
-    fn groups_of(&self, layer: usize) -> Vec<Group> {
+    pub(super) fn groups_of(&self, layer: usize) -> Vec<Group> {
         let path = format!("backbone.layers.{layer}.mixer");
         match self.layers()[layer] {
             Layer::Mamba => self.mixer().groups(&path, layer, "mamba_num_heads"),

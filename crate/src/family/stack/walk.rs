@@ -9,22 +9,22 @@ use crate::kernel::scan::CHUNK;
 use crate::layer::op::with_floats;
 use crate::layer::room::{Buffer, Room};
 use crate::layer::state::State;
-use crate::threads::threads;
 use candle_core::{Device, Result, Tensor};
 use std::ops::Range;
 
 /// Chunks of the scan that go through all layers together, at most: what a layer hands to the next stays in the caches.
 const MOST: usize = 4;
-/// And at least, where there are more: the last piece has more than one chunk, so that the same kernels read every piece,
-/// and logits do not depend on where a text was cut.
+/// And at least, where there are more: the last piece too is more than a chunk.
 const LEAST: usize = 2;
+/// Pieces of a text that is long enough, at least: two for each of two threads. Later ones attend to more tokens, and a thread
+/// that has none left waits.
+const PIECES: usize = 4;
 
-/// The pieces of a text of `time` tokens for so many threads: as equal as whole chunks of the scan allow. Two for each
-/// thread where a text is long enough: later pieces attend to more tokens, and a thread that has none left waits.
-fn pieces(time: usize, threads: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+/// The pieces of a text of `time` tokens: as equal as whole chunks of the scan allow, and the same for any number of
+/// threads, since few tokens for an expert are multiplied by another kernel than many.
+fn pieces(time: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
     let chunks = time.div_ceil(CHUNK);
-    let shared = if threads > 1 { (2 * threads).min(chunks / LEAST) } else { 0 };
-    let count = chunks.div_ceil(MOST).max(shared);
+    let count = chunks.div_ceil(MOST).max(PIECES.min(chunks / LEAST));
     let (each, more) = (chunks / count.max(1), chunks % count.max(1));
     let start = move |piece: usize| time.min(CHUNK * (piece * each + piece.min(more)));
     (0..count).map(move |piece| start(piece)..start(piece + 1))
@@ -45,7 +45,7 @@ impl Stack {
         state.tokens.iter_mut().for_each(|all| all.extend_from_slice(tokens));
         let all = state.tokens.first();
         let (position, mut logits) = (state.position, logits);
-        let pieces = pieces(tokens.len(), threads()).map(|piece| {
+        let pieces = pieces(tokens.len()).map(|piece| {
             (piece.start, &tokens[piece.clone()], logits.take_if(|_| piece.end == tokens.len()))
         });
         relay(pieces, &mut state.layers, &mut state.rooms, |(first, tokens, logits), turn, room| {
@@ -91,7 +91,7 @@ impl Stack {
         let mut piece = |tokens: usize| rest.split_off_mut(..batch * tokens * width).unwrap_or_default();
         // The tokens of one sequence follow one another.
         let pieces: Vec<&mut [f32]> = match batch {
-            1 => pieces(time, threads()).map(|tokens| piece(tokens.len())).collect(),
+            1 => pieces(time).map(|tokens| piece(tokens.len())).collect(),
             _ => vec![piece(time)],
         };
         let layers = &mut state.layers[self.slots(blocks.clone())];
@@ -174,22 +174,20 @@ mod tests {
 
     #[test]
     fn pieces_are_the_text_and_the_last_has_more_than_a_chunk() {
-        for threads in 1..6 {
-            for time in (0..1200).chain([2047, 2048, 2049]) {
-                let all: Vec<Range<usize>> = pieces(time, threads).collect();
-                assert_eq!(pieces(time, threads).len(), all.len());
-                assert!(all.windows(2).all(|two| two[0].end == two[1].start && two[1].start % CHUNK == 0));
-                assert_eq!(
-                    all.first().map_or((0, time), |first| (first.start, all[all.len() - 1].end)),
-                    (0, time)
-                );
-                assert!(all.iter().all(|piece| !piece.is_empty() && piece.len() <= MOST * CHUNK));
-                assert!(
-                    all.len() < 2 || all.iter().all(|piece| piece.len() > (LEAST - 1) * CHUNK),
-                    "{time}: {all:?}"
-                );
-            }
+        for time in (0..1200).chain([2047, 2048, 2049]) {
+            let all: Vec<Range<usize>> = pieces(time).collect();
+            assert_eq!(pieces(time).len(), all.len());
+            assert!(all.windows(2).all(|two| two[0].end == two[1].start && two[1].start % CHUNK == 0));
+            assert_eq!(
+                all.first().map_or((0, time), |first| (first.start, all[all.len() - 1].end)),
+                (0, time)
+            );
+            assert!(all.iter().all(|piece| !piece.is_empty() && piece.len() <= MOST * CHUNK));
+            assert!(
+                all.len() < 2 || all.iter().all(|piece| piece.len() > (LEAST - 1) * CHUNK),
+                "{time}: {all:?}"
+            );
         }
-        assert_eq!(pieces(512, 2).collect::<Vec<_>>(), [0..128, 128..256, 256..384, 384..512]);
+        assert_eq!(pieces(512).collect::<Vec<_>>(), [0..128, 128..256, 256..384, 384..512]);
     }
 }
