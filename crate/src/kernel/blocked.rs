@@ -40,6 +40,8 @@ pub struct Left {
     pub start: [*const u8; 2],
     /// Bytes between rows.
     pub row: usize,
+    /// Bytes between neighbours in a row.
+    pub value: usize,
     /// Bytes between steps.
     pub step: usize,
 }
@@ -48,7 +50,14 @@ impl Left {
     /// 32 rows as they are stored, `k` values apart.
     pub fn stored<T>(w: &[T], k: usize) -> Self {
         let start = [w.as_ptr().cast(), w[ROWS * k..].as_ptr().cast()];
-        Self { start, row: k * size_of::<T>(), step: STEP * size_of::<T>() }
+        Self { start, row: k * size_of::<T>(), value: size_of::<T>(), step: STEP * size_of::<T>() }
+    }
+
+    /// The first values of 32 rows, then the second ones, and so on.
+    pub fn turned<T>(w: &[T]) -> Self {
+        let start = [w.as_ptr().cast(), w[ROWS..].as_ptr().cast()];
+        let value = PANEL * size_of::<T>();
+        Self { start, row: size_of::<T>(), value, step: STEP * value }
     }
 }
 

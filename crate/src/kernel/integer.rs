@@ -3,8 +3,6 @@
 use super::simd::{Lanes, dispatch};
 use rayon::prelude::*;
 
-/// All bits of an f32 but its sign.
-const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Weight rows of one task.
 const ROWS: usize = 8;
 
@@ -148,7 +146,7 @@ dispatch! {
 }
 dispatch! { pub(super) fn total(a: &[i8]) -> i32 = total_body; }
 dispatch! {
-    /// The largest magnitude; NaN if there is one.
+    /// The largest magnitude; NaN if a value is NaN or an infinity.
     pub(super) fn absmax(x: &[f32]) -> f32 = absmax_body;
 }
 dispatch! { fn round_row(x: &[f32], scale: f32, top: f32, codes: &mut [i8]) = round_row_body; }
@@ -175,21 +173,28 @@ fn total_body<V: Lanes>(a: &[i8]) -> i32 {
     sum
 }
 
-#[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]
 #[inline(always)]
 fn absmax_body<V: Lanes>(x: &[f32]) -> f32 {
-    // The bits of magnitudes are in the order of the magnitudes, and those of NaN lie above them all.
-    let mut tops = [0; 16];
-    let chunks = x.chunks_exact(16);
-    for x in chunks.remainder() {
-        tops[0] = tops[0].max((x.to_bits() & MAGNITUDE) as i32);
-    }
-    for chunk in chunks {
-        for (top, x) in tops.iter_mut().zip(chunk) {
-            *top = (*top).max((x.to_bits() & MAGNITUDE) as i32);
+    let zero = V::splat(0.0);
+    // A maximum passes over NaN; a product with zero that is none tells of it.
+    let (mut tops, mut odd) = ([zero; 4], zero);
+    let mut meet = |top: &mut V, x: V| (*top, odd) = (x.abs().max(*top), x.fma(zero, odd));
+    let mut rest = x;
+    while let Some((four, after)) = rest.split_at_checked(4 * V::N) {
+        for (top, x) in tops.iter_mut().zip(four.chunks_exact(V::N)) {
+            meet(top, V::load(x));
         }
+        rest = after;
     }
-    f32::from_bits(tops.into_iter().fold(0, i32::max) as u32)
+    let vectors = rest.chunks_exact(V::N);
+    let last = vectors.remainder();
+    vectors.for_each(|x| meet(&mut tops[0], V::load(x)));
+    if !last.is_empty() {
+        meet(&mut tops[1], V::load_part(last));
+    }
+    let [a, b, c, d] = tops;
+    // Zero, unless a value was no number or an infinity.
+    odd.sum() + a.max(b).max(c.max(d)).largest()
 }
 
 #[expect(clippy::extra_unused_type_parameters, reason = "the compiler chooses the vectors of this loop")]

@@ -121,6 +121,32 @@ fn the_fixtures_are_reproduced() {
     }
 }
 
+/// 197 tokens are cut into pieces of 128 and 69: with a cut of one's own for each count of threads, an expert would meet other
+/// tokens side by side, and another kernel.
+#[test]
+fn logits_are_the_same_on_any_number_of_threads() {
+    for (name, scheme) in SHAPES.iter().flat_map(|(name, _)| [(name, None), (name, Some("w8a8"))]) {
+        let mut model = load(name);
+        if let Some(scheme) = scheme {
+            model = model.quantized(&scheme.parse().unwrap()).unwrap();
+        }
+        let prompt: Vec<u32> = (0..197).map(|at| at * at * 31 % 96).collect();
+        let tokens = model.tokens(&prompt).unwrap();
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let logits = pool.install(|| {
+                let mut state = model.state(1).unwrap();
+                model.forward(&tokens, Some(&mut state), Positions::All).unwrap()
+            });
+            logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let alone = on(1);
+        for threads in [2, 3] {
+            assert!(on(threads) == alone, "{name} in {scheme:?}: {threads} threads");
+        }
+    }
+}
+
 #[test]
 fn steps_are_the_prefill_and_a_clamp_holds_in_both() {
     for (name, _) in SHAPES {

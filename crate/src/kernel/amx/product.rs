@@ -9,7 +9,12 @@ use std::arch::asm;
 impl Left {
     /// Rows of tiles of terms.
     pub fn packed<const A: usize>(tiles: [&[[Tile; A]]; 2]) -> Self {
-        Self { start: tiles.map(|tiles| tiles.as_ptr().cast()), row: 64, step: size_of::<[Tile; A]>() }
+        Self {
+            start: tiles.map(|tiles| tiles.as_ptr().cast()),
+            row: 64,
+            value: 2,
+            step: size_of::<[Tile; A]>(),
+        }
     }
 }
 

@@ -58,7 +58,14 @@ pub trait Lanes: Copy {
     fn top(self) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; 16];
         self.store(&mut lanes);
-        lanes.iter().fold(f32::NEG_INFINITY, |top, x| if *x > top { *x } else { top })
+        // By halves: one after the other each comparison would wait for the one before.
+        for half in [8, 4, 2, 1] {
+            let (low, high) = lanes.split_at_mut(half);
+            for (low, high) in low.iter_mut().zip(high) {
+                *low = low.max(*high);
+            }
+        }
+        lanes[0].max(f32::NEG_INFINITY)
     }
 
     /// The largest lane of values that are not negative.

@@ -3,18 +3,20 @@
 //!
 //! A value of the left operand, or a pair of neighbours, meets as many of 16 rows of the right one at once.
 
+mod rows;
+
 use super::Scatter;
 use super::ahead::Ahead;
 use super::amx::terms::{Tile, pack};
-use super::blocked::{Left, PANEL, Panel, ROWS, STEP, Sums, Unit, product, soon, store};
+use super::blocked::{Left, PANEL, ROWS, STEP, Sums, Unit, product, soon, store};
 use super::kept::Kept;
 use super::round::fake_bf16;
 use super::simd::{Level, Most, level, most};
-use super::stored::Stored;
 use super::tile::{View, transpose};
 use super::weight::{Weight, narrow, widen};
 use half::bf16;
 use rayon::prelude::*;
+use rows::{Rows, copy_lines};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -127,74 +129,6 @@ unsafe fn weighted<'a, U: Unit, T: Copy + Sync + 'a>(
     unsafe { product::<U, _>(n, k, m, View::rows(x, k), of, ahead, |_, _| {}, store) };
 }
 
-/// 32 rows of a left operand, of whole steps.
-enum Rows<'a, T> {
-    /// As they are stored, so many values apart.
-    Stored(&'a [T], usize),
-    /// Filled up with zeros.
-    Own(Kept<T>, usize),
-}
-
-/// 32 rows of so many values, zero where `fill` writes none.
-fn own<T: Stored>(row: usize, fill: impl FnOnce(&mut [T])) -> Kept<T> {
-    let filled = |to: &mut [MaybeUninit<T>]| {
-        to.fill(MaybeUninit::zeroed());
-        // SAFETY: zero bits are a number of every type that is stored.
-        fill(unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) });
-    };
-    // SAFETY: all are zeroed.
-    unsafe { Kept::filled(PANEL * row, filled) }
-}
-
-impl<'a, T: Stored> Rows<'a, T> {
-    /// Rows of the matrix `w` if they can stay where they are; else `fill` gets the range of their values, and writes them.
-    fn stored(w: &'a [T], k: usize, rows: Range<usize>, fill: impl Fn(Range<usize>, &mut [T])) -> Self {
-        let values = rows.start * k..rows.end * k;
-        let whole = k.is_multiple_of(STEP);
-        if whole && rows.len() == PANEL && values.end <= w.len() {
-            return Self::Stored(&w[values], k);
-        }
-        let row = k.next_multiple_of(STEP);
-        let own = own(row, |own| {
-            if whole {
-                return fill(values.clone(), &mut own[..values.len()]);
-            }
-            for (i, own) in own.chunks_mut(row).take(rows.len()).enumerate() {
-                let first = values.start + i * k;
-                fill(first..first + k, &mut own[..k]);
-            }
-        });
-        Self::Own(own, row)
-    }
-}
-
-impl<'a> Rows<'a, f32> {
-    fn viewed(a: View<'a>, k: usize, rows: Range<usize>) -> Self {
-        let (row, from) = (k.next_multiple_of(STEP), &a.data[rows.start * a.row..]);
-        if a.col == 1 && row == k && rows.len() == PANEL {
-            return Self::Stored(from, a.row);
-        }
-        let own = own(row, |own| match a.col {
-            1 => {
-                for (from, to) in from.chunks(a.row).zip(own.chunks_mut(row)).take(rows.len()) {
-                    to[..k].copy_from_slice(&from[..k]);
-                }
-            }
-            _ => transpose(k, rows.len(), from, a.col, own, row),
-        });
-        Self::Own(own, row)
-    }
-}
-
-impl<T: Sync> Panel for Rows<'_, T> {
-    fn left(&self) -> Left {
-        match self {
-            Self::Stored(w, k) => Left::stored(w, *k),
-            Self::Own(w, row) => Left::stored(w, *row),
-        }
-    }
-}
-
 /// Products of pairs of bf16, summed in f32.
 struct Pairs;
 
@@ -223,7 +157,7 @@ impl Unit for Pairs {
         assert!(right.iter().all(|right| right.len() >= steps));
         let right = right.map(|right| right.as_ptr().cast());
         // SAFETY: a step is 16 pairs; the caller's promise.
-        unsafe { pairs(left, right, steps * STEP / 2, (ahead, steps), sums) };
+        unsafe { pairs::<1>(left, right, steps * STEP / 2, (ahead, steps), sums) };
     }
 }
 
@@ -263,9 +197,7 @@ impl<const NEAREST: bool> Unit for Floats<NEAREST> {
             if x.col == 1 {
                 transpose(count, k, from, x.row, to, ROWS);
             } else {
-                for (from, to) in from.chunks(x.col).zip(to.chunks_mut(ROWS)).take(k) {
-                    to[..count].copy_from_slice(&from[..count]);
-                }
+                copy_lines::<ROWS>(from, x.col, count, &mut to[..k * ROWS]);
             }
             if NEAREST {
                 fake_bf16(to);
@@ -287,20 +219,27 @@ impl<const NEAREST: bool> Unit for Floats<NEAREST> {
         before(sums);
         assert!(right.iter().all(|right| right.len() >= steps));
         let right = right.map(|right| right.as_ptr().cast());
+        let count = steps * STEP;
         // SAFETY: the caller's promise.
-        unsafe { singles(left, right, steps * STEP, (ahead, steps), sums) };
+        unsafe {
+            match left.value == size_of::<f32>() {
+                true => singles::<1>(left, right, count, (ahead, steps), sums),
+                false => singles::<PANEL>(left, right, count, (ahead, steps), sums),
+            }
+        }
     }
 }
 
 /// Declares the sums over `count` values, or pairs of them, of four bytes each.
 macro_rules! sums {
     ($name:ident, $features:literal, |$sum:ident, $one:ident, $many:ident| $dot:expr) => {
-        /// The next part of what is `ahead`, that of so many steps, is fetched meanwhile, some with each block.
+        /// Those of a row of the left operand are `APART` times four bytes apart. The next part of what is `ahead`, that of so
+        /// many steps, is fetched meanwhile, some with each block.
         ///
         /// # Safety
         /// The processor has the features; either side has `count` times four bytes in each of its rows.
         #[target_feature(enable = $features)]
-        unsafe fn $name(
+        unsafe fn $name<const APART: usize>(
             left: Left,
             right: [*const __m512i; 2],
             count: usize,
@@ -337,7 +276,8 @@ macro_rules! sums {
                                 let many = right.map(|right| unsafe { *right.add(at) });
                                 for (row, dots) in rows.iter().zip(&mut dots) {
                                     // SAFETY: as above.
-                                    let $one = _mm512_set1_epi32(unsafe { row.add(at).read_unaligned() });
+                                    let $one =
+                                        _mm512_set1_epi32(unsafe { row.add(APART * at).read_unaligned() });
                                     for (dot, $many) in dots.iter_mut().zip(many) {
                                         let $sum = *dot;
                                         *dot = $dot;
