@@ -1,7 +1,8 @@
 //! How fast the kernels and a model are, and what share that is of what this machine can do at most.
 //!
 //! `cargo bench` prints a table in Markdown at the end; `cargo bench -- gemv` restricts it to names that contain that,
-//! `--save-baseline NAME` and `--baseline NAME` compare two states of the code. Before a case is timed, its result is
+//! `--save-baseline NAME` and `--baseline NAME` compare two states of the code, and with `LOWBIT_RECORD=NAME` in the environment the
+//! cases become a run of that name. Before a case is timed, its result is
 //! held to its definition; a wrong one ends the run, so that no speed of it is printed.
 
 mod ceilings;
@@ -34,4 +35,7 @@ fn main() {
     experts::all(&mut table);
     models::all(&mut table);
     table.print();
+    if let Ok(name) = std::env::var("LOWBIT_RECORD") {
+        table.record(&name).expect("the run can be written");
+    }
 }

@@ -2,8 +2,10 @@
 
 use crate::ceilings::{Ceilings, reading};
 use criterion::{Criterion, SamplingMode};
+use lowbit::record::{Conditions, Reading, Run, Subject};
 use lowbit::stats::Summary;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use serde_json::Value;
 use std::time::Instant;
 
 /// Timed samples of a case.
@@ -22,8 +24,12 @@ pub enum Bound {
     Int8(usize),
 }
 
+/// What a case is, beside its name: columns of its record.
+pub type About<'a> = [(&'a str, Value)];
+
 /// A case on one number of threads.
 struct Timed {
+    threads: usize,
     /// Of a run.
     seconds: Summary,
     /// Of the median, in amounts of the bound a second.
@@ -34,6 +40,7 @@ struct Timed {
 
 struct Row {
     name: String,
+    about: Vec<(String, Value)>,
     bound: Bound,
     /// By number of threads.
     timed: Vec<Timed>,
@@ -64,6 +71,17 @@ impl Table {
     pub fn case<R: FnMut() + Send>(
         &mut self,
         name: &str,
+        bound: impl FnOnce() -> Bound,
+        set_up: impl Fn() -> R + Sync,
+    ) {
+        self.case_about(name, &[], bound, set_up);
+    }
+
+    /// [`case`](Self::case) of which more is recorded than its name.
+    pub fn case_about<R: FnMut() + Send>(
+        &mut self,
+        name: &str,
+        about: &About<'_>,
         bound: impl FnOnce() -> Bound,
         set_up: impl Fn() -> R + Sync,
     ) {
@@ -98,10 +116,12 @@ impl Table {
                 Bound::Bytes(count) => reading(pool, count),
                 _ => bound.ceiling(ceilings),
             };
-            Timed { seconds, speed: bound.amount() / seconds.median, ceiling }
+            let threads = pool.current_num_threads();
+            Timed { threads, seconds, speed: bound.amount() / seconds.median, ceiling }
         });
         let timed = timed.collect();
-        self.rows.push(Row { name: name.to_string(), bound, timed });
+        let about = about.iter().map(|(column, value)| (column.to_string(), value.clone())).collect();
+        self.rows.push(Row { name: name.to_string(), about, bound, timed });
     }
 
     /// Prints ceilings and rows; the rate and the share are those of the median.
@@ -116,17 +136,81 @@ impl Table {
                 self.ceilings.iter().map(|ceilings| format!(" | {} | |", rate(of, of.ceiling(ceilings))));
             println!("| *most: {what}* |{}", cells.collect::<String>());
         }
-        for Row { name, bound, timed } in &self.rows {
-            let cells = timed.iter().map(|Timed { seconds: Summary { min, median, .. }, speed, ceiling }| {
-                let share = 100.0 * speed / ceiling;
-                format!(" {:.3} / {:.3} | {} | {share:.0} % |", min * 1e3, median * 1e3, rate(*bound, *speed))
-            });
+        for Row { name, bound, timed, .. } in &self.rows {
+            let cells =
+                timed.iter().map(|Timed { seconds: Summary { min, median, .. }, speed, ceiling, .. }| {
+                    let share = 100.0 * speed / ceiling;
+                    format!(
+                        " {:.3} / {:.3} | {} | {share:.0} % |",
+                        min * 1e3,
+                        median * 1e3,
+                        rate(*bound, *speed)
+                    )
+                });
             println!("| {name} |{}", cells.collect::<String>());
         }
     }
 }
 
+impl Table {
+    /// Records every case in a new run of this name: a row `case` for each number of threads.
+    ///
+    /// # Errors
+    /// If the run cannot be written.
+    pub fn record(&self, name: &str) -> lowbit::Result<()> {
+        let run = Run::create(name)?;
+        let subject = Subject {
+            model: "kernels".into(),
+            family: "kernels".into(),
+            dtype: "f32".into(),
+            scheme: "f32".into(),
+            device: "cpu".into(),
+            ..Subject::default()
+        };
+        let mut readings = vec![];
+        for Row { name, about, bound, timed } in &self.rows {
+            for Timed { threads, seconds, speed, ceiling } in timed {
+                let conditions = Conditions { threads: Some(*threads as u64), ..Conditions::default() };
+                let reading = Reading::new("kernel", 1, &subject, &conditions)
+                    .row("case")
+                    .value("case", name.as_str())
+                    .value("bound", bound.name())
+                    .value("samples", SAMPLES)
+                    .value("seconds_min", seconds.min)
+                    .value("seconds_median", seconds.median)
+                    .value(bound.column(), speed / 1e9)
+                    .value("ceiling", ceiling / 1e9)
+                    .value("share", speed / ceiling);
+                let with = |reading: Reading, (column, value): &(String, Value)| match value {
+                    Value::String(text) => reading.value(column, text.as_str()),
+                    value => reading.value(column, value.as_u64()),
+                };
+                readings.push(about.iter().fold(reading, with));
+            }
+        }
+        run.record(&readings)?;
+        run.finish()?;
+        println!("recorded in {}", run.path().display());
+        Ok(())
+    }
+}
+
 impl Bound {
+    /// What the case is bound by, as records say it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bytes(_) => "bytes",
+            Self::Float(_) => "f32",
+            Self::Bf16(_) => "bf16",
+            Self::Int8(_) => "int8",
+        }
+    }
+
+    /// The column of the median's rate.
+    fn column(self) -> &'static str {
+        if matches!(self, Self::Bytes(_)) { "gb_per_s" } else { "gop_per_s" }
+    }
+
     fn amount(self) -> f64 {
         let (Self::Bytes(n) | Self::Float(n) | Self::Bf16(n) | Self::Int8(n)) = self;
         n as f64

@@ -2,9 +2,9 @@
 
 use super::compare::summaries;
 use super::{
-    Figure, ablation, ablation_quantized, context, context_loss, copying, decode, divergence, drift,
-    drift_prediction, experts, exponents, learning, memory, outliers, passkey, perplexity, prefill, ranking,
-    rate, sensitivity, size, smoothing, smoothing_bias, spectrum, stability, training_loss,
+    Figure, ablation, ablation_quantized, chunk_speed, context, context_loss, copying, decode, divergence,
+    drift, drift_prediction, experts, exponents, learning, memory, outliers, passkey, perplexity, prefill,
+    ranking, rate, sensitivity, size, smoothing, smoothing_bias, spectrum, stability, training_loss,
 };
 use crate::error::{Error, Kind, Result};
 use crate::frame::Frame;
@@ -78,6 +78,7 @@ const GALLERY: &[Entry] = &[
     of("copying", "accuracy", copying),
     of("smoothing", "error_scores", smoothing),
     entry("smoothing_bias", Rows::Kind("smoothing", "synthetic"), "bias", smoothing_bias),
+    entry("chunk_speed", Rows::Kind("kernel", "case"), "chunk", chunk_speed),
     of("spectrum", "condition_queries_max", spectrum),
     entry("prefill", Rows::Phase("cost"), "tokens_per_s", prefill),
     entry("decode", Rows::Phase("cost"), "tokens_per_s", decode),

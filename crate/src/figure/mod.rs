@@ -16,7 +16,7 @@
 //!
 //! A figure is owned data; what is wrong with it (a column that does not exist) is told when it is drawn, by
 //! [`svg`](Figure::svg), [`png`](Figure::png), [`vega`](Figure::vega) or [`save`](Figure::save). The same figure gives the same bytes.
-//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`copying`], [`smoothing`], [`smoothing_bias`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`], [`rate()`], [`ablation()`], [`ablation_quantized`], [`learning`], [`exponents`], [`spectrum()`] and [`training_loss`] are ready-made;
+//! [`perplexity`], [`size()`], [`price`], [`divergence`], [`drift`], [`drift_prediction`], [`outliers`], [`stability`], [`passkey`], [`copying`], [`smoothing`], [`smoothing_bias`], [`chunk_speed`], [`context()`], [`context_loss`], [`sensitivity()`], [`ranking`], [`prefill`], [`decode`], [`memory`], [`rate()`], [`ablation()`], [`ablation_quantized`], [`learning`], [`exponents`], [`spectrum()`] and [`training_loss`] are ready-made;
 //! [`draw_all`] draws those that the records allow. What none of them shows is drawn by hand: [`picture`].
 
 mod ablation;
@@ -24,6 +24,7 @@ mod axis;
 mod bars;
 mod canvas;
 mod chart;
+mod chunks;
 mod compare;
 mod context;
 mod copying;
@@ -59,6 +60,7 @@ mod waterfall;
 pub use ablation::{ablation, ablation_quantized, learning};
 pub use axis::{Axis, Scale, Unit};
 pub use chart::{Dash, Point, Rule, Series};
+pub use chunks::chunk_speed;
 pub use context::{context, context_loss};
 pub use copying::copying;
 pub use divergence::divergence;
