@@ -137,3 +137,37 @@ fn bring(artifact: &Artifact, folder: &Path) -> std::io::Result<OsString> {
     fs::rename(&draft, &to)?;
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the files that cells need of a package of these kinds.
+    fn named(kinds: &[&str], files: &[&str]) -> Vec<String> {
+        let message = serde_json::json!({
+            "reason": "compiler-artifact",
+            "package_id": "registry+index#one@1.0.0",
+            "target": {"kind": kinds},
+            "filenames": files,
+        });
+        let found = told_of(&message).into_iter();
+        found.map(|artifact| artifact.path.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn metadata_is_beside_the_library_but_for_crates_that_other_languages_link() {
+        let shared = format!("/deps/libone{}", std::env::consts::DLL_SUFFIX);
+        let all = ["/deps/libone.rlib", "/deps/libone.rmeta", shared.as_str()];
+        assert_eq!(named(&["lib"], &all), ["/deps/libone.rmeta", shared.as_str()]);
+        assert_eq!(named(&["cdylib", "rlib"], &all), ["/deps/libone.rlib"]);
+        assert_eq!(named(&["proc-macro"], &[&shared]), [shared.as_str()]);
+        assert!(named(&["custom-build"], &["/build/build-script-build"]).is_empty());
+    }
+
+    #[test]
+    fn messages_that_name_no_files_bring_none() {
+        for message in ["{\"reason\": \"build-finished\", \"success\": true}", "{}", "[1]"] {
+            assert!(told_of(&serde_json::from_str(message).unwrap()).is_empty(), "{message}");
+        }
+    }
+}
