@@ -52,15 +52,13 @@ mod tests;
 mod walk;
 
 use crate::error::{Error, Result};
-use crate::family::site::Residual;
 use crate::family::{Matrices, Site, Tensors, some_of};
-use crate::format::{Coding, Format, Granularity};
+use crate::format::{Coding, Granularity};
 use crate::layer::attention::Width;
 use crate::model::quantization::{Backend, Cached, LayerReport, Made, Quantization};
 use crate::model::{Model, cast, parse_dtype};
 pub use calibrate::{Calibration, Observer};
 use calibrate::{Sample, Wanted, observe};
-use candle_core::DType;
 use fold::Source;
 use rows::RowWidths;
 pub use scheme::{Budget, Hessians, Rule, Scheme};
