@@ -29,7 +29,6 @@ pub type About<'a> = [(&'a str, Value)];
 
 /// A case on one number of threads.
 struct Timed {
-    threads: usize,
     /// Of a run.
     seconds: Summary,
     /// Of the median, in amounts of the bound a second.
@@ -116,8 +115,7 @@ impl Table {
                 Bound::Bytes(count) => reading(pool, count),
                 _ => bound.ceiling(ceilings),
             };
-            let threads = pool.current_num_threads();
-            Timed { threads, seconds, speed: bound.amount() / seconds.median, ceiling }
+            Timed { seconds, speed: bound.amount() / seconds.median, ceiling }
         });
         let timed = timed.collect();
         let about = about.iter().map(|(column, value)| (column.to_string(), value.clone())).collect();
@@ -137,22 +135,14 @@ impl Table {
             println!("| *most: {what}* |{}", cells.collect::<String>());
         }
         for Row { name, bound, timed, .. } in &self.rows {
-            let cells =
-                timed.iter().map(|Timed { seconds: Summary { min, median, .. }, speed, ceiling, .. }| {
-                    let share = 100.0 * speed / ceiling;
-                    format!(
-                        " {:.3} / {:.3} | {} | {share:.0} % |",
-                        min * 1e3,
-                        median * 1e3,
-                        rate(*bound, *speed)
-                    )
-                });
+            let cells = timed.iter().map(|Timed { seconds: Summary { min, median, .. }, speed, ceiling }| {
+                let share = 100.0 * speed / ceiling;
+                format!(" {:.3} / {:.3} | {} | {share:.0} % |", min * 1e3, median * 1e3, rate(*bound, *speed))
+            });
             println!("| {name} |{}", cells.collect::<String>());
         }
     }
-}
 
-impl Table {
     /// Records every case in a new run of this name: a row `case` for each number of threads.
     ///
     /// # Errors
@@ -169,8 +159,9 @@ impl Table {
         };
         let mut readings = vec![];
         for Row { name, about, bound, timed } in &self.rows {
-            for Timed { threads, seconds, speed, ceiling } in timed {
-                let conditions = Conditions { threads: Some(*threads as u64), ..Conditions::default() };
+            for (pool, Timed { seconds, speed, ceiling }) in self.pools.iter().zip(timed) {
+                let threads = Some(pool.current_num_threads() as u64);
+                let conditions = Conditions { threads, ..Conditions::default() };
                 let reading = Reading::new("kernel", 1, &subject, &conditions)
                     .row("case")
                     .value("case", name.as_str())

@@ -2,6 +2,7 @@
 
 mod bad_checkpoint;
 mod bad_input;
+mod beside_weights;
 mod chosen;
 mod command_line;
 mod divergence;

@@ -98,9 +98,9 @@ fn by_floats(m: usize, k: usize, n: usize, x: &[f32], w: Weight<'_>, y: &mut [f3
 /// out[m, n] = a[m, k] b[n, k]ᵀ in f32, overwritten, of operands that lie by rows or by columns.
 ///
 /// # Panics
-/// If vectors are not [`available`].
+/// If vectors are not [`available`], or an operand ends before its last value.
 pub fn floats(m: usize, k: usize, n: usize, a: View<'_>, b: View<'_>, out: &mut [f32]) {
-    assert!(available() && out.len() == m * n && k > 0);
+    assert!(available() && out.len() == m * n && k > 0 && a.reaches(m, k));
     let out = Scatter::new(out);
     let of = |rows: Range<usize>| Rows::viewed(a, k, rows);
     // SAFETY: one task alone has these rows and columns; there are vectors.
@@ -154,10 +154,8 @@ impl Unit for Pairs {
         sums: &mut Sums,
     ) {
         before(sums);
-        assert!(right.iter().all(|right| right.len() >= steps));
-        let right = right.map(|right| right.as_ptr().cast());
         // SAFETY: a step is 16 pairs; the caller's promise.
-        unsafe { pairs::<1>(left, right, steps * STEP / 2, (ahead, steps), sums) };
+        unsafe { pairs::<1>(left, places(right, steps), steps * STEP / 2, (ahead, steps), sums) };
     }
 }
 
@@ -217,17 +215,24 @@ impl<const NEAREST: bool> Unit for Floats<NEAREST> {
         sums: &mut Sums,
     ) {
         before(sums);
-        assert!(right.iter().all(|right| right.len() >= steps));
-        let right = right.map(|right| right.as_ptr().cast());
-        let count = steps * STEP;
+        let (right, count) = (places(right, steps), steps * STEP);
         // SAFETY: the caller's promise.
         unsafe {
-            match left.value == size_of::<f32>() {
-                true => singles::<1>(left, right, count, (ahead, steps), sums),
-                false => singles::<PANEL>(left, right, count, (ahead, steps), sums),
+            match left.value / size_of::<f32>() {
+                1 => singles::<1>(left, right, count, (ahead, steps), sums),
+                apart => {
+                    assert_eq!(apart, PANEL, "the left operand lies by rows or by whole columns");
+                    singles::<PANEL>(left, right, count, (ahead, steps), sums);
+                }
             }
         }
     }
+}
+
+/// Where both halves of a right operand of so many steps begin.
+fn places<T>(right: [&[T]; 2], steps: usize) -> [*const __m512i; 2] {
+    assert!(right.iter().all(|right| right.len() >= steps));
+    right.map(|right| right.as_ptr().cast())
 }
 
 /// Declares the sums over `count` values, or pairs of them, of four bytes each.
