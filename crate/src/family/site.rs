@@ -110,6 +110,16 @@ impl Site {
         self.roles.contains(&"embedding") && !self.roles.contains(&"head")
     }
 
+    /// The first block that reads something else when it changes, of so many; none where the residual stream begins with it, their number
+    /// where only the head reads it.
+    pub fn first_reader(&self, layers: usize) -> Option<usize> {
+        match self.layer {
+            Some(layer) => Some(layer),
+            None if self.opens() => None,
+            None => Some(layers),
+        }
+    }
+
     /// Whether what enters the first block depends on it.
     pub fn opens(&self) -> bool {
         self.layer.is_none() && self.roles != ["head"]

@@ -25,7 +25,7 @@ pub fn spectrum(frame: &Frame) -> Result<Figure> {
     }
     if series.is_empty() {
         return Err(Error::input("there are no spectra of queries among these records")
-            .hint("measure the spectrum of a model whose queries are of low rank"));
+            .hint("measure the spectrum of a model with attention"));
     }
     Ok(Figure::of_series(series)
         .log_y()

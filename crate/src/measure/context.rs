@@ -4,7 +4,6 @@
 //! read from a state of zeros, and a context is taken from the shortest windows that reach it: many short ones for the
 //! early contexts, few long ones for the late. Contexts are binned by powers of two.
 
-use super::divergence::between;
 use super::finite;
 use super::instrument::{Listed, Table};
 use super::limit::{WINDOW, at_most, fits, smaller};
@@ -13,6 +12,7 @@ use super::window::{Excerpt, Sliding};
 use super::{Measure, subject, too_little, work};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::onward::between;
 use crate::progress::Progress;
 use crate::record::Reading;
 use crate::stats::{Estimate, Interval};

@@ -11,12 +11,11 @@ use super::window::{Excerpt, Sliding, Window};
 use super::{Measure, finite, subject, too_little, work};
 use crate::error::{Error, Result};
 use crate::kernel::softmax;
-use crate::layer::op::with_floats;
 use crate::model::Model;
-use crate::progress::{Progress, check_interrupt};
+use crate::model::onward::between;
+use crate::progress::Progress;
 use crate::record::Reading;
 use crate::stats::{Interval, Mean, Z95, quantile, wilson};
-use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -135,23 +134,6 @@ fn tokens(reference: &Model, model: &Model, text: &Excerpt) -> Result<Vec<softma
         let [p, q] = [reference, model].map(|model| model.predicting(ids, targets.len()));
         all.extend(between((reference, &p?), (model, &q?), targets)?);
         progress.tick(targets.len() as u64)?;
-    }
-    Ok(all)
-}
-
-/// The divergence at each target, from the hidden states [1, T, hidden] that predict it in the reference and in the
-/// model; a piece of logits at a time.
-pub(super) fn between(
-    (reference, p): (&Model, &Tensor),
-    (model, q): (&Model, &Tensor),
-    targets: &[u32],
-) -> Result<Vec<softmax::Divergence>> {
-    let (vocab, mut all) = (model.config.vocab_size(), Vec::with_capacity(targets.len()));
-    for piece in model.pieces(targets.len()) {
-        let (p, q) = (reference.logits(p, &piece)?, model.logits(q, &piece)?);
-        let targets = &targets[piece];
-        all.extend(with_floats([&p, &q], |[p, q]| softmax::divergence(p, q, vocab, targets))?);
-        check_interrupt()?;
     }
     Ok(all)
 }

@@ -1,8 +1,9 @@
 //! Singular values of a model's matrices: how many directions they use.
 //!
 //! Of each matrix of a block, as it is stored or as its codes stand for: the condition number s₁ / s_last; the effective rank, e to the
-//! entropy of s / Σ s (Roy & Vetterli 2007); the stable rank Σ s² / s₁²; and the number of directions with 90 % of Σ s². Queries of low rank are looked
-//! at as one matrix too, under the role `queries`: its condition number is over as many values as its rank, and its singular values are kept.
+//! entropy of s / Σ s (Roy & Vetterli 2007); the stable rank Σ s² / s₁²; and the number of directions with 90 % of Σ s². The queries of
+//! attention are looked at as one matrix too, under the role `queries`, the product of two where they are of low rank: the condition number is
+//! over as many values as the rank that it can have, and the singular values are kept.
 
 use super::instrument::{Listed, Table};
 use super::{Measure, subject};
@@ -77,7 +78,7 @@ impl Measure for Spectrum {
         fingerprint(Self::NAME, Self::VERSION, &json!({}), &subject(model), &"")
     }
 
-    /// A row for each matrix of a block, one for the queries of each layer, and a summary.
+    /// A row for each matrix of a block, one for the queries of each layer with attention, and a summary.
     fn measure(&self, model: &Model) -> Result<Vec<Reading>> {
         let identity = self.fingerprint(model)?;
         let row = || {
@@ -169,5 +170,26 @@ mod tests {
         assert!(queries.iter().all(|row| row.number("rank") == Some(16.0)));
         // No more directions than values.
         assert!(queries.iter().all(|row| row.number("effective_rank").unwrap() <= 16.0 + 1e-9));
+    }
+
+    #[test]
+    fn queries_of_full_rank_are_their_matrix() {
+        let model = Model::load("random:llama-tiny").unwrap();
+        let rows = Spectrum::default().measure(&model).unwrap();
+        let of = |role: &str| -> Vec<&Reading> {
+            rows.iter().filter(|row| row.values.get("role").is_some_and(|own| own == role)).collect()
+        };
+        let (queries, matrices) = (of(QUERIES), of("q_proj"));
+        assert!(queries.len() == model.config.layers() && queries.len() == matrices.len());
+        for (queries, matrix) in queries.iter().zip(matrices) {
+            for column in ["rank", "condition", "effective_rank", "stable_rank"] {
+                assert_eq!(queries.number(column), matrix.number(column), "{column}");
+            }
+            let kept = queries.values["singular_values"].as_array().unwrap();
+            let last = kept.last().unwrap().as_f64().unwrap();
+            assert!((1.0 / last / queries.number("condition").unwrap() - 1.0).abs() < 1e-9);
+        }
+        let most = queries.iter().filter_map(|row| row.number("condition")).fold(0.0, f64::max);
+        assert_eq!(rows.last().unwrap().number("condition_queries_max"), Some(most));
     }
 }

@@ -78,7 +78,7 @@ impl Model {
         Ok(self.stack.residual(stream)?)
     }
 
-    /// The projections of queries that are of low rank; see [`Stack::queries`](crate::family::Stack::queries).
+    /// The projections of the queries of attention; see [`Stack::queries`](crate::family::Stack::queries).
     pub(crate) fn queries(&self) -> Result<Vec<(usize, usize, Tensor)>> {
         Ok(self.stack.queries()?)
     }

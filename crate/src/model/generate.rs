@@ -5,9 +5,7 @@ use super::sampling::draw;
 use super::spoken::Spoken;
 use super::{Model, Positions};
 use crate::error::{Error, Result};
-use crate::kernel::softmax;
 pub use crate::kernel::softmax::argmax;
-use crate::layer::op::with_floats;
 use crate::layer::state::State;
 use crate::progress::check_interrupt;
 use crate::threads::install;
@@ -132,16 +130,7 @@ impl Model {
     /// −ln p of each of the last `scored` tokens of `ids`, given all tokens before it. The first token of `ids` has
     /// nothing before it and cannot be scored.
     pub fn nll(&self, ids: &[u32], scored: usize) -> Result<Vec<f32>> {
-        let hidden = self.predicting(ids, scored)?;
-        let targets = &ids[ids.len() - scored..];
-        let mut nll = Vec::with_capacity(scored);
-        for piece in self.pieces(scored) {
-            let logits = self.logits(&hidden, &piece)?;
-            let vocab = self.config.vocab_size();
-            nll.extend(with_floats([&logits], |[x]| softmax::nll(x, vocab, &targets[piece]))?);
-            check_interrupt()?;
-        }
-        Ok(nll)
+        self.nll_of(&self.predicting(ids, scored)?, &ids[ids.len() - scored..])
     }
 
     /// The hidden states [1, scored, hidden] that predict the last `scored` tokens of `ids`, each from all before it.

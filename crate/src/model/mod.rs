@@ -18,6 +18,7 @@
 //! | `card` | what was loaded, in lines |
 //! | `loading` | where to and in which storage, by name |
 //! | `forward` | tokens through the network, whole and block by block |
+//! | `onward` | a text for many models that differ from one in one matrix |
 //! | [`generate`] | continuations and scores of tokens |
 //! | [`sampling`] | which token comes next |
 //! | `spoken` | a continuation as text while it comes |
@@ -43,6 +44,7 @@ pub mod hub;
 pub mod init;
 mod kept;
 mod loading;
+pub(crate) mod onward;
 mod pass;
 mod pickle;
 pub mod quantization;

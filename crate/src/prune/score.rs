@@ -3,15 +3,17 @@
 use super::{Importance, Pruning, cut};
 use crate::error::{Error, Result};
 use crate::family::group::{Group, Slice};
-use crate::family::{Gradients, Matrices, Stack, Tensors};
-use crate::kernel::softmax;
-use crate::layer::op::with_floats;
+use crate::family::{Gradients, Tensors};
+use crate::layer::linear::Weight;
 use crate::model::Model;
+use crate::model::onward::Onward;
 use crate::progress::Progress;
 use crate::quantize::calibrate::{Sample, Wanted, observe};
-use crate::threads::install;
 use candle_core::{DType, Tensor};
 use std::collections::BTreeMap;
+
+/// Windows that are read together where losses are measured.
+const BATCH: usize = 16;
 
 /// A number for each part, the larger the more it matters; and the hash of the text that they are judged on.
 pub(super) fn scores(model: &Model, groups: &[Group], how: &Pruning) -> Result<(Vec<f64>, Option<String>)> {
@@ -105,47 +107,41 @@ fn by_use(model: &Model, groups: &[Group], sample: &Sample) -> Result<Vec<f64>> 
 }
 
 fn by_loss(model: &Model, groups: &[Group], sample: &Sample) -> Result<Vec<f64>> {
-    let windows: Vec<&Vec<u32>> = sample.in_order().map(|(_, ids)| ids).collect();
-    let layers = model.config.layers();
-    // The streams that enter each block, window by window.
-    let mut entering: Vec<Vec<Tensor>> = vec![];
-    for ids in &windows {
-        let mut streams = vec![model.embed(&model.tokens(&ids[..ids.len() - 1])?)?];
-        for block in 0..layers {
-            streams.push(model.through(streams[block].clone(), block..block + 1)?);
-        }
-        entering.push(streams);
-    }
-    let loss = |stack: &Stack, from: usize| -> Result<f64> {
-        let mut sum = 0.0;
-        for (ids, streams) in windows.iter().zip(&entering) {
-            let logits = install(|| {
-                let stream = stack.through(streams[from].clone(), from..layers, None)?;
-                stack.logits(&stack.close(&stream)?)
-            })?;
-            let nll = with_floats([&logits.contiguous()?], |[logits]| {
-                softmax::nll(logits, model.config.vocab_size(), &ids[1..])
-            })?;
-            sum += nll.iter().map(|x| f64::from(*x)).sum::<f64>() / nll.len() as f64;
-        }
-        Ok(sum / windows.len() as f64)
+    let windows: Vec<&[u32]> = sample.in_order().map(|(_, ids)| ids.as_slice()).collect();
+    let read: Vec<&[u32]> = windows.iter().map(|ids| &ids[..ids.len() - 1]).collect();
+    let targets: Vec<u32> = windows.iter().flat_map(|ids| &ids[1..]).copied().collect();
+    let mut onward = Onward::windows(model, &read, BATCH)?;
+    let mut loss = |changed: &Model, from: usize| -> Result<f64> {
+        let (mut sum, mut left) = (0.0, targets.as_slice());
+        onward.ends(changed, Some(from), |_, end| {
+            let (own, rest) = left.split_at(end.dim(0)? * end.dim(1)?);
+            left = rest;
+            sum += changed.nll_of(&end, own)?.into_iter().map(f64::from).sum::<f64>();
+            Ok(())
+        })?;
+        Ok(sum / targets.len() as f64)
     };
-    let stack = model.config.stack(model.tensors(), &Matrices::new())?;
-    let whole = loss(&stack, layers)?;
+    let whole = loss(model, 0)?;
     let progress = Progress::new("parts", groups.len() as u64, "parts");
     let mut scores = vec![];
     for group in groups {
-        let mut tensors = model.tensors().clone();
-        for (path, range) in &group.read {
-            let name = format!("{path}.weight");
-            let weight = tensors[&name].to_dtype(DType::F32)?;
-            let kept: Vec<f32> =
-                (0..weight.dim(1)?).map(|c| if range.contains(&c) { 0.0 } else { 1.0 }).collect();
-            let kept = Tensor::from_vec(kept, weight.dim(1)?, weight.device())?;
-            tensors.insert(name, weight.broadcast_mul(&kept)?);
-        }
-        scores.push(loss(&model.config.stack(&tensors, &Matrices::new())?, group.layer)? - whole);
+        scores.push(loss(&without_output(model, group)?, group.layer)? - whole);
         progress.tick(1)?;
     }
     Ok(scores)
+}
+
+/// The model in which nothing reads what a part gives.
+fn without_output(model: &Model, group: &Group) -> Result<Model> {
+    let mut model = model.clone();
+    for (path, linear) in model.linears_mut() {
+        for (_, range) in group.read.iter().filter(|(read, _)| *read == path) {
+            let weight = linear.weight.values()?;
+            let kept: Vec<f32> =
+                (0..weight.dim(1)?).map(|c| if range.contains(&c) { 0.0 } else { 1.0 }).collect();
+            let kept = Tensor::from_vec(kept, weight.dim(1)?, weight.device())?;
+            linear.weight = Weight::Dense(weight.broadcast_mul(&kept)?);
+        }
+    }
+    Ok(model)
 }

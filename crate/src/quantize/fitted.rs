@@ -4,9 +4,9 @@
 //! which compress. So each candidate is made and packed, and of those within the budget the largest are read on a short text.
 
 use super::calibrate::Sample;
-use super::rows::{Pulls, RowWidths, Score};
+use super::rows::{Pulls, Question, RowWidths, Score};
 use super::scheme::Scheme;
-use super::{Coding, Quantizing};
+use super::{Coding, Quantizing, select};
 use crate::error::{Error, Result};
 use crate::format::{Clip, Exact, Format};
 use crate::layer::op::with_floats;
@@ -125,10 +125,12 @@ impl Model {
     /// What gradients say of rows, where a scheme asks the calibration text for it.
     fn pulls(&self, scheme: &Scheme, how: &Quantizing) -> Result<Option<Arc<Pulls>>> {
         let trained = |by: Score| by.is_of_norms() && how.rows.is_some();
-        match scheme.rows {
-            Some(rows) if rows.needs_text() && !trained(rows.by) => {
-                let sample = how.calibration.sample(self)?;
-                Pulls::of(self, &sample, &self.config.sites(), rows.by == Score::Cost).map(Arc::new).map(Some)
+        match (scheme.rows, scheme.weights) {
+            (Some(rows), Some(coding)) if rows.needs_text() && !trained(rows.by) => {
+                let (sample, sites) = (how.calibration.sample(self)?, self.config.sites());
+                let parts = select::parts(scheme, &sites)?;
+                let asked = Question { sites: &sites, parts: &parts, coding, by: rows.by };
+                Pulls::of(self, &sample, &asked).map(Arc::new).map(Some)
             }
             _ => Ok(None),
         }

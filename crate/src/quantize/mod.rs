@@ -26,12 +26,14 @@
 //! | [`fitted`] | widths, clips and floors for a budget of the whole file |
 //! | [`knapsack`] | widths for whole parts under a budget, exactly |
 //! | [`rows`] | widths by row |
+//! | `alone` | each row rounded alone, and how far that moves predictions |
 //! | `slope` | the gradients of a text |
 //! | [`probe`] | one part of a quantized model at a time |
 //! | [`straight`] | what training sees of a scheme |
 
 mod admits;
 pub mod allocate;
+mod alone;
 mod blocks;
 pub mod calibrate;
 pub mod fitted;

@@ -33,8 +33,9 @@ gptqseq          the same block by block, on the inputs that rounded blocks leav
                  reading); gptqtrueseq: matrix by matrix. Activations are not rounded meanwhile
 rowsfisher5.5    a width for each row of integers, so many bits a weight in the mean (without a number: as many as make a packed
                  file as large as that of the format alone): by the square of gradients on the
-                 calibration text; rowsgrad: by their logarithms; rowscost: by what rounding costs; rowsmag: by the
-                 row's largest weight; rowsftle: by the rule published as FTLE
+                 calibration text; rowsgrad: by their logarithms; rowscost: by what rounding costs to second
+                 order; rowskl: by the KL of each row alone in 4 bits, measured (as many readings of the text as there are
+                 rows); rowsmag: by the row's largest weight; rowsftle: by the rule published as FTLE
 mix4.25          each matrix in the width that its sensitivity earns, so many bits a weight in all, which it
                  measures: the KL of every part at 4 bits on 1,024 tokens; mix1460608B: so many bytes in all
 x8, bc8          a recurrence's input; what writes and reads its state (B and C, keys and queries)

@@ -234,11 +234,7 @@ fn units(sites: &[Site], parts: &[Vec<Part>], layers: usize, grain: Grain) -> Ve
     let mut all: Vec<Unit> = vec![];
     for (i, site) in sites.iter().enumerate() {
         let in_scope = parts[i].iter().filter(|part| part.coding.is_some());
-        let first = match site.layer {
-            Some(layer) => Some(layer),
-            None if site.opens() => None,
-            None => Some(layers),
-        };
+        let first = site.first_reader(layers);
         for part in in_scope {
             let segment = part.segment.as_deref().filter(|_| grain == Grain::Segment);
             let pattern = segment.map_or(site.path.clone(), |name| format!("{}.{name}", site.path));

@@ -92,9 +92,9 @@ impl Job<'_> {
                 Arc::new(pulls)
             }
             (None, None, Some(sample)) => {
-                self.made.whole.tokens += 3 * sample.tokens(); // there and back
-                let each = rows.by == rows::Score::Cost;
-                Arc::new(rows::Pulls::of(&self.current()?, sample, &self.sites, each)?)
+                let asked = rows::Question { sites: &self.sites, parts: &self.parts, coding, by: rows.by };
+                self.made.whole.tokens += asked.readings() * sample.tokens();
+                Arc::new(rows::Pulls::of(&self.current()?, sample, &asked)?)
             }
             (None, None, None) => Arc::default(),
         };

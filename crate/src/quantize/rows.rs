@@ -6,6 +6,7 @@
 //! published rule of "FTLE" (parameter-golf, pull request 316) is another: 4 + 4 n bits, n from 0 to 1 by the norm of a row's
 //! gradient within its matrix, shifted to the mean that is asked for and then held to 4 … 8, so that the mean given is not the mean asked for.
 
+use super::alone;
 use super::calibrate::Sample;
 use super::select::Part;
 use crate::error::{Error, Result};
@@ -41,7 +42,12 @@ pub enum Score {
     Magnitude,
     /// What rounding costs to second order, Σ F Δw² over the row's own weights, in the place of s · m².
     Cost,
+    /// The same measured: the KL divergence that the row makes which alone has 4 bits.
+    Divergence,
 }
+
+/// The bits of a row in which it is rounded to see what that costs.
+const PROBE: u8 = 4;
 
 impl Score {
     /// Whether it is the norms of gradients that decide, which a training can keep.
@@ -50,12 +56,13 @@ impl Score {
     }
 
     /// All, by the part of a name that asks for them.
-    const NAMES: [(&str, Self); 5] = [
+    const NAMES: [(&str, Self); 6] = [
         ("rowsftle", Self::Ftle),
         ("rowsgrad", Self::Gradient),
         ("rowsfisher", Self::Fisher),
         ("rowsmag", Self::Magnitude),
         ("rowscost", Self::Cost),
+        ("rowskl", Self::Divergence),
     ];
 }
 
@@ -124,23 +131,51 @@ struct Pull {
     square: Vec<f64>,
     /// Of each weight, the square of its gradient.
     fisher: Vec<f32>,
+    /// What the row alone in few bits makes of the predictions, in nats a token; see [`alone`].
+    kl: Vec<f64>,
 }
 
-/// What gradients say of all matrices.
+/// What gradients, or measurements, say of all matrices.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pulls(BTreeMap<String, Pull>);
+
+/// Of which rows something is asked, for widths by what.
+pub(super) struct Question<'a> {
+    pub sites: &'a [Site],
+    pub parts: &'a [Vec<Part>],
+    /// The format whose widths are chosen.
+    pub coding: Coding,
+    pub by: Score,
+}
+
+impl Question<'_> {
+    /// How many times the text is read: there and back for gradients, once for each row where each is measured.
+    pub fn readings(&self) -> u64 {
+        match self.by {
+            Score::Divergence => 1 + alone::rows(self.parts, self.coding) as u64,
+            _ => 3,
+        }
+    }
+}
 
 /// The least norm that has a logarithm.
 const LEAST: f64 = 1e-12;
 
 impl Pulls {
-    /// On a sample of text; with the square of each weight's gradient where that is asked for.
-    pub fn of(model: &Model, sample: &Sample, sites: &[Site], each: bool) -> Result<Self> {
+    /// On a sample of text; with the square of each weight's gradient where that decides.
+    pub fn of(model: &Model, sample: &Sample, asked: &Question<'_>) -> Result<Self> {
+        let Question { sites, parts, coding, by } = *asked;
+        if by == Score::Divergence {
+            let all = alone::divergences(model, sample, (sites, parts), coding, PROBE)?;
+            let pull = |(name, kl)| (name, Pull { kl, ..Pull::default() });
+            return Ok(Self(all.into_iter().map(pull).collect()));
+        }
         let mut all = BTreeMap::new();
         for site in sites {
             let rows = || vec![0.0; site.rows];
-            let fisher = vec![0.0; if each { site.rows * site.cols } else { 0 }];
-            all.insert(site.weight.clone(), Pull { norm: rows(), log: rows(), square: rows(), fisher });
+            let fisher = vec![0.0; if by == Score::Cost { site.rows * site.cols } else { 0 }];
+            let pull = Pull { norm: rows(), log: rows(), square: rows(), fisher, kl: vec![] };
+            all.insert(site.weight.clone(), pull);
         }
         let share = 1.0 / sample.windows.len().max(1) as f64;
         model.slopes(sample, |grads: &Gradients| {
@@ -257,15 +292,20 @@ impl Chosen<'_> {
                 let fisher =
                     fisher.get(part.first * cols..(part.first + part.rows) * cols).ok_or_else(none)?;
                 let rounded =
-                    self.coding.encode_rows(&values, part.rows, cols, &vec![4; part.rows])?.decode();
+                    self.coding.encode_rows(&values, part.rows, cols, &vec![PROBE; part.rows])?.decode();
                 let errors = values.iter().zip(&rounded).zip(fisher);
                 let errors: Vec<f64> =
                     errors.map(|((x, y), f)| f64::from(*f) * f64::from(x - y).powi(2)).collect();
-                let rows = errors.chunks(cols).map(|row| row.iter().sum::<f64>() / cols as f64);
-                rows.map(|cost| cost.max(f64::MIN_POSITIVE).log2() / 2.0).collect()
+                per_weight(errors.chunks(cols).map(|row| row.iter().sum()), cols)
             }
+            Score::Divergence => per_weight(of(|pull| &pull.kl)?.into_iter(), cols),
         })
     }
+}
+
+/// The bits that rows of so many weights ask for, by what each costs in bits that are the same for all.
+fn per_weight(costs: impl Iterator<Item = f64>, cols: usize) -> Vec<f64> {
+    costs.map(|cost| (cost / cols as f64).max(f64::MIN_POSITIVE).log2() / 2.0).collect()
 }
 
 /// Rows of a matrix in the nearest codes, of as many bits each as `part` gives them.

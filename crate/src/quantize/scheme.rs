@@ -33,7 +33,7 @@ use std::fmt;
 /// | `smooth0.5` | outliers moved from activations to weights (SmoothQuant) with this exponent |
 /// | `gptq` | codes chosen by GPTQ on the inputs that matrices have in the model as it is ([`Hessians`]) |
 /// | `gptqseq`, `gptqtrueseq` | the same block by block, or matrix by matrix, on inputs that what is rounded leaves |
-/// | `rowsfisher5.5`, `rowsgrad`, `rowscost`, `rowsmag`, `rowsftle` | a width for each row, so many bits a weight in the mean, or as many as the bytes of the format alone ([`rows`](super::rows)) |
+/// | `rowsfisher5.5`, `rowsgrad`, `rowscost`, `rowskl`, `rowsmag`, `rowsftle` | a width for each row, so many bits a weight in the mean, or as many as the bytes of the format alone ([`rows`](super::rows)) |
 /// | `mix4.25`, `mix1460608B` | each matrix in the width that it earns, so many bits a weight, or bytes, in all |
 /// | `x8`, `bc8`, `h8`, `h16` | a recurrence's input, what writes and reads its state (B and C, keys and queries), its state; its state in bf16 |
 /// | `h8ef8`, `h8ef` | a state with error feedback, the residual in 8 bits, or in f32: then 40 bits a value |

@@ -366,6 +366,19 @@ mod tests {
                 - of("training")[0]["parameters"].as_u64().unwrap(),
             2 * (16 * 16 - 2 * 4 * 16)
         );
+        // Trained again it says the same; what was changed in the record is told.
+        run.write_config(&ablation).unwrap();
+        let check = crate::study::Study::check_run(run.path()).unwrap();
+        check.passed().unwrap();
+        assert!(check.comparison.count(|kind| kind.is_measured()).compared > 100);
+        let (copy, lines) = (at("copy"), std::fs::read_to_string(run.path().join("metrics.jsonl")).unwrap());
+        std::fs::create_dir(&copy).unwrap();
+        std::fs::copy(run.path().join("config_resolved.yaml"), copy.join("config_resolved.yaml")).unwrap();
+        let loss = of("training")[4]["bits_per_byte"].as_f64().unwrap();
+        let changed = lines.replace(&format!("\"bits_per_byte\":{loss}"), "\"bits_per_byte\":9.25");
+        std::fs::write(copy.join("metrics.jsonl"), changed).unwrap();
+        let error = crate::study::Study::check_run(&copy).unwrap().passed().unwrap_err().to_string();
+        assert!(error.contains("are not what was recorded"), "{error}");
         // Nothing is trained twice.
         std::fs::remove_dir_all(at("trained")).unwrap();
         ablation.record(&run, &at("trained")).unwrap();

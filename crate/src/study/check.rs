@@ -1,6 +1,7 @@
 //! Measuring a recorded run again, to see whether it still says the same.
 
 use super::Study;
+use super::ablation::Ablation;
 use crate::error::{Error, Result};
 use crate::record::{Comparison, Count, Kind, Run, read_lines, run_folder};
 use crate::settings;
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file in a run's folder that says which commit can check it, where later programs cannot: the commit, a blank, and a
 /// sentence that says why.
@@ -43,13 +44,7 @@ impl Study {
     /// If there is no such run, or it was made by hand and holds no configuration.
     pub fn of_run(run: impl AsRef<Path>) -> Result<Self> {
         let folder = run_folder(run.as_ref())?;
-        let path = folder.join("config_resolved.yaml");
-        if !path.is_file() {
-            return Err(Error::input("this run was made by hand: no study can measure it again")
-                .at(folder.display())
-                .hint("name a run of a command or of a study"));
-        }
-        let config: Value = settings::read(&path)?;
+        let (path, config) = config(&folder)?;
         if config.get("measure").is_none() {
             return settings::read(&path);
         }
@@ -72,19 +67,30 @@ impl Study {
         })
     }
 
-    /// Measures a run's study again and compares the readings with the recorded ones, see
-    /// [`Comparison`]. The new readings are not kept.
+    /// Measures a run's study again, or trains an [`Ablation`] again, and compares the readings with the recorded ones, see
+    /// [`Comparison`]. The new readings and models are not kept.
     ///
     /// # Errors
-    /// Those of [`of_run`](Self::of_run) and [`run`](Self::run); if the run is marked as one that only an earlier commit can
-    /// check.
+    /// Those of [`of_run`](Self::of_run), [`run`](Self::run) and [`Ablation::record`]; if the run is marked as one that only an
+    /// earlier commit can check.
     pub fn check_run(run: impl AsRef<Path>) -> Result<Check> {
         let folder = run_folder(run.as_ref())?;
         only_by_another(&folder)?;
-        let study = Self::of_run(&folder)?;
         let id = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let scratch = std::env::temp_dir().join(format!("lowbit-check-{id}-{}", std::process::id()));
-        let again = study.run_into(|| Run::create_in(&scratch, &study.name))?;
+        let (path, config) = config(&folder)?;
+        let again = match config.get("variants") {
+            None => {
+                let study = Self::of_run(&folder)?;
+                study.run_into(|| Run::create_in(&scratch, &study.name))?
+            }
+            Some(_) => {
+                let ablation: Ablation = settings::read(&path)?;
+                let run = Run::create_in(&scratch, &ablation.name)?;
+                ablation.record(&run, &scratch.join("trained"))?;
+                run
+            }
+        };
         let [recorded, found] =
             [folder.as_path(), again.path()].map(|run| read_lines(run.join("metrics.jsonl")));
         let comparison = Comparison::of(&recorded?.rows, &found?.rows);
@@ -92,6 +98,18 @@ impl Study {
         fs::remove_dir_all(&scratch).map_err(|e| Error::io(&scratch, &e))?;
         Ok(Check { run: id, comparison })
     }
+}
+
+/// The configuration of a run, and its file.
+fn config(folder: &Path) -> Result<(PathBuf, Value)> {
+    let path = folder.join("config_resolved.yaml");
+    if !path.is_file() {
+        return Err(Error::input("this run was made by hand: no study can measure it again")
+            .at(folder.display())
+            .hint("name a run of a command or of a study"));
+    }
+    let config = settings::read(&path)?;
+    Ok((path, config))
 }
 
 /// Refuses a run that is marked as one that only an earlier commit can check.

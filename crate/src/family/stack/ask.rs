@@ -92,8 +92,8 @@ impl Stack {
         Ok(None)
     }
 
-    /// The projections of queries that are of low rank: number of the block, rank, and what the two matrices are together,
-    /// [H·D, hidden] in f32.
+    /// The projections of the queries of attention: number of the block, the rank that it can have, and the matrix, [H·D, hidden] in
+    /// f32; the product of the two of one of low rank.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -101,8 +101,8 @@ impl Stack {
         let steps = self.blocks.iter().enumerate();
         let steps = steps.flat_map(|(layer, block)| block.steps.iter().map(move |step| (layer, step)));
         let all = steps.filter_map(|(layer, step)| {
-            let both = step.branch.attention()?.low_rank_queries()?;
-            Some(both.map(|(rank, queries)| (layer, rank, queries)))
+            let matrix = step.branch.attention()?.query_matrix();
+            Some(matrix.map(|(rank, queries)| (layer, rank, queries)))
         });
         all.collect()
     }

@@ -160,12 +160,19 @@ impl Attention {
         Self { names, ..self }
     }
 
-    /// The rank of the projection of queries, and its two matrices together, [H·D, hidden] in f32; none of one that is not of
-    /// low rank.
-    pub(crate) fn low_rank_queries(&self) -> Option<Result<(usize, Tensor)>> {
-        let Query::LowRank([first, second]) = &self.q else { return None };
-        let both = |first: Tensor, second: Tensor| Ok((first.dim(0)?, second.matmul(&first)?));
-        Some(first.weight.values().and_then(|first| both(first, second.weight.values()?)))
+    /// The projection of queries as one matrix, [H·D, hidden] in f32, and the rank that it can have: the product of the two of one
+    /// of low rank.
+    pub(crate) fn query_matrix(&self) -> Result<(usize, Tensor)> {
+        match &self.q {
+            Query::Full(q) => {
+                let all = q.weight.values()?;
+                Ok((all.dim(0)?.min(all.dim(1)?), all))
+            }
+            Query::LowRank([first, second]) => {
+                let first = first.weight.values()?;
+                Ok((first.dim(0)?, second.weight.values()?.matmul(&first)?))
+            }
+        }
     }
 
     /// The matrices of queries in the order in which they are used.
