@@ -140,9 +140,9 @@ impl Config {
         (0..self.layers()).flat_map(|layer| self.recipe().groups(layer)).collect()
     }
 
-    /// Whether of every layer as many groups must be left out.
-    pub fn is_even(&self) -> bool {
-        self.recipe().is_even()
+    /// Whether of every layer as many groups of a setting must be left out.
+    pub fn is_even(&self, setting: &str) -> bool {
+        self.recipe().is_even(setting)
     }
 
     /// Experts that see a token; 0 where there are none.

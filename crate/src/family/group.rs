@@ -116,7 +116,7 @@ pub enum Kind {
     Expert,
     /// A channel inside a feed-forward layer, or inside an expert: rows of what makes it and a column of what reads it.
     Channel,
-    /// An inner channel of a state space.
+    /// An inner channel: of a state space, or a direction of queries of low rank.
     Inner,
     /// A head: of a state space, or a key head with the query heads that share it.
     Head,

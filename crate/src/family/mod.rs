@@ -127,8 +127,8 @@ pub trait Family: fmt::Debug {
         vec![]
     }
 
-    /// Whether the config has one size for all layers, so that of every layer as many groups must be left out.
-    fn is_even(&self) -> bool {
+    /// Whether a setting is one size for all layers, so that of every layer as many of its groups must be left out.
+    fn is_even(&self, _setting: &str) -> bool {
         true
     }
 

@@ -7,8 +7,8 @@
 //! | `cut` | tensors without the parts that are left out |
 //!
 //! What can be left out is the family's to say ([`Group`]). Parts are left out in the order of their scores per parameter until
-//! no more than the asked share of the model's parameters is left. Where a config has one size for all layers, the parts of all layers that
-//! matter least go together, the next ones after them.
+//! no more than the asked share of the model's parameters is left. Where a setting is one size for all layers, its parts of all layers
+//! that matter least go together, the next ones after them.
 
 mod cut;
 mod score;
@@ -275,27 +275,25 @@ impl<'a> Order<'a> {
         let mut scored: Vec<(f64, &Group)> =
             groups.iter().zip(scores).map(|(group, score)| (score / size(group), group)).collect();
         scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let each = match model.config.is_even() {
-            false => scored.into_iter().map(|(_, group)| vec![group]).collect(),
-            true => {
-                // The least of every layer together, then the next ones; by the mean of their scores.
-                let mut ranks: BTreeMap<(&str, usize), Vec<(f64, &Group)>> = BTreeMap::new();
-                let mut seen: BTreeMap<Place, usize> = BTreeMap::new();
-                for (score, group) in scored {
-                    let rank = seen.entry(group.place()).or_default();
-                    ranks.entry((group.setting, *rank)).or_default().push((score, group));
-                    *rank += 1;
-                }
-                let mean =
-                    |all: &Vec<(f64, &Group)>| all.iter().map(|(s, _)| s).sum::<f64>() / all.len() as f64;
-                let mut together: Vec<_> = ranks.into_values().map(|all| (mean(&all), all)).collect();
-                together.sort_by(|a, b| a.0.total_cmp(&b.0));
-                together
-                    .into_iter()
-                    .map(|(_, all)| all.into_iter().map(|(_, group)| group).collect())
-                    .collect()
+        // The least of every layer together, then the next ones; by the mean of their scores.
+        let mut ranks: BTreeMap<(&str, usize), Vec<(f64, &Group)>> = BTreeMap::new();
+        let mut seen: BTreeMap<Place, usize> = BTreeMap::new();
+        let mut together: Vec<(f64, Vec<&Group>)> = vec![];
+        for (score, group) in scored {
+            if !model.config.is_even(group.setting) {
+                together.push((score, vec![group]));
+                continue;
             }
-        };
+            let rank = seen.entry(group.place()).or_default();
+            ranks.entry((group.setting, *rank)).or_default().push((score, group));
+            *rank += 1;
+        }
+        together.extend(ranks.into_values().map(|all| {
+            let mean = all.iter().map(|(score, _)| score).sum::<f64>() / all.len() as f64;
+            (mean, all.into_iter().map(|(_, group)| group).collect())
+        }));
+        together.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let each = together.into_iter().map(|(_, groups)| groups).collect();
         Self { each, places, multiple: how.multiple }
     }
 

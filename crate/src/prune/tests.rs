@@ -1,5 +1,7 @@
 use super::*;
-use crate::family::{bamba, falcon_h1, granitemoehybrid, hybrid, itera, llama, mamba2, nemotron_h};
+use crate::family::{
+    bamba, falcon_h1, gla, granitemoehybrid, hybrid, itera, llama, lowrankq, mamba2, nemotron_h,
+};
 use crate::model::Positions;
 
 /// A text that models can be judged on.
@@ -84,6 +86,34 @@ fn models() -> Vec<Model> {
         },
         ..Default::default()
     };
+    let gla = gla::Config {
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 3,
+        num_heads: 6,
+        num_kv_heads: 3,
+        expand_k: 1.0,
+        expand_v: 2.0,
+        attn: Some(gla::Hybrid {
+            layers: vec![1],
+            num_heads: 6,
+            num_kv_heads: 3,
+            qkv_bias: true,
+            rope_theta: 1e4,
+        }),
+        ..gla::Config::tiny()
+    };
+    let lowrankq = lowrankq::Config {
+        model_dim: 24,
+        num_layers: 3,
+        num_heads: 6,
+        num_kv_heads: 3,
+        mlp_hidden: 40,
+        q_rank: lowrankq::Rank::Layers(vec![8, 0, 12]),
+        bigram_vocab_size: 32,
+        bigram_dim: 8,
+        ..Default::default()
+    };
     [
         Config::IteraLite(itera),
         Config::Llama(llama),
@@ -92,6 +122,8 @@ fn models() -> Vec<Model> {
         Config::Bamba(bamba),
         Config::FalconH1(falcon),
         Config::NemotronH(nemotron),
+        Config::Gla(gla),
+        Config::LowrankQ(lowrankq),
     ]
     .map(|config| Model::random("whole", config, 3, &Loading::default()).unwrap())
     .into()
@@ -216,8 +248,17 @@ fn what_cannot_be_pruned_is_told() {
     assert!(sentence(&model, experts).contains("a llama has no experts that could be left out"));
     let packed = model.quantized(&"w8a8".parse().unwrap()).unwrap();
     assert!(sentence(&packed, Pruning::default()).contains("a quantized model is not pruned"));
-    let gla = Model::load("random:gla-tiny").unwrap();
-    assert!(sentence(&gla, Pruning::default()).contains("nothing can be left out of a gla whole"));
+    // Heads of several groups: one would be left with fewer than another.
+    let config = mamba2::Config {
+        hidden_size: 24,
+        num_hidden_layers: 1,
+        num_heads: 6,
+        head_dim: 8,
+        n_groups: 2,
+        ..Default::default()
+    };
+    let grouped = Model::random("grouped", Config::Mamba2(config), 3, &Loading::default()).unwrap();
+    assert!(sentence(&grouped, Pruning::default()).contains("nothing can be left out of a mamba2 whole"));
     assert!(
         "weight"
             .parse::<Importance>()

@@ -1,11 +1,12 @@
 //! The shape of a gated linear attention, and the tensors that it calls for.
 
+use super::super::group::Group;
 use super::super::llama::{Rope, Scaling};
 use super::super::setting::check_sizes;
 use super::super::site::{Fed, Residual, Segment, Site};
 use super::super::source::{fields, kept, read_by};
 use super::super::spec;
-use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
+use super::super::{Config as AnyConfig, Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
 use crate::error::{Error, Result};
 use crate::layer::{attention, gla as mixer};
 use serde::{Deserialize, Serialize};
@@ -190,7 +191,7 @@ impl Config {
         all
     }
 
-    fn is_attention(&self, layer: usize) -> bool {
+    pub(super) fn is_attention(&self, layer: usize) -> bool {
         self.attn.as_ref().is_some_and(|hybrid| hybrid.layers.contains(&layer))
     }
 
@@ -329,6 +330,14 @@ impl Family for Config {
 
     fn untie(&mut self) {
         self.tie_word_embeddings = false;
+    }
+
+    fn groups(&self, layer: usize) -> Vec<Group> {
+        self.groups_of(layer)
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::Gla(self.without_groups(left_out)))
     }
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {

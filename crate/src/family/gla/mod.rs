@@ -2,6 +2,7 @@
 //! blocks may have softmax attention in the place of the mixer.
 
 mod config;
+mod group;
 mod resolve;
 
 use super::{About, Family, Parts, Stack};

@@ -300,7 +300,7 @@ impl Family for Config {
         self.groups_of(layer)
     }
 
-    fn is_even(&self) -> bool {
+    fn is_even(&self, _setting: &str) -> bool {
         false
     }
 

@@ -1,9 +1,11 @@
 //! The shape of a low-rank-Q transformer, and the tensors that it calls for.
 
+use super::super::group::Group;
 use super::super::setting::check_sizes;
 use super::super::site::{Fed, Residual, Site};
 use super::super::source::{fields, kept};
-use super::super::{Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
+use super::super::{Config as AnyConfig, Ends, Family, Init, Parts, Sizes, Stack, TensorSpec};
+use super::group::RANK;
 use crate::error::{Error, Result};
 use crate::layer::attention;
 use serde::{Deserialize, Serialize};
@@ -294,6 +296,19 @@ impl Family for Config {
 
     fn untie(&mut self) {
         self.tie_embeddings = false;
+    }
+
+    fn groups(&self, layer: usize) -> Vec<Group> {
+        self.groups_of(layer)
+    }
+
+    // Each layer has a rank of its own.
+    fn is_even(&self, setting: &str) -> bool {
+        setting != RANK
+    }
+
+    fn without(&self, left_out: &[&Group]) -> Option<AnyConfig> {
+        Some(AnyConfig::LowrankQ(self.without_groups(left_out)))
     }
 
     fn hugging_face(&self, source: Option<&Value>) -> Result<Map<String, Value>> {

@@ -8,6 +8,7 @@
 //! them, and pieces and single tokens agree with the whole.
 
 mod config;
+mod group;
 mod resolve;
 
 use super::stack::{Block, Entry, Mixing, Pairs, Scale, Skip, Step};
