@@ -191,14 +191,27 @@ fn norm_rows_grad_body<V: Lanes>(
     for (i, ((x, dy), dx)) in x.chunks(group).zip(dy.chunks(group)).zip(dx.chunks_mut(group)).enumerate() {
         let at = i * group % width;
         let (w, dw) = (&w[at..][..group], &mut dw[at..][..group]);
-        let scale = 1.0 / (dot_body::<V>(x, x) / group as f32 + eps).sqrt();
-        for c in 0..group {
-            dx[c] = dy[c] * w[c];
-            dw[c] += dy[c] * x[c] * scale;
+        let whole = group / V::N * V::N;
+        let [mut squares, mut pulls] = [V::splat(0.0); 2];
+        for c in (0..whole).step_by(V::N) {
+            let x = V::load(&x[c..]);
+            squares = x.fma(x, squares);
+            pulls = V::load(&dy[c..]).mul(V::load(&w[c..])).fma(x, pulls);
         }
-        let mean = dot_body::<V>(dx, x) * scale * scale / group as f32;
-        for c in 0..group {
-            dx[c] = scale * (dx[c] - x[c] * mean);
+        let rest = |of: fn(f32, f32, f32) -> f32| (whole..group).map(|c| of(x[c], dy[c], w[c])).sum::<f32>();
+        let squares = squares.sum() + rest(|x, _, _| x * x);
+        let pulls = pulls.sum() + rest(|x, dy, w| dy * w * x);
+        let scale = 1.0 / (squares / group as f32 + eps).sqrt();
+        let mean = pulls * scale * scale / group as f32;
+        let (scales, means) = (V::splat(scale), V::splat(mean));
+        for c in (0..whole).step_by(V::N) {
+            let (x, dy) = (V::load(&x[c..]), V::load(&dy[c..]));
+            dy.mul(V::load(&w[c..])).sub(x.mul(means)).mul(scales).store(&mut dx[c..]);
+            x.mul(scales).fma(dy, V::load(&dw[c..])).store(&mut dw[c..]);
+        }
+        for c in whole..group {
+            dx[c] = scale * (dy[c] * w[c] - x[c] * mean);
+            dw[c] += dy[c] * x[c] * scale;
         }
     }
 }

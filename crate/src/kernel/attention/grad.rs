@@ -65,8 +65,9 @@ struct Work {
     /// Of each row: ln Σ e^score, and dy · y.
     logs: Vec<f32>,
     pulls: Vec<f32>,
-    /// A tile of keys, or of values, turned: [D, KEYS].
-    turned: Vec<f32>,
+    /// All tiles of keys, and of values, turned: [D, KEYS] each.
+    turned_k: Vec<f32>,
+    turned_v: Vec<f32>,
     /// [rows, KEYS] each.
     weights: Vec<f32>,
     dscores: Vec<f32>,
@@ -96,7 +97,14 @@ impl Work {
             sum.clear();
             sum.resize(time * dim, 0.0);
         }
-        self.turned.resize(dim * KEYS, 0.0);
+        // Every tile of queries meets them: they are turned once.
+        for (turned, values) in [(&mut self.turned_k, &self.k), (&mut self.turned_v, &self.v)] {
+            turned.clear();
+            turned.resize(time.div_ceil(KEYS) * dim * KEYS, 0.0);
+            for (to, from) in turned.chunks_exact_mut(dim * KEYS).zip(values.chunks(KEYS * dim)) {
+                transpose(from.len() / dim, dim, from, dim, to, KEYS);
+            }
+        }
         let tokens = (ROWS / group).max(1);
         for first in (0..time).step_by(tokens) {
             let end = time.min(first + tokens);
@@ -112,12 +120,12 @@ impl Work {
         let (first, count) = (rows.start, rows.len());
         let of_rows = first * dim..rows.end * dim;
         let (q, dy) = (&self.q[of_rows.clone()], &self.dy[of_rows.clone()]);
-        let (k, v) = (&self.k[key * dim..][..keys * dim], &self.v[key * dim..][..keys * dim]);
-        for (sums, left, right) in [(&mut self.weights, q, k), (&mut self.dscores, dy, v)] {
+        let (k, turned) = (&self.k[key * dim..][..keys * dim], key * dim..(key + KEYS) * dim);
+        let (turned_k, turned_v) = (&self.turned_k[turned.clone()], &self.turned_v[turned]);
+        for (sums, left, right) in [(&mut self.weights, q, turned_k), (&mut self.dscores, dy, turned_v)] {
             sums.clear();
             sums.resize(count * KEYS, 0.0);
-            transpose(keys, dim, right, dim, &mut self.turned, KEYS);
-            matmul_add(count, dim, keys, View::rows(left, dim), &self.turned, KEYS, sums, KEYS);
+            matmul_add(count, dim, keys, View::rows(left, dim), right, KEYS, sums, KEYS);
         }
         for r in 0..count {
             let seen = ((first + r) / group + 1).saturating_sub(key).min(keys);
