@@ -173,6 +173,12 @@ impl Ablation {
         self.compare(run, &all)
     }
 
+    /// Names and versions of the readings that it makes.
+    pub fn gives(&self) -> Vec<(&'static str, u32)> {
+        let measured = self.measures.iter().flat_map(|measure| measure.gives());
+        std::iter::once((NAME, VERSION)).chain(measured).collect()
+    }
+
     /// Each variant with each seed.
     fn units(&self) -> Result<Vec<Unit>> {
         if self.variants.is_empty() || self.seeds.is_empty() {

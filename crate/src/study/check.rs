@@ -78,14 +78,12 @@ impl Study {
         only_by_another(&folder)?;
         let id = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let scratch = std::env::temp_dir().join(format!("lowbit-check-{id}-{}", std::process::id()));
-        let (path, config) = config(&folder)?;
-        let again = match config.get("variants") {
+        let again = match Ablation::of_run(&folder)? {
             None => {
                 let study = Self::of_run(&folder)?;
                 study.run_into(|| Run::create_in(&scratch, &study.name))?
             }
-            Some(_) => {
-                let ablation: Ablation = settings::read(&path)?;
+            Some(ablation) => {
                 let run = Run::create_in(&scratch, &ablation.name)?;
                 ablation.record(&run, &scratch.join("trained"))?;
                 run
@@ -97,6 +95,17 @@ impl Study {
         drop(again);
         fs::remove_dir_all(&scratch).map_err(|e| Error::io(&scratch, &e))?;
         Ok(Check { run: id, comparison })
+    }
+}
+
+impl Ablation {
+    /// The ablation that a run was made by, as [`Study::of_run`] finds a study; none if it is of a study.
+    ///
+    /// # Errors
+    /// As [`Study::of_run`].
+    pub fn of_run(run: impl AsRef<Path>) -> Result<Option<Self>> {
+        let (path, config) = config(&run_folder(run.as_ref())?)?;
+        config.get("variants").map(|_| settings::read(&path)).transpose()
     }
 }
 

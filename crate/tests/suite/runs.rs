@@ -1,6 +1,7 @@
 //! The runs that the repository holds: each can be checked by today's program, or says by which commit.
 
 use lowbit::record::read_lines;
+use lowbit::study::ablation::Ablation;
 use lowbit::study::{CHECKED_BY, Study};
 use serde_json::Value;
 use std::fs;
@@ -34,13 +35,18 @@ fn every_run_can_be_checked_or_says_by_which_commit() {
             assert!(error.contains(commit) && error.contains(why.trim().trim_end_matches('.')), "{error}");
             continue;
         }
-        let study = Study::of_run(&run).unwrap_or_else(|error| {
+        let gives = |run: &Path| -> lowbit::Result<Vec<(&str, u32)>> {
+            Ok(match Ablation::of_run(run)? {
+                Some(ablation) => ablation.gives(),
+                None => Study::of_run(run)?.measures.iter().flat_map(|measure| measure.gives()).collect(),
+            })
+        };
+        let gives = gives(&run).unwrap_or_else(|error| {
             panic!(
                 "{error}\nput a file {CHECKED_BY} there: the commit that can check the run, a blank, and why"
             )
         });
         // Readings of another version are no readings of today's measurement.
-        let gives: Vec<_> = study.measures.iter().flat_map(|measure| measure.gives()).collect();
         for row in read_lines(run.join("metrics.jsonl")).unwrap().rows {
             let text = |column: &str| row[column].as_str().unwrap_or_default().to_string();
             let version = row["measure_version"].as_u64().unwrap();
