@@ -5,15 +5,11 @@
 set -euo pipefail
 lowbit=${LOWBIT:-target/release/lowbit}
 out=target/rhapsode
-make() { # name, share of parameters after heads, share of these after everything else
-    [ -d "$out/heads-$1" ] || "$lowbit" prune "$out/run/model" --kinds head --keep "$2" --out "$out/heads-$1"
-    [ -d "$out/pruned-$1" ] || "$lowbit" prune "$out/heads-$1" --kinds channel,expert --keep "$3" --out "$out/pruned-$1"
-    [ -d "$out/run-$1/model" ] ||
-        "$lowbit" train --start "$out/pruned-$1" --config data/models/rhapsode/distilled.yaml --steps 600 --out "$out/run-$1"
-    ln -sfn "run-$1/model" "$out/tuned-$1"
-    for scheme in w8a8 w4a8-g32; do
-        [ -d "$out/$1-$scheme" ] || "$lowbit" quantize "$out/tuned-$1" --scheme "$scheme" --out "$out/$1-$scheme"
-    done
-}
-make narrow 0.9 0.78
-make narrower 0.85 0.75
+[ -d "$out/heads-narrow" ] || "$lowbit" prune "$out/run/model" --kinds head --keep 0.9 --out "$out/heads-narrow"
+[ -d "$out/pruned-narrow" ] || "$lowbit" prune "$out/heads-narrow" --kinds channel,expert --keep 0.78 --out "$out/pruned-narrow"
+[ -d "$out/run-narrow/model" ] ||
+    "$lowbit" train --start "$out/pruned-narrow" --config data/models/rhapsode/distilled.yaml --steps 600 --out "$out/run-narrow"
+ln -sfn run-narrow/model "$out/tuned-narrow"
+for scheme in w8a8 w4a8-g32; do
+    [ -d "$out/narrow-$scheme" ] || "$lowbit" quantize "$out/tuned-narrow" --scheme "$scheme" --out "$out/narrow-$scheme"
+done
