@@ -1,7 +1,7 @@
-//! Files that are written whole or not at all.
+//! Files that are written whole or not at all, and folders that one process writes to.
 
 use crate::error::{Error, Result};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -36,6 +36,25 @@ pub(crate) fn write(
 /// If the file cannot be written.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, |file| Ok(file.write_all(bytes)))
+}
+
+/// Locks a folder for this process, until the returned file is dropped. None if another process has it.
+///
+/// # Errors
+/// If the lock's file cannot be made.
+pub(crate) fn lock(folder: &Path) -> Result<Option<File>> {
+    let path = folder.join(".lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::io(&path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(Error::io(&path, &e)),
+    }
 }
 
 #[test]

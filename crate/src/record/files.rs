@@ -1,25 +1,9 @@
-//! Locking and mending files.
+//! Mending files.
 
 use crate::error::{Error, Result};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-
-/// Locks a run's folder for this process, until the returned file is dropped. None if another process has it.
-pub(super) fn lock(folder: &Path) -> Result<Option<File>> {
-    let path = folder.join(".lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| Error::io(&path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(Error::io(&path, &e)),
-    }
-}
 
 /// Copies what lies past `good_bytes` to the end of `<path>.torn`, before it is cut off.
 pub(super) fn keep_torn(path: &Path, good_bytes: u64) -> Result<()> {

@@ -11,14 +11,14 @@
 //! Beside `metrics.jsonl` may lie `metrics.jsonl.torn`, what a crash left half-written, and `metrics.jsonl.stale`,
 //! readings that no longer held when the run went on.
 
-use super::files::{keep_torn, lacks_newline, lock};
+use super::files::{keep_torn, lacks_newline};
 use super::folders::{ELSEWHERE, check_name, moment_of, runs_folder, runs_named};
 use super::journal::Journal;
 use super::reader::{closed_unit, closes};
 use super::{COLUMNS, Provenance, Reading, Record, SCHEMA_VERSION, config_hash, read_lines};
 use crate::error::{Error, Result};
 use crate::warning::warn;
-use crate::whole::write_bytes;
+use crate::whole::{lock, write_bytes};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::{self, File};

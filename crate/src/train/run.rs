@@ -17,7 +17,7 @@ use crate::model::safetensors::save_safetensors;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::{Loading, Model, parse_tokenizer};
 use crate::progress::Progress;
-use crate::whole::write_bytes;
+use crate::whole::{lock, write_bytes};
 use candle_core::DType;
 use rayon::prelude::*;
 use serde_json::json;
@@ -46,6 +46,11 @@ impl Training {
         let (straight, teacher, mut rows) = (self.straight()?, self.teacher()?, RowGradients::new(self));
         // Bad input has ended here: a folder claimed by wrong settings would refuse the right ones.
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+        let _alone = lock(folder)?.ok_or_else(|| {
+            Error::input("another process trains into this folder")
+                .at(folder.display())
+                .hint("wait for it, or choose another --out folder")
+        })?;
         self.claim(folder)?;
         let checkpoint = folder.join("checkpoint.safetensors");
         if checkpoint.exists() {

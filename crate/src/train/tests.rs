@@ -82,6 +82,39 @@ fn a_llama_trains_on_the_pieces_of_a_tokenizer() {
 }
 
 #[test]
+fn a_folder_that_another_training_writes_to_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("corpus")).unwrap();
+    for split in ["train", "valid"] {
+        fs::write(at(&format!("corpus/{split}.txt")), "What is written once is written well. ".repeat(40))
+            .unwrap();
+    }
+    let model = mamba2::Config {
+        hidden_size: 8,
+        num_hidden_layers: 1,
+        num_heads: 1,
+        head_dim: 16,
+        ..Default::default()
+    };
+    let training = Training {
+        model: Config::Mamba2(model),
+        corpus: at("corpus"),
+        steps: 2,
+        mixture: Mixture { batch_size: 1, seq_len: 16, passkey: 0.0, ..Mixture::default() },
+        validate_windows: 1,
+        ..Training::default()
+    };
+    fs::create_dir(at("out")).unwrap();
+    let other = crate::whole::lock(&at("out")).unwrap().unwrap();
+    let error = training.run(&at("out")).unwrap_err().to_string();
+    assert!(error.contains("another process trains into this folder") && error.contains("out"), "{error}");
+    assert!(!at("out").join("training.yaml").exists());
+    drop(other);
+    training.run(&at("out")).unwrap();
+}
+
+#[test]
 fn products_of_chunks_are_rounded_on_the_way_there_alone() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
