@@ -75,6 +75,11 @@ pub(super) fn join(name: &str, value: &str) -> String {
     [name, value].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
 }
 
+/// The variant of a model of an ablation, which names it `variant, seed 0`; any other name whole.
+pub(super) fn variant(model: &str) -> &str {
+    model.rsplit_once(", seed ").map_or(model, |(variant, _)| variant)
+}
+
 fn distinct(names: &[String]) -> usize {
     names.iter().collect::<std::collections::BTreeSet<_>>().len()
 }

@@ -1,6 +1,6 @@
 //! How perturbations grow from pass to pass through a block.
 
-use super::compare::{SERIES, join, series};
+use super::compare::{SERIES, join, series, variant};
 use super::spread::Spread;
 use super::{Figure, Series};
 use crate::error::{Error, Result};
@@ -27,9 +27,7 @@ pub fn exponents(frame: &Frame) -> Result<Figure> {
     }
     let mut lines = Spread::default();
     for (name, points) in layered.lines() {
-        // As an ablation names its models.
-        let name = name.rsplit_once(", seed ").map_or(name, |(variant, _)| variant);
-        points.iter().for_each(|point| lines.add(name, point.x, point.y));
+        points.iter().for_each(|point| lines.add(variant(name), point.x, point.y));
     }
     let lines: Vec<Series> = lines
         .lines()
