@@ -41,7 +41,8 @@ pub fn spectrum(frame: &Frame) -> Result<Figure> {
             .hint("measure the spectrum of a model with attention"));
     };
     let several = lines.iter().any(|line| line.model != first.model);
-    let (lines, told) = if several { worst(lines) } else { (lines, String::new()) };
+    let layers = "the projection of each layer, those of low rank as one matrix".to_string();
+    let (lines, shown) = if several { worst(lines) } else { (lines, layers) };
     let series = lines.iter().enumerate().map(|(color, line)| {
         let condition = Some(line.condition).filter(|condition| condition.is_finite());
         let condition = condition.map(|condition| format!("condition {condition:.0}")).unwrap_or_default();
@@ -53,15 +54,13 @@ pub fn spectrum(frame: &Frame) -> Result<Figure> {
     Ok(Figure::of_series(series.collect())
         .log_y()
         .title("Spectrum of the queries")
-        .subtitle(format!(
-            "singular values of the projection of each layer, those of low rank as one matrix{told}"
-        ))
+        .subtitle(format!("singular values of {shown}"))
         .x_label("number of the singular value")
         .y_label("share of the largest"))
 }
 
 /// Of each model, those that differ by their seed alone together, the layer of the largest condition number, from the largest of them down,
-/// and what that leaves out.
+/// and which these are.
 fn worst(lines: Vec<Line>) -> (Vec<Line>, String) {
     let mut each: BTreeMap<String, Line> = BTreeMap::new();
     for line in lines {
@@ -75,7 +74,7 @@ fn worst(lines: Vec<Line>) -> (Vec<Line>, String) {
     all.sort_by(|a, b| b.condition.total_cmp(&a.condition));
     let count = all.len();
     if count <= LINES {
-        return (all, "; of each model the layer of the largest condition number".to_string());
+        return (all, "each model's layer of the largest condition number".to_string());
     }
     let kept: Vec<usize> = (0..LINES).map(|i| i * (count - 1) / (LINES - 1)).collect();
     let mut at = 0;
@@ -83,7 +82,7 @@ fn worst(lines: Vec<Line>) -> (Vec<Line>, String) {
         at += 1;
         kept.contains(&(at - 1))
     });
-    (all, format!("; {LINES} of {count} models, the layer of the largest condition number each"))
+    (all, format!("{LINES} of {count} models, each by its layer of the largest condition number"))
 }
 
 #[cfg(test)]
