@@ -2,7 +2,7 @@
 //! which on they differ.
 
 use super::Model;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::softmax::{self, Divergence};
 use crate::layer::op::with_floats;
 use crate::progress::check_interrupt;
@@ -41,17 +41,20 @@ impl<'a> Onward<'a> {
     }
 
     /// Shows `each` the number of a batch and its hidden states before the head, [B, T, hidden], in a model that is the one before up
-    /// to the entry of block `from`; none: from the embedding on it is another. Of one call to the next `from` does not fall.
+    /// to the entry of block `from`; none: from the embedding on it is another.
     ///
     /// # Errors
-    /// If shapes do not fit, it is interrupted, or as `each`.
+    /// If `from` falls from one call to the next, shapes do not fit, it is interrupted, or as `each`.
     pub fn ends(
         &mut self,
         changed: &Model,
         from: Option<usize>,
         mut each: impl FnMut(usize, Tensor) -> Result<()>,
     ) -> Result<()> {
-        let to = from.unwrap_or(0).max(self.at);
+        let to = from.unwrap_or(self.at);
+        if to < self.at {
+            return Err(Error::internal(format!("block {to} was passed: the text is at block {}", self.at)));
+        }
         for stream in &mut self.streams {
             *stream = self.model.through(stream.clone(), self.at..to)?;
             check_interrupt()?;

@@ -249,15 +249,9 @@ fn what_cannot_be_pruned_is_told() {
     let packed = model.quantized(&"w8a8".parse().unwrap()).unwrap();
     assert!(sentence(&packed, Pruning::default()).contains("a quantized model is not pruned"));
     // Heads of several groups: one would be left with fewer than another.
-    let config = mamba2::Config {
-        hidden_size: 24,
-        num_hidden_layers: 1,
-        num_heads: 6,
-        head_dim: 8,
-        n_groups: 2,
-        ..Default::default()
-    };
-    let grouped = Model::random("grouped", Config::Mamba2(config), 3, &Loading::default()).unwrap();
+    let Config::Mamba2(one) = models().swap_remove(2).config else { panic!("a Mamba2") };
+    let config = Config::Mamba2(mamba2::Config { n_groups: 2, ..one });
+    let grouped = Model::random("grouped", config, 3, &Loading::default()).unwrap();
     assert!(sentence(&grouped, Pruning::default()).contains("nothing can be left out of a mamba2 whole"));
     assert!(
         "weight"

@@ -6,17 +6,30 @@ use crate::model::{Model, init};
 use crate::train::data::Mixture;
 use std::fs;
 
-#[test]
-fn a_sequence_in_which_nothing_counts_changes_nothing() {
-    let mixture = Mixture { seq_len: 12, ..Mixture::default() };
-    let model = mamba2::Config {
+/// A model of one layer.
+fn small() -> Config {
+    let sizes = mamba2::Config {
         hidden_size: 8,
         num_hidden_layers: 1,
         num_heads: 1,
         head_dim: 16,
         ..Default::default()
     };
-    let training = Training { mixture, model: Config::Mamba2(model), ..Training::default() };
+    Config::Mamba2(sizes)
+}
+
+/// A corpus whose splits are this text.
+fn corpus(folder: &std::path::Path, text: &str) {
+    fs::create_dir(folder).unwrap();
+    for split in ["train", "valid"] {
+        fs::write(folder.join(format!("{split}.txt")), text).unwrap();
+    }
+}
+
+#[test]
+fn a_sequence_in_which_nothing_counts_changes_nothing() {
+    let mixture = Mixture { seq_len: 12, ..Mixture::default() };
+    let training = Training { mixture, model: small(), ..Training::default() };
     let network = training.model.stack(&init::initialize(&training.model, 0).unwrap(), &Default::default());
     let network = network.unwrap();
     let of = |weights: &[f32]| {
@@ -40,10 +53,7 @@ fn a_llama_trains_on_the_pieces_of_a_tokenizer() {
         "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
         "model": {"type": "WordLevel", "vocab": {"[unk]": 0, "to": 1, "be": 2, "or": 3, "not": 4}, "unk_token": "[unk]"}}"#;
     fs::write(at("tokenizer.json"), words).unwrap();
-    fs::create_dir(at("corpus")).unwrap();
-    for split in ["train", "valid"] {
-        fs::write(at(&format!("corpus/{split}.txt")), "to be or not to be ".repeat(40)).unwrap();
-    }
+    corpus(&at("corpus"), &"to be or not to be ".repeat(40));
     let model = crate::family::llama::Config {
         hidden_size: 16,
         intermediate_size: 24,
@@ -85,20 +95,9 @@ fn a_llama_trains_on_the_pieces_of_a_tokenizer() {
 fn a_folder_that_another_training_writes_to_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    std::fs::create_dir(at("corpus")).unwrap();
-    for split in ["train", "valid"] {
-        fs::write(at(&format!("corpus/{split}.txt")), "What is written once is written well. ".repeat(40))
-            .unwrap();
-    }
-    let model = mamba2::Config {
-        hidden_size: 8,
-        num_hidden_layers: 1,
-        num_heads: 1,
-        head_dim: 16,
-        ..Default::default()
-    };
+    corpus(&at("corpus"), &"What is written once is written well. ".repeat(40));
     let training = Training {
-        model: Config::Mamba2(model),
+        model: small(),
         corpus: at("corpus"),
         steps: 2,
         mixture: Mixture { batch_size: 1, seq_len: 16, passkey: 0.0, ..Mixture::default() },
@@ -118,14 +117,7 @@ fn a_folder_that_another_training_writes_to_is_refused() {
 fn products_of_chunks_are_rounded_on_the_way_there_alone() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    fs::create_dir(at("corpus")).unwrap();
-    for split in ["train", "valid"] {
-        fs::write(
-            at(&format!("corpus/{split}.txt")),
-            "What is rounded must be trained as rounded. ".repeat(40),
-        )
-        .unwrap();
-    }
+    corpus(&at("corpus"), &"What is rounded must be trained as rounded. ".repeat(40));
     let training = Training {
         model: Config::Gla(crate::family::gla::Config::tiny()),
         corpus: at("corpus"),
